@@ -1,0 +1,76 @@
+"""The registry as immutable columns: what kernels and encoders read.
+
+A device is an index 0..n_devices−1, a series (device × metric) an index 0..n_series−1; the series of
+device d are `series_start[d] : series_start[d + 1]`. All texts are UTF-8 bytes in one blob with an
+offsets column (`len = off[i + 1] − off[i]`), so that kernels compare bytes.
+"""
+
+from dataclasses import dataclass
+
+from greenlang_iot.model.batches import F64, I32, I64, U8
+
+
+@dataclass(slots=True, frozen=True)
+class Texts:
+    """A column of byte strings: `blob[off[i]:off[i + 1]]` is text i."""
+
+    blob: U8
+    off: I64  # length n + 1
+
+    def __len__(self) -> int:
+        return len(self.off) - 1
+
+    def __getitem__(self, i: int) -> str:
+        return self.blob[self.off[i] : self.off[i + 1]].tobytes().decode()
+
+    def raw(self, i: int) -> bytes:
+        return self.blob[self.off[i] : self.off[i + 1]].tobytes()
+
+
+@dataclass(slots=True, frozen=True)
+class Directory:
+    """Snapshot of the registry. Reload makes a new one in which known series keep their index."""
+
+    # devices
+    device: Texts  # ids, unique over all orgs and sites
+    org: Texts  # names, by org_of
+    site: Texts  # names, by site_of
+    type: Texts  # names, by type_of
+    org_of: I32
+    site_of: I32  # index into `site`; a (org, site) pair is one entry
+    type_of: I32
+    enabled: U8  # per device
+    # series
+    series_start: I64  # length n_devices + 1
+    series_device: I32
+    series_metric: I32  # index into `metric`
+    series_unit: I32  # index into `unit`
+    low: F64  # valid range, inclusive; −inf/+inf where open
+    high: F64
+    warn_low: F64  # operating range: outside it a reading is valid and suspect (detector "range")
+    warn_high: F64
+    step: F64  # largest physically possible change per second, in the unit; inf = no limit
+    interval_ns: I64  # expected interval between readings; 0 = none, so never silent
+    profile: U8  # index into PROFILES
+    series_enabled: U8
+    # names
+    metric: Texts
+    unit: Texts
+    # units a payload may use: for unit index `unit_from[k]` → series unit `unit_to[k]`,
+    # value × unit_factor[k] + unit_shift[k]
+    unit_from: I32
+    unit_to: I32
+    unit_factor: F64
+    unit_shift: F64
+
+    @property
+    def n_devices(self) -> int:
+        return len(self.device)
+
+    @property
+    def n_series(self) -> int:
+        return len(self.series_device)
+
+
+PROFILES = ("default", "spiky", "smooth", "counter", "binary", "seasonal")
+"""Detector profiles a registry may name per metric."""

@@ -1,0 +1,64 @@
+"""The one place where numba's flags are set.
+
+A kernel is a flat function over contiguous 1-D arrays: no classes, dicts, strings or clocks, and
+the caller passes the output arrays. `NUMBA_DISABLE_JIT=1` runs every kernel as plain Python, so
+kernels that wrap around (hashes, CRC) must mask explicitly.
+
+Never `fastmath`: NaN from a sensor must survive. Never `parallel`: a shard owns one core.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_FLAGS = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+
+def _cache_folder() -> Path:
+    """Folder for compiled kernels, keyed by every source file and the flags.
+
+    numba's own key is the file that holds the caller, so a change of a callee in another file would
+    keep the old machine code alive; and bounds checks are silently absent on a warm cache.
+    """
+    digest = hashlib.sha256(repr((_FLAGS, os.environ.get("NUMBA_BOUNDSCHECK", "0"))).encode())
+    for source in sorted(_PACKAGE.rglob("kernels*.py")):
+        digest.update(source.relative_to(_PACKAGE).as_posix().encode())
+        digest.update(source.read_bytes())
+    root = os.environ.get("GREENLANG_IOT_KERNEL_CACHE")
+    if root is None:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        root = str(base / "greenlang-iot" / "kernels")
+    folder = Path(root) / digest.hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir()) / f"greenlang-iot-{os.getuid()}" / folder.name
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+CACHE_FOLDER = _cache_folder()
+os.environ["NUMBA_CACHE_DIR"] = str(CACHE_FOLDER)
+
+import numba  # noqa: E402  (numba reads NUMBA_CACHE_DIR when it is imported)
+
+JIT_DISABLED = bool(numba.config.DISABLE_JIT)
+
+
+def kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile `function` at its first call (from the cache where it is there)."""
+    compiled: Callable[P, R] = numba.njit(**_FLAGS)(function)
+    return compiled
+
+
+def inlined(function: Callable[P, R]) -> Callable[P, R]:
+    """A small piece called by kernels of the same room; LLVM inlines it."""
+    compiled: Callable[P, R] = numba.njit(**_FLAGS, inline="never")(function)
+    return compiled

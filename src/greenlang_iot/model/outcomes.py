@@ -1,0 +1,95 @@
+"""What a sink says of a chunk, what the dead letter keeps, what an alert transition is."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True, frozen=True)
+class Refused:
+    """One line or record that a sink refused for good: its encoded bytes and the sink's answer."""
+
+    body: bytes
+    answer: str
+    readings: int = 1
+
+
+@dataclass(slots=True)
+class Outcome:
+    """A chunk is done: `delivered` readings are durable in the sink, `refused` never will be."""
+
+    delivered: int
+    refused: list[Refused] = field(default_factory=list)
+
+
+@dataclass(slots=True, frozen=True)
+class DeadLetter:
+    """One dead letter, as it is stored (JSON, schema v1 in docs/schemas/).
+
+    kind: "message" (rejected at decode: `topic`, `payload`, `paths`), "line" (refused by a sink:
+    `sink`, `payload` = its encoded bytes, `answer`) or "digest" (past the bound: `count`, `digest`).
+    """
+
+    kind: str
+    ts_ns: int
+    device: str = ""
+    topic: str = ""
+    payload: bytes = b""
+    paths: tuple[tuple[str, str], ...] = ()
+    readings: int = 0
+    sink: str = ""
+    answer: str = ""
+    count: int = 0
+    digest: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class Transition:
+    """One change of one alert's state. `alert_id` + `number` identify it for ever.
+
+    state: "pending", "open", "acknowledged", "resolved". severity: "info", "warning", "critical".
+    scope: (org, site, device, metric), with "" for what does not apply.
+    """
+
+    alert_id: str
+    number: int
+    state: str
+    rule: str
+    severity: str
+    org: str
+    site: str
+    device: str
+    metric: str
+    opened_ns: int  # event time of the reading that opened it
+    at_ns: int  # event time of this transition
+    value: float | None
+    expected: float | None
+    band: float | None
+    score: float  # in [0, 1]
+    detector: str
+    summary: str = ""
+    flags: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The transition as plain JSON types (schema v1 in docs/schemas/)."""
+        return {
+            "v": 1,
+            "alert_id": self.alert_id,
+            "transition_id": f"{self.alert_id}-{self.number}",
+            "number": self.number,
+            "state": self.state,
+            "rule": self.rule,
+            "severity": self.severity,
+            "org": self.org,
+            "site": self.site,
+            "device": self.device,
+            "metric": self.metric,
+            "opened": self.opened_ns,
+            "at": self.at_ns,
+            "value": self.value,
+            "expected": self.expected,
+            "band": self.band,
+            "score": self.score,
+            "detector": self.detector,
+            "summary": self.summary,
+            "flags": list(self.flags),
+        }
