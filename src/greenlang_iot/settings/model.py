@@ -72,7 +72,9 @@ class MqttSettings(Section):
 class LimitSettings(Section):
     max_payload_bytes: Bytes = 65_536
     max_readings_per_message: int = Field(1_000, ge=1, le=100_000)
-    max_age: Seconds = Field(7 * 86_400.0, description="older time stamps are rejected; 0 = no limit")
+    max_age: Seconds = Field(
+        7 * 86_400.0, description="older time stamps are rejected; 0 = no limit"
+    )
     max_future: Seconds = Field(300.0, description="time stamps further ahead are rejected")
     unknown_devices: Literal["reject", "accept"] = "reject"
     max_unknown_devices: int = Field(1_000, ge=0, le=100_000)
@@ -155,13 +157,17 @@ class DeadLetterSettings(Section):
     target: Literal["files", "kafka"] = "files"
     path: Path | None = Field(None, description="default: dead-letter/ in data_dir")
     max_bytes: Bytes = Field(1_073_741_824, description="then a digest and a count are kept")
-    device_rate: float = Field(100.0, gt=0, description="dead letters a second and device, kept whole")
+    device_rate: float = Field(
+        100.0, gt=0, description="dead letters a second and device, kept whole"
+    )
     fsync_every: Seconds = 0.01
 
 
 class SpoolSettings(Section):
     path: Path | None = Field(None, description="default: spool/ in data_dir")
-    after: Seconds = Field(1.0, description="age of the oldest unsettled entry that starts spooling")
+    after: Seconds = Field(
+        1.0, description="age of the oldest unsettled entry that starts spooling"
+    )
     max_bytes: Bytes = Field(10_737_418_240, description="per sink and shard; full = back pressure")
     max_age: Seconds = Field(0.0, description="0 = kept until delivered")
     segment_bytes: Bytes = Field(67_108_864, ge=65_536)
@@ -171,7 +177,9 @@ class SpoolSettings(Section):
 
 class SecondStageSettings(Section):
     enabled: bool = True
-    budget_per_1000: float = Field(2.0, ge=0, le=1000, description="observations per 1,000 readings")
+    budget_per_1000: float = Field(
+        2.0, ge=0, le=1000, description="observations per 1,000 readings"
+    )
     models: int = Field(64, ge=1, le=10_000, description="least recently used are dropped")
 
 
@@ -201,7 +209,9 @@ class AdminSettings(Section):
 
 
 class LogSettings(Section):
-    format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal")
+    format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto: console on a terminal"
+    )
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -211,7 +221,9 @@ class RuntimeSettings(Section):
     restart_budget: int = Field(10, ge=0, description="restarts of a shard within restart_window")
     restart_window: Seconds = 60.0
     drain_timeout: Seconds = Field(10.0, gt=0)
-    memory_bound: Bytes = Field(1_073_741_824, description="unsettled bytes of a shard: sockets pause")
+    memory_bound: Bytes = Field(
+        1_073_741_824, description="unsettled bytes of a shard: sockets pause"
+    )
 
 
 class SinksSettings(Section):
@@ -226,7 +238,9 @@ class Settings(Section):
 
     config_version: Literal[1] = 1
     instance: str = Field("gateway", pattern=r"^[A-Za-z0-9-]{1,32}$")
-    data_dir: Path = Field(Path("var"), description="spool, lake, outbox, checkpoints, dead letters")
+    data_dir: Path = Field(
+        Path("var"), description="spool, lake, outbox, checkpoints, dead letters"
+    )
     mqtt: MqttSettings = MqttSettings()
     limits: LimitSettings = LimitSettings()
     batch: BatchSettings = BatchSettings()
