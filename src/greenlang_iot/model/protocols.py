@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
-from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.batches import FrameBatch, ReadingBatch, ScoreBatch
+from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.outcomes import Outcome
 
 Body = bytes | bytearray | memoryview

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """A reject's reason. `is_message` reasons concern a whole message: nothing of it was decoded."""
+    """A reject's reason; with `is_message` nothing of the message was decoded."""
 
     # a whole message (counted in messages)
     MALFORMED = "malformed"  # not JSON, invalid UTF-8, or not an object/array of objects
