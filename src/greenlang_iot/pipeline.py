@@ -1,0 +1,145 @@
+"""One shard's whole way, top to bottom: `Pipeline.process` is the life of a batch.
+
+Everything in `process` is synchronous: when it returns, every byte that is still needed has been copied
+into an open chunk, a dead letter or the outbox, and the receive buffer may be reused. Runners, dead letter
+and outbox settle tickets later; `_settle` turns that into PUBACKs in receive order.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from greenlang_iot.acks.ledger import Ledger
+from greenlang_iot.alerts.rules import Alerter
+from greenlang_iot.decode.decoder import Decoder
+from greenlang_iot.detect.ensemble import Detector
+from greenlang_iot.model.batches import U16, Decoded, FrameBatch, ReadingBatch, Reject, ScoreBatch
+from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.outcomes import Transition
+from greenlang_iot.sinks.runner import Runner
+
+# Bits of the ledger: who has to settle a ticket.
+INFLUXDB, KAFKA, LAKE, DEAD_LETTER, OUTBOX = 1, 2, 4, 8, 16
+
+
+class DeadLetters(Protocol):
+    """Where rejects go; the ticket settles when they are durable."""
+
+    def submit(self, rejects: Sequence[Reject], received_ns: int, ticket: int) -> None: ...
+
+
+class AlertOutbox(Protocol):
+    """Where transitions go; the ticket (0 = none) settles when they are durable."""
+
+    def submit(self, transitions: Sequence[Transition], ticket: int) -> None: ...
+
+
+class PipelineMeter(Protocol):
+    """What a batch reports, once."""
+
+    def batch(self, frames: FrameBatch, decoded: Decoded, scores: ScoreBatch) -> None: ...
+    def transitions(self, transitions: Sequence[Transition]) -> None: ...
+    def acked(self, messages: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Clock:
+    """Wall and monotonic time, given so that tests can move them."""
+
+    wall_ns: Callable[[], int]
+    monotonic: Callable[[], float]
+
+
+class Pipeline:
+    """Decode, score, alert, encode, and open the ticket that the acknowledgements wait for."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        detector: Detector,
+        alerter: Alerter,
+        ledger: Ledger,
+        runners: Sequence[Runner],
+        dead_letters: DeadLetters,
+        outbox: AlertOutbox,
+        meter: PipelineMeter,
+        acknowledge: Callable[[int, U16], None],
+        clock: Clock,
+    ) -> None:
+        self.decoder = decoder
+        self.detector = detector
+        self.alerter = alerter
+        self.ledger = ledger
+        self.runners = list(runners)
+        self.clock_suspect = False
+        self._directory = decoder.directory
+        self._dead_letters = dead_letters
+        self._outbox = outbox
+        self._meter = meter
+        self._acknowledge = acknowledge
+        self._clock = clock
+        self._required = sum(runner.bit for runner in self.runners if runner.required)
+
+    def process(self, frames: FrameBatch) -> None:
+        """Take one flush of one connection through to open chunks."""
+        now_ns = self._clock.wall_ns()
+        decoded = self.decoder.decode(frames, now_ns, self.clock_suspect)
+        if self.decoder.directory is not self._directory:
+            self.grow(self.decoder.directory)
+        readings = decoded.readings
+        scores = self.detector.score(readings)
+        transitions = self.alerter.evaluate(readings, scores)
+        if decoded.rejects:
+            transitions += self.alerter.evaluate_rejects(decoded.rejects)
+
+        ticket = self._open_ticket(frames, decoded, bool(transitions))
+        self._append(readings, scores, ticket)
+        if decoded.rejects:
+            self._dead_letters.submit(decoded.rejects, frames.received_ns, ticket)
+        if transitions:
+            self._outbox.submit(transitions, ticket)
+            self._meter.transitions(transitions)
+        self._meter.batch(frames, decoded, scores)
+        self.settle(0, ticket, ticket)
+
+    def settle(self, bit: int, first: int, last: int) -> None:
+        """`bit` (0: nobody) is done with these tickets: acknowledge what is free, in receive order."""
+        for connection, packet_ids in self.ledger.settle(bit, first, last):
+            self._acknowledge(connection, packet_ids)
+            self._meter.acked(len(packet_ids))
+
+    def announce(self, transitions: Sequence[Transition]) -> None:
+        """Alerts that no message caused: silence, outages, the clock."""
+        if transitions:
+            self._outbox.submit(transitions, 0)
+            self._meter.transitions(transitions)
+
+    def grow(self, directory: Directory) -> None:
+        """Go on with a newer Directory in which known series keep their index."""
+        self._directory = directory
+        self.detector.grow(directory)
+        self.alerter.grow(directory)
+        for runner in self.runners:
+            runner.grow(directory)
+
+    def _open_ticket(self, frames: FrameBatch, decoded: Decoded, alerts: bool) -> int:
+        required = self._required if decoded.readings.n else 0
+        if decoded.rejects:
+            required |= DEAD_LETTER
+        if alerts:
+            required |= OUTBOX
+        packet_ids = frames.packet_id[: frames.n]
+        if not packet_ids.all():
+            packet_ids = packet_ids[packet_ids != 0]  # QoS 0 is not acknowledged
+        size = int(np.sum(frames.payload_len[: frames.n], dtype=np.int64))
+        return self.ledger.open(
+            frames.connection, packet_ids, required, size, self._clock.monotonic()
+        )
+
+    def _append(self, readings: ReadingBatch, scores: ScoreBatch, ticket: int) -> None:
+        if readings.n == 0:
+            return
+        for runner in self.runners:
+            runner.append(readings, scores, ticket)

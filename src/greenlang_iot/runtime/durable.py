@@ -1,0 +1,46 @@
+"""Settles tickets once what they caused is on disk: dead letters and alert openings."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+
+class DurableSettler:
+    """One task awaits the newest number and settles every ticket up to it.
+
+    durable(number): returns when everything up to `number` is durable.
+    settle(bit, first, last): the ledger's.
+    """
+
+    def __init__(
+        self,
+        bit: int,
+        durable: Callable[[int], Awaitable[None]],
+        settle: Callable[[int, int, int], None],
+    ) -> None:
+        self._bit = bit
+        self._durable = durable
+        self._settle = settle
+        self._waiting: deque[tuple[int, int]] = deque()  # (number, ticket)
+        self._wake = asyncio.Event()
+
+    def add(self, number: int, ticket: int) -> None:
+        """`ticket` settles when `number` is durable."""
+        self._waiting.append((number, ticket))
+        self._wake.set()
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                newest = self._waiting[-1][0]
+                await self._durable(newest)
+                while self._waiting and self._waiting[0][0] <= newest:
+                    _, ticket = self._waiting.popleft()
+                    self._settle(self._bit, ticket, ticket)

@@ -1,0 +1,120 @@
+"""Which shard subscribes to what: pure, and the same answer for the same registry and settings.
+
+Shards own disjoint topic filters, so a device stays on one shard. Sites are dealt out by weight (readings a
+second that the registry expects); a site heavier than a shard's fair share is split by device filters. A
+client id is `instance-shard-connection-hash`, the hash being that of its filters: the same layout gives
+the same ids after a restart, and when the layout changes the old ids are retired as a whole.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from greenlang_iot.model.batches import F64
+from greenlang_iot.model.directory import Directory
+from greenlang_iot.settings.model import MqttSettings
+
+MAX_DEVICE_FILTERS = 2_000
+"""A site is only split by device filters where that makes no more than this many."""
+
+
+@dataclass(slots=True, frozen=True)
+class ConnectionPlan:
+    """One connection: broker (index into mqtt.brokers), client id, topic filters."""
+
+    broker: int
+    client_id: str
+    filters: tuple[str, ...]
+
+
+@dataclass(slots=True, frozen=True)
+class ShardPlan:
+    """One shard's connections, over all brokers."""
+
+    index: int
+    connections: tuple[ConnectionPlan, ...]
+
+
+@dataclass(slots=True, frozen=True)
+class _Piece:
+    weight: float
+    filters: tuple[str, ...]
+
+
+def plan(directory: Directory, settings: MqttSettings, shards: int, instance: str) -> list[ShardPlan]:
+    """Deal the topic filters out to `shards` shards and their connections."""
+    if settings.layout == "shared":
+        wildcard = settings.topic.format(org="+", site="+", device="+")
+        dealt = [[_Piece(1.0, (f"$share/{settings.share_name}/{wildcard}",))] for _ in range(shards)]
+    else:
+        pieces = _pieces(directory, settings.topic, shards)
+        dealt = _deal(pieces, shards)
+    return [
+        ShardPlan(shard, tuple(_connections(settings, shard, dealt[shard], instance)))
+        for shard in range(shards)
+    ]
+
+
+def _connections(
+    settings: MqttSettings, shard: int, pieces: list[_Piece], instance: str
+) -> Iterable[ConnectionPlan]:
+    for broker, broker_settings in enumerate(settings.brokers):
+        wanted = broker_settings.connections_per_shard
+        if settings.layout == "shared":
+            groups = [pieces] * wanted
+        else:
+            groups = _deal(pieces, min(wanted, max(len(pieces), 1)))
+        for number, group in enumerate(groups):
+            filters = tuple(sorted(f for piece in group for f in piece.filters))
+            if not filters:
+                continue
+            digest = hashlib.sha256("\n".join(filters).encode()).hexdigest()[:8]
+            name = f"{instance}-{shard}-{number}-{digest}"
+            if len(settings.brokers) > 1:
+                name = f"{instance}-{broker_settings.name}-{shard}-{number}-{digest}"
+            yield ConnectionPlan(broker, name, filters)
+
+
+def _rates(directory: Directory) -> F64:
+    """Readings a second that each device is expected to send (1 a minute where unknown)."""
+    interval = np.where(directory.interval_ns > 0, directory.interval_ns, 60_000_000_000)
+    rates = np.zeros(directory.n_devices)
+    np.add.at(rates, directory.series_device, 1e9 / interval)
+    return np.maximum(rates, 1e-9)
+
+
+def _pieces(directory: Directory, topic: str, shards: int) -> list[_Piece]:
+    """Filters with weights: a site each, or devices where a site is too big for a shard."""
+    if directory.n_devices == 0:
+        return []
+    rates = _rates(directory)
+    fair = float(rates.sum()) / shards
+    place = directory.org_of.astype(np.int64) * (len(directory.site) + 1) + directory.site_of
+    pieces = []
+    for value in np.unique(place):
+        members = np.flatnonzero(place == value)
+        first = int(members[0])
+        org = directory.org[int(directory.org_of[first])]
+        site = directory.site[int(directory.site_of[first])]
+        weight = float(rates[members].sum())
+        if shards > 1 and weight > fair and 1 < len(members) <= MAX_DEVICE_FILTERS:
+            for member in members:
+                device = directory.device[int(member)]
+                name = topic.format(org=org, site=site, device=device)
+                pieces.append(_Piece(float(rates[member]), (name,)))
+        else:
+            pieces.append(_Piece(weight, (topic.format(org=org, site=site, device="+"),)))
+    return pieces
+
+
+def _deal(pieces: list[_Piece], hands: int) -> list[list[_Piece]]:
+    """Longest processing time first: the heaviest piece goes to the lightest hand."""
+    dealt: list[list[_Piece]] = [[] for _ in range(hands)]
+    weights = [0.0] * hands
+    for piece in sorted(pieces, key=lambda p: (-p.weight, p.filters)):
+        hand = min(range(hands), key=lambda h: (weights[h], h))
+        dealt[hand].append(piece)
+        weights[hand] += piece.weight
+    return dealt

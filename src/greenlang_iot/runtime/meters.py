@@ -1,0 +1,144 @@
+"""From what happens in a shard to the cells of the catalogue: once per batch or chunk, never per row."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from greenlang_iot.model import flags
+from greenlang_iot.model.batches import Decoded, FrameBatch, ScoreBatch
+from greenlang_iot.model.outcomes import Transition
+from greenlang_iot.model.reasons import Reason
+from greenlang_iot.observe.catalog import cell
+from greenlang_iot.observe.counters import Counters
+
+_FLAG_CELLS = (
+    (flags.DUPLICATE, cell("readings_duplicate")),
+    (flags.REPLAYED, cell("readings_replayed")),
+    (flags.TS_COLLISION, cell("readings_ts_collision")),
+    (flags.LATE, cell("readings_late")),
+    (flags.RETAINED, cell("readings_retained")),
+    (flags.CLOCK_SUSPECT, cell("readings_clock_suspect")),
+)
+_VERDICT_CELLS = (
+    (flags.SUSPECT, cell("scores_suspect")),
+    (flags.LEARNING, cell("scores_learning")),
+    (flags.SECOND_STAGE, cell("second_stage_scores")),
+    (flags.SHED, cell("second_stage_shed")),
+)
+_RECEIVED = cell("messages_received")
+_BYTES = cell("received_bytes")
+_DECODED_MESSAGES = cell("messages_decoded")
+_FAST = cell("messages_fast")
+_RETAINED_MESSAGES = cell("messages_retained")
+_READINGS = cell("readings_decoded")
+_BATCHES = cell("batches")
+_BATCH_MESSAGES = cell("batch_messages")
+_ACKS = cell("acks_sent")
+_LAST_MESSAGE = cell("last_message_age_seconds")
+
+
+class BatchMeter:
+    """The pipeline's meter."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+
+    def batch(self, frames: FrameBatch, decoded: Decoded, scores: ScoreBatch) -> None:
+        counters = self._counters
+        n = decoded.readings.n
+        add = counters.add
+        add(_RECEIVED, frames.n)
+        add(_BYTES, float(frames.topic_len[: frames.n].sum() + frames.payload_len[: frames.n].sum()))
+        add(_DECODED_MESSAGES, decoded.messages - decoded.undecodable)
+        add(_FAST, decoded.fast)
+        add(_BATCHES)
+        counters.observe(_BATCH_MESSAGES, frames.n)
+        counters.touch(_LAST_MESSAGE)
+        retained = int(np.count_nonzero(frames.flags[: frames.n] & flags.FRAME_RETAIN))
+        add(_RETAINED_MESSAGES, retained)
+        rejected = self._rejects(decoded) if decoded.rejects else 0
+        add(_READINGS, n + rejected)
+        if n:
+            self._columns(decoded.readings.flags[:n], _FLAG_CELLS)
+            self._columns(scores.verdict[:n], _VERDICT_CELLS)
+
+    def _columns(self, column: np.ndarray, cells: tuple[tuple[int, int], ...]) -> None:  # type: ignore[type-arg]
+        seen = int(np.bitwise_or.reduce(column))
+        for bit, index in cells:
+            if seen & bit:
+                self._counters.add(index, int(np.count_nonzero(column & bit)))
+
+    def _rejects(self, decoded: Decoded) -> int:
+        reasons = Counter(
+            reason for reject in decoded.rejects for _, reason in reject.paths
+        )
+        readings = 0
+        for reason, count in reasons.items():
+            if Reason(reason).is_message:
+                self._counters.add(cell("messages_undecodable", reason=reason), count)
+            else:
+                self._counters.add(cell("readings_rejected", reason=reason), count)
+                readings += count
+        return readings
+
+    def transitions(self, transitions: Sequence[Transition]) -> None:
+        for item in transitions:
+            self._counters.add(
+                cell("alert_transitions", state=item.state, severity=item.severity)
+            )
+
+    def acked(self, messages: int) -> None:
+        self._counters.add(_ACKS, messages)
+
+
+class SinkMeter:
+    """A runner's meter."""
+
+    def __init__(self, counters: Counters, sink: str) -> None:
+        self._counters = counters
+        self._sink = sink
+        names = (
+            "sink_delivered_readings",
+            "sink_refused_readings",
+            "sink_spooled_readings",
+            "sink_chunks",
+            "sink_sent_bytes",
+            "sink_request_seconds",
+            "sink_up",
+            "sink_queue_readings",
+            "sink_queue_bytes",
+            "sink_in_flight_chunks",
+            "sink_spool_readings",
+            "sink_spool_records",
+            "sink_spool_bytes",
+            "sink_spool_full",
+        )
+        self._cell = {name: cell(name, sink=sink) for name in names}
+
+    def delivered(self, rows: int, size: int, seconds: float) -> None:
+        add = self._counters.add
+        add(self._cell["sink_delivered_readings"], rows)
+        add(self._cell["sink_chunks"])
+        add(self._cell["sink_sent_bytes"], size)
+        self._counters.observe(self._cell["sink_request_seconds"], seconds)
+
+    def refused(self, rows: int) -> None:
+        self._counters.add(self._cell["sink_refused_readings"], rows)
+
+    def spooled(self, rows: int) -> None:
+        self._counters.add(self._cell["sink_spooled_readings"], rows)
+
+    def dropped(self, rows: int) -> None:
+        self._counters.add(cell("sink_dropped_readings", sink=self._sink), rows)
+
+    def retried(self, reason: str) -> None:
+        self._counters.add(cell("sink_retries", sink=self._sink, reason=reason))
+
+    def up(self, is_up: bool) -> None:
+        self._counters.set(self._cell["sink_up"], float(is_up))
+
+    def gauges(self, values: dict[str, float]) -> None:
+        """Set `sink_<name>` gauges: queue_readings, queue_bytes, spool_bytes, …"""
+        for name, value in values.items():
+            self._counters.set(self._cell[f"sink_{name}"], value)

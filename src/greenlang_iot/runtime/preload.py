@@ -1,0 +1,23 @@
+"""What the fork server imports and compiles once, so that shards start at once and share it.
+
+Kernels are compiled (or loaded from the cache) here and nowhere else: a shard that is killed can never
+leave a half-written cache entry behind, and a restarted one is ready in milliseconds.
+"""
+
+import greenlang_iot.cli.main
+import greenlang_iot.runtime.shard  # noqa: F401
+from greenlang_iot.decode.warm import warm as warm_decode
+from greenlang_iot.detect.warm import warm as warm_detect
+from greenlang_iot.encode.warm import warm as warm_encode
+from greenlang_iot.mqtt.warm import warm as warm_mqtt
+
+
+def warm() -> None:
+    """Load every kernel."""
+    warm_mqtt()
+    warm_decode()
+    warm_detect()
+    warm_encode()
+
+
+warm()

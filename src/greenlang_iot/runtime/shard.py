@@ -1,0 +1,376 @@
+"""One shard: a uvloop process that owns its connections, its pipeline and its runners."""
+
+import asyncio
+import ctypes
+import gc
+import os
+import resource
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from greenlang_iot.acks.ledger import Ledger
+from greenlang_iot.alerts.rules import Alerter
+from greenlang_iot.decode.decoder import Decoder
+from greenlang_iot.detect.ensemble import Detector
+from greenlang_iot.model.batches import U16, FrameBatch, Reject
+from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.errors import GatewayError
+from greenlang_iot.model.outcomes import Refused, Transition
+from greenlang_iot.mqtt.transport import Connection
+from greenlang_iot.observe.catalog import cell
+from greenlang_iot.observe.counters import Counters
+from greenlang_iot.observe.logs import configure_logging
+from greenlang_iot.pipeline import DEAD_LETTER, OUTBOX, Clock, Pipeline
+from greenlang_iot.runtime.clockwatch import ClockWatch
+from greenlang_iot.runtime.durable import DurableSettler
+from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
+from greenlang_iot.runtime.meters import BatchMeter
+from greenlang_iot.runtime.sinks import SinkFactory, dead_letter_folder, outbox_folder
+from greenlang_iot.settings.model import Settings
+from greenlang_iot.sinks.deadletter import DeadLetterWriter
+from greenlang_iot.sinks.outbox import Outbox, open_alerts
+from greenlang_iot.sinks.runner import Runner
+
+log = structlog.get_logger(__name__)
+TICK = 0.1
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(slots=True, frozen=True)
+class ShardSpec:
+    """Everything a shard needs, picklable. `retired`: client ids of an earlier layout to drain here."""
+
+    index: int
+    settings: Settings
+    directory: Directory
+    plan: ShardPlan
+    counters: Path
+    retired: tuple[ConnectionPlan, ...] = ()
+    time_scale: float = 1.0  # event time seconds per wall second (the demo's fleet is accelerated)
+
+
+def shard_process(spec: ShardSpec) -> None:
+    """Entry point in the forked process; exit code 0 after a clean drain."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent drains us
+    configure_logging(spec.settings.log, shard=spec.index)
+    try:
+        uvloop.run(Shard(spec).run())
+    except GatewayError as error:
+        log.error("shard stopped", reason=str(error))
+        raise SystemExit(1) from None
+
+
+class Shard:
+    """Composes one shard and keeps it ticking; a `ConnectionHandler` for its connections."""
+
+    def __init__(self, spec: ShardSpec) -> None:
+        self.spec = spec
+        settings = spec.settings
+        self.settings = settings
+        self.counters = Counters.open(spec.counters)
+        self.clock = Clock(time.time_ns, time.monotonic)
+        self.ledger = Ledger()
+        self.connections: list[Connection] = []
+        self._up: dict[int, Connection] = {}  # connection number → connection
+        self._numbers = 0
+        self._paused = False
+        self._stop = asyncio.Event()
+        self._watch = ClockWatch(time.time(), time.monotonic())
+        self._state_file = settings.data_dir / "state" / f"shard-{spec.index}.state"
+        self._last_checkpoint = time.monotonic()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # ---- composition ----------------------------------------------------------------------------
+
+    def _compose(self) -> None:
+        settings, directory = self.settings, self.spec.directory
+        self.dead_letters = DeadLetterWriter(
+            settings.sinks.dead_letter, dead_letter_folder(settings) / f"shard-{self.spec.index}"
+        )
+        self.outbox = Outbox(
+            outbox_folder(settings) / f"shard-{self.spec.index}", settings.alerts.outbox_max_bytes
+        )
+        self.detector = Detector(directory, settings.detect, time_scale=self.spec.time_scale)
+        self.alerter = Alerter(directory, settings.alerts)
+        self._restore()
+        self.dead_letter_settler = DurableSettler(
+            DEAD_LETTER, self.dead_letters.durable, self._settle
+        )
+        self.outbox_settler = DurableSettler(OUTBOX, self.outbox.durable, self._settle)
+        self.runners: list[Runner] = SinkFactory(
+            settings,
+            directory,
+            self.spec.index,
+            self.counters,
+            self.clock,
+            self._settle,
+            self._refuse,
+        ).runners()
+        self.pipeline = Pipeline(
+            Decoder(directory, settings.limits, settings.mqtt.topic),
+            self.detector,
+            self.alerter,
+            self.ledger,
+            self.runners,
+            self,
+            _OutboxPort(self),
+            BatchMeter(self.counters),
+            self._acknowledge,
+            self.clock,
+        )
+        for item in self.spec.plan.connections:
+            self.connections.append(self._connection(item))
+
+    def _connection(self, item: ConnectionPlan, *, retire: bool = False) -> Connection:
+        return Connection(
+            self.settings.mqtt.brokers[item.broker],
+            item.client_id,
+            item.filters,
+            self.settings.mqtt.qos,
+            self.settings.batch,
+            self,
+            self._next_number,
+            retire=retire,
+        )
+
+    def _next_number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    # ---- what the pipeline calls ------------------------------------------------------------------
+
+    def submit(self, rejects: Sequence[Reject], received_ns: int, ticket: int) -> None:
+        """Dead letters of a batch (pipeline.DeadLetters)."""
+        number = self.dead_letters.submit(rejects, received_ns)
+        self.dead_letter_settler.add(number, ticket)
+
+    async def _refuse(self, sink: str, refused: list[Refused]) -> None:
+        number = self.dead_letters.submit_refused(sink, refused, self.clock.wall_ns())
+        await self.dead_letters.durable(number)
+
+    def _settle(self, bit: int, first: int, last: int) -> None:
+        if last >= first:
+            self.pipeline.settle(bit, first, last)
+
+    def _acknowledge(self, connection: int, packet_ids: U16) -> None:
+        owner = self._up.get(connection)
+        if owner is not None:
+            owner.acknowledge(connection, packet_ids)
+
+    # ---- what connections call --------------------------------------------------------------------
+
+    def on_frames(self, frames: FrameBatch) -> None:
+        self.pipeline.process(frames)
+
+    def on_connected(self, connection: int, session_present: bool) -> None:
+        for item in self.connections:
+            if item.number == connection:
+                self._up[connection] = item
+        self.counters.add(cell("connects"))
+
+    def on_disconnected(self, connection: int, reason: str) -> None:
+        self._up.pop(connection, None)
+        self.ledger.disconnected(connection)
+        self.counters.add(cell("disconnects", reason=reason))
+
+    # ---- life ---------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until SIGTERM, then drain: stop reading, deliver or spool, acknowledge, say goodbye."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        self._compose()
+        self._bounds()
+        gc.collect()
+        gc.freeze()
+        self._start(self.dead_letter_settler.run())
+        self._start(self.outbox_settler.run())
+        for runner in self.runners:
+            self._start(runner.run())
+        for connection in self.connections:
+            self._start(connection.run())
+        self._start(self._retire())
+        self.detector.load_second_stage()
+        await self._tick_until_stopped()
+        await self._drain()
+
+    def _start(self, coroutine) -> None:  # type: ignore[no-untyped-def]
+        task = asyncio.ensure_future(coroutine)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a task of the shard failed", exc_info=task.exception())
+            os._exit(1)  # nothing that is not settled was acknowledged; the supervisor restarts us
+
+    async def _retire(self) -> None:
+        """Drain the client ids of an earlier layout, after our own subscriptions stand."""
+        while self.spec.retired and not self._all_up():
+            await asyncio.sleep(TICK)
+        for item in self.spec.retired:
+            connection = self._connection(item, retire=True)
+            self.connections.append(connection)
+            await connection.run()
+            self.connections.remove(connection)
+            log.info("retired a client id of an earlier layout", client_id=item.client_id)
+            (self.settings.data_dir / "run" / f"retired-{item.client_id}").touch()
+
+    def _all_up(self) -> bool:
+        return len(self._up) >= len(self.spec.plan.connections)
+
+    async def _tick_until_stopped(self) -> None:
+        silence_due = time.monotonic() + 1.0
+        while not self._stop.is_set():
+            self._tick()
+            if time.monotonic() >= silence_due:
+                silence_due = time.monotonic() + 1.0
+                self._check_silence()
+                self._usage()
+            try:
+                await asyncio.wait_for(self._stop.wait(), TICK)
+            except TimeoutError:
+                pass
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.counters.heartbeat()
+        for runner in self.runners:
+            runner.check(self.ledger.oldest(runner.bit))
+        self._back_pressure()
+        self._watch_clock()
+        if now - self._last_checkpoint >= self.settings.detect.checkpoint_every:
+            self._checkpoint()
+
+    def _back_pressure(self) -> None:
+        """Hard bounds pause the sockets; the soft bound is the receive window itself."""
+        over = self.ledger.bytes > self.settings.runtime.memory_bound or any(
+            runner.required and runner.over_queue for runner in self.runners
+        )
+        if over != self._paused:
+            self._paused = over
+            for connection in self.connections:
+                connection.pause() if over else connection.resume()
+            if over:
+                self.counters.add(cell("pauses"))
+                log.warning("sockets paused: a memory bound is reached", bytes=self.ledger.bytes)
+
+    def _watch_clock(self) -> None:
+        was = self._watch.suspect
+        step = self._watch.tick(time.time(), time.monotonic())
+        if self._watch.suspect != was:
+            self.pipeline.clock_suspect = self._watch.suspect
+            summary = f"The gateway's clock stepped by {step:+.0f} s; time checks are suspended."
+            self.pipeline.announce(
+                self.alerter.outage("clock", self._watch.suspect, time.time_ns(), summary)
+            )
+
+    def _check_silence(self) -> None:
+        """Silence clocks run only while input is connected and caught up."""
+        now_ns = time.time_ns()
+        connected = self._all_up() and not self._paused and not self._watch.suspect
+        if not connected:
+            self.detector.hold_silence(now_ns)
+            return
+        silences = self.detector.silent(now_ns)
+        self.pipeline.announce(self.alerter.evaluate_silence(silences, now_ns))
+
+    def _usage(self) -> None:
+        counters, usage = self.counters, resource.getrusage(resource.RUSAGE_SELF)
+        counters.set(cell("cpu_seconds"), usage.ru_utime + usage.ru_stime)
+        with open("/proc/self/statm") as statm:
+            pages = int(statm.read().split()[1])
+        counters.set(cell("resident_bytes"), pages * resource.getpagesize())
+        counters.set(cell("connections_up"), len(self._up))
+        counters.set(cell("connections_paused"), len(self._up) if self._paused else 0)
+        counters.set(cell("messages_unacked"), self.ledger.messages)
+        counters.set(cell("ledger_tickets"), self.ledger.tickets)
+        counters.set(cell("ledger_bytes"), self.ledger.bytes)
+        counters.set(cell("outbox_bytes"), self.outbox.pending_bytes)
+
+    def _bounds(self) -> None:
+        counters, settings = self.counters, self.settings
+        window = sum(
+            settings.mqtt.brokers[item.broker].receive_maximum
+            for item in self.spec.plan.connections
+        )
+        counters.set(cell("connections_wanted"), len(self.spec.plan.connections))
+        counters.set(cell("connections_up"), 0)
+        counters.set(cell("receive_window_bound"), window)
+        counters.set(cell("ledger_bytes_bound"), settings.runtime.memory_bound)
+        counters.set(cell("outbox_bytes_bound"), settings.alerts.outbox_max_bytes)
+        counters.set(cell("dead_letter_bytes_bound"), settings.sinks.dead_letter.max_bytes)
+        counters.set(cell("devices"), self.spec.directory.n_devices)
+        counters.set(cell("series"), self.spec.directory.n_series)
+        sinks = settings.sinks
+        for name, sink in (("influxdb", sinks.influxdb), ("kafka", sinks.kafka), ("lake", sinks.lake)):
+            counters.set(cell("sink_queue_bytes_bound", sink=name), sink.queue_bytes)
+            counters.set(cell("sink_spool_bytes_bound", sink=name), settings.spool.max_bytes)
+
+    # ---- state --------------------------------------------------------------------------------------
+
+    def _restore(self) -> None:
+        """State of every earlier shard: a device may have moved; open alerts from the outboxes."""
+        folder = self._state_file.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        files = sorted(folder.glob("shard-*.state"), key=lambda p: p.stat().st_mtime)
+        for path in files:
+            try:
+                count = self.detector.restore(path.read_bytes())
+            except ValueError as error:
+                log.error("checkpoint refused: its series start anew", file=str(path), why=str(error))
+            else:
+                log.info("checkpoint restored", file=str(path), series=count)
+        alerts = open_alerts(sorted(outbox_folder(self.settings).glob("shard-*")))
+        self.alerter.restore(alerts)
+
+    def _checkpoint(self) -> None:
+        self._last_checkpoint = time.monotonic()
+        temporary = self._state_file.with_suffix(".new")
+        with open(temporary, "wb") as file:
+            file.write(self.detector.checkpoint())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(self._state_file)
+        self.counters.touch(cell("checkpoint_age_seconds"))
+
+    async def _drain(self) -> None:
+        """Bounded by runtime.drain_timeout; what is not settled then stays unacknowledged."""
+        for connection in self.connections:
+            connection.pause(flush=True)
+        try:
+            async with asyncio.timeout(self.settings.runtime.drain_timeout):
+                for runner in self.runners:
+                    await runner.drain()
+                while not (self.dead_letter_settler.idle and self.outbox_settler.idle):
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            log.warning("drain timed out", unacknowledged=self.ledger.messages)
+        for connection in self.connections:
+            await connection.close()
+        for runner in self.runners:
+            await runner.close()
+        self._checkpoint()
+        for task in self._tasks:
+            task.cancel()
+        await self.dead_letters.close()
+        await self.outbox.close()
+
+
+class _OutboxPort:
+    """pipeline.AlertOutbox over the outbox and its settler."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+
+    def submit(self, transitions: Sequence[Transition], ticket: int) -> None:
+        number = self._shard.outbox.append(transitions)
+        if ticket:
+            self._shard.outbox_settler.add(number, ticket)

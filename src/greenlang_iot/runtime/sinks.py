@@ -1,0 +1,132 @@
+"""From settings to runners: the one place that knows which sinks there are."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.outcomes import Refused
+from greenlang_iot.model.protocols import OpenChunk, Sender
+from greenlang_iot.observe.counters import Counters
+from greenlang_iot.pipeline import INFLUXDB, KAFKA, LAKE, Clock
+from greenlang_iot.runtime.meters import SinkMeter
+from greenlang_iot.settings.model import RunnerSettings, Settings
+from greenlang_iot.sinks.runner import Runner
+from greenlang_iot.spool.log import SegmentLog
+
+Settle = Callable[[int, int, int], None]
+Refuse = Callable[[str, list[Refused]], Awaitable[None]]
+
+
+def spool_folder(settings: Settings) -> Path:
+    return settings.spool.path or settings.data_dir / "spool"
+
+
+def lake_folder(settings: Settings) -> Path:
+    return settings.sinks.lake.path or settings.data_dir / "lake"
+
+
+def dead_letter_folder(settings: Settings) -> Path:
+    return settings.sinks.dead_letter.path or settings.data_dir / "dead-letter"
+
+
+def outbox_folder(settings: Settings) -> Path:
+    return settings.data_dir / "outbox"
+
+
+class SinkFactory:
+    """Makes the runners of one shard."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        directory: Directory,
+        shard: int,
+        counters: Counters,
+        clock: Clock,
+        settle: Settle,
+        refuse: Refuse,
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._shard = shard
+        self._counters = counters
+        self._clock = clock
+        self._settle = settle
+        self._refuse = refuse
+
+    def runners(self) -> list[Runner]:
+        """One runner per enabled sink, and one for each spool that a larger layout left behind."""
+        sinks = self._settings.sinks
+        found: list[Runner] = []
+        if sinks.influxdb.enabled:
+            found.append(self._influxdb())
+        if sinks.kafka.enabled:
+            found.append(self._kafka())
+        if sinks.lake.enabled:
+            found.append(self._lake())
+        return found
+
+    def _influxdb(self) -> Runner:
+        from greenlang_iot.encode.lines import LineEncoder
+        from greenlang_iot.sinks.influx import InfluxSender
+
+        settings = self._settings.sinks.influxdb
+        encoder = LineEncoder(self._directory, settings)
+        return self._runner("influxdb", INFLUXDB, encoder, InfluxSender(settings), settings)
+
+    def _kafka(self) -> Runner:
+        from greenlang_iot.encode.records import RecordEncoder
+        from greenlang_iot.sinks.kafka import KafkaSender
+
+        settings = self._settings.sinks.kafka
+        encoder = RecordEncoder(
+            self._directory, settings.partitions, settings.compression, settings.max_batch_bytes
+        )
+        sender = KafkaSender(settings, settings.readings_topic)
+        return self._runner("kafka", KAFKA, encoder, sender, settings)
+
+    def _lake(self) -> Runner:
+        from greenlang_iot.encode.arrow import ArrowEncoder
+        from greenlang_iot.sinks.lake import LakeSender
+
+        settings = self._settings.sinks.lake
+        sender = LakeSender(settings, lake_folder(self._settings) / f"shard-{self._shard}")
+        # The lake is a log on the disk that a spool would be on: it needs none.
+        return self._runner(
+            "lake", LAKE, ArrowEncoder(self._directory), sender, settings, spooled=False
+        )
+
+    def _runner(
+        self,
+        name: str,
+        bit: int,
+        encoder: OpenChunk,
+        sender: Sender,
+        settings: RunnerSettings,
+        spooled: bool = True,
+    ) -> Runner:
+        spool = None
+        if spooled:
+            spool = self._log(spool_folder(self._settings) / f"shard-{self._shard}" / name)
+        return Runner(
+            name,
+            bit,
+            encoder,
+            sender,
+            settings,
+            spool=spool,
+            spool_settings=self._settings.spool,
+            settle=self._settle,
+            refuse=self._refuse,
+            meter=SinkMeter(self._counters, name),
+            clock=self._clock.monotonic,
+        )
+
+    def _log(self, folder: Path) -> SegmentLog:
+        spool = self._settings.spool
+        return SegmentLog(
+            folder,
+            segment_bytes=spool.segment_bytes,
+            max_bytes=spool.max_bytes,
+            fsync_every=spool.fsync_every,
+        )

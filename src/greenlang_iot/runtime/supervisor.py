@@ -1,0 +1,174 @@
+"""The parent: spawns shards, watches their heartbeats, restarts them with a budget, drains them.
+
+Shards come from a fork server that has every kernel loaded (`runtime.preload`). They die with it, and it
+dies with the parent, so SIGKILL of the parent leaves nothing behind.
+"""
+
+import asyncio
+import multiprocessing
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import structlog
+
+from greenlang_iot.model.errors import GatewayError
+from greenlang_iot.runtime.shard import ShardSpec, shard_process
+from greenlang_iot.settings.model import RuntimeSettings
+
+log = structlog.get_logger(__name__)
+CHECK_EVERY = 0.1
+
+
+def start_forkserver() -> None:
+    """Begin loading kernels in the background; shards are forked from there."""
+    multiprocessing.set_forkserver_preload(["greenlang_iot.runtime.preload"])
+    from multiprocessing import forkserver
+
+    forkserver.ensure_running()
+
+
+class _Child:
+    """One shard's process over its restarts."""
+
+    def __init__(self, spec: ShardSpec) -> None:
+        self.spec = spec
+        self.process: ForkServerProcess | None = None
+        self.started = 0.0
+        self.restarts: deque[float] = deque()
+        self.total_restarts = 0
+        self.failed = False
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.is_alive()
+
+
+class Supervisor:
+    """Owns the shard processes.
+
+    heartbeat(shard): monotonic seconds of the shard's last tick (0 = none yet).
+    on_restart(shard, reason): called before a shard is started again.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ShardSpec],
+        settings: RuntimeSettings,
+        heartbeat: Callable[[int], float],
+        on_restart: Callable[[int, str], None],
+    ) -> None:
+        self._children = [_Child(spec) for spec in specs]
+        self._settings = settings
+        self._heartbeat = heartbeat
+        self._on_restart = on_restart
+        self._stopping = False
+        self._context = multiprocessing.get_context("forkserver")
+
+    @property
+    def failed(self) -> list[int]:
+        """Shards that spent their restart budget and are down for good."""
+        return [child.spec.index for child in self._children if child.failed]
+
+    def alive(self, shard: int) -> bool:
+        return self._children[shard].alive
+
+    def pid(self, shard: int) -> int | None:
+        process = self._children[shard].process
+        return process.pid if process is not None else None
+
+    def restarts(self, shard: int) -> int:
+        return self._children[shard].total_restarts
+
+    def start(self) -> None:
+        for child in self._children:
+            self._spawn(child)
+
+    async def watch(self) -> None:
+        """Restart what dies or stops beating; returns after `stop`. GatewayError when all are lost."""
+        while not self._stopping:
+            for child in self._children:
+                if not child.failed:
+                    self._check(child)
+            if self._children and all(child.failed for child in self._children):
+                raise GatewayError(
+                    "Every shard failed more often than runtime.restart_budget allows; "
+                    "the log says why each ended. Mend that and start again."
+                )
+            await asyncio.sleep(CHECK_EVERY)
+
+    async def stop(self) -> bool:
+        """Drain: SIGTERM to all, wait runtime.drain_timeout, then SIGKILL. True if all ended by themselves."""
+        self._stopping = True
+        for child in self._children:
+            if child.alive and child.process is not None:
+                child.process.terminate()
+        deadline = time.monotonic() + self._settings.drain_timeout + 1.0
+        while any(child.alive for child in self._children) and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        clean = True
+        for child in self._children:
+            if child.process is None:
+                continue
+            if child.process.is_alive():
+                log.error("shard did not drain in time: killed", shard=child.spec.index)
+                child.process.kill()
+                clean = False
+            child.process.join()
+            clean = clean and child.process.exitcode == 0
+        return clean
+
+    def _spawn(self, child: _Child) -> None:
+        child.process = self._context.Process(
+            target=shard_process, args=(child.spec,), name=f"shard-{child.spec.index}", daemon=False
+        )
+        child.process.start()
+        child.started = time.monotonic()
+
+    def _check(self, child: _Child) -> None:
+        process = child.process
+        if process is None:
+            return
+        now = time.monotonic()
+        if not process.is_alive():
+            code = process.exitcode
+            self._restart(child, f"signal {-code}" if code and code < 0 else f"exit code {code}")
+            return
+        beat = max(self._heartbeat(child.spec.index), child.started)
+        if now - beat > self._settings.heartbeat_timeout:
+            log.error(
+                "shard stopped beating: killed", shard=child.spec.index, seconds=round(now - beat, 1)
+            )
+            process.kill()
+            process.join()
+            self._restart(child, "no heartbeat")
+
+    def _restart(self, child: _Child, reason: str) -> None:
+        now = time.monotonic()
+        while child.restarts and now - child.restarts[0] > self._settings.restart_window:
+            child.restarts.popleft()
+        if len(child.restarts) >= self._settings.restart_budget:
+            child.failed = True
+            log.error("shard is given up: restart budget spent", shard=child.spec.index, reason=reason)
+            return
+        child.restarts.append(now)
+        child.total_restarts += 1
+        log.warning("shard restarts", shard=child.spec.index, reason=reason)
+        self._on_restart(child.spec.index, reason)
+        self._spawn(child)
+
+
+def install_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    """SIGINT and SIGTERM both ask for a drain; a second one changes nothing (the drain is bounded)."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+
+
+def run_folder(data_dir: Path) -> Path:
+    """Folder for what only lives as long as the gateway runs (counters, pid file)."""
+    folder = data_dir / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

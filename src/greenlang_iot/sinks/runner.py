@@ -1,0 +1,417 @@
+"""The runner of one sink: it alone owns the open chunk, queue, retry and spool of that sink.
+
+    append ─▶ open chunk ─▶ queue ─▶ send (retry, back-off, Retry-After) ─▶ settle
+                              │
+                              └▶ spool (fsync) ─▶ settle ─▶ replay, first in first out ─▶ release
+
+Rules
+1. A ticket is settled when its rows are delivered, fsynced in the spool, or durable dead letters.
+2. Chunks grow with load: while a chunk is on its way, rows gather in the open chunk; a second chunk
+   is sent beside it only when it is large. An idle sink gets what there is at once.
+3. The spool takes over when the oldest unsettled row is older than `spool.after` or the sink is known
+   to be down. While it has a backlog every chunk goes through it, so order per device is kept.
+4. A chunk whose answer is still awaited when spooling starts is spooled too; if the answer then says
+   delivered, its record is skipped at replay.
+5. A full spool is back pressure for a required sink (rows stay unsettled) and a counted drop for a
+   best-effort one.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import structlog
+
+from greenlang_iot.model.batches import Chunk, ReadingBatch, ScoreBatch
+from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.errors import SinkError
+from greenlang_iot.model.outcomes import Refused
+from greenlang_iot.model.protocols import OpenChunk, Sender
+from greenlang_iot.settings.model import RunnerSettings, SpoolSettings
+from greenlang_iot.spool.log import SegmentLog, SpoolFull
+
+log = structlog.get_logger(__name__)
+
+
+class Meter(Protocol):
+    """What a runner reports, once per chunk."""
+
+    def delivered(self, rows: int, size: int, seconds: float) -> None: ...
+    def refused(self, rows: int) -> None: ...
+    def spooled(self, rows: int) -> None: ...
+    def dropped(self, rows: int) -> None: ...
+    def retried(self, reason: str) -> None: ...
+    def up(self, is_up: bool) -> None: ...
+    def gauges(self, values: dict[str, float]) -> None: ...
+
+
+class Runner:
+    """See the module's rules. Everything runs in the shard's loop; `append` never blocks.
+
+    bit: this sink's bit in the ack ledger. settle(bit, first, last) releases tickets.
+    refuse(refused, sink): returns when the refused lines are durable dead letters.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        bit: int,
+        encoder: OpenChunk,
+        sender: Sender,
+        settings: RunnerSettings,
+        *,
+        spool: SegmentLog | None,
+        spool_settings: SpoolSettings,
+        settle: Callable[[int, int, int], None],
+        refuse: Callable[[str, list[Refused]], Awaitable[None]],
+        meter: Meter,
+        clock: Callable[[], float],
+    ) -> None:
+        self.name = name
+        self.bit = bit
+        self.required = settings.policy == "required"
+        self.down_reason: str | None = None
+        self._encoder = encoder
+        self._sender = sender
+        self._settings = settings
+        self._spool = spool
+        self._spool_settings = spool_settings
+        self._settle = settle
+        self._refuse = refuse
+        self._meter = meter
+        self._clock = clock
+        self._first_ticket = 0  # tickets of the open chunk; 0 = none
+        self._last_ticket = 0
+        self._opened = 0.0
+        self._queue: deque[Chunk] = deque()
+        self._queued_bytes = 0
+        self._sending: dict[int, Chunk] = {}  # by order of sending
+        self._spooled_while_sending: dict[int, int] = {}  # order of sending → record number
+        self._delivered_records: set[int] = set()  # spooled, but answered as delivered (rule 4)
+        self._orders = 0
+        self._spooling = False
+        self._syncing = 0  # spool records that wait for their fsync
+        self._open = False
+        self._closing = False
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ---- synchronous side, called by the pipeline -------------------------------------------
+
+    def append(self, batch: ReadingBatch, scores: ScoreBatch, ticket: int) -> int:
+        """Encode a batch under its ticket; return the rows added (duplicates are not)."""
+        if not self.required and self.pending_bytes > self._settings.queue_bytes:
+            rows = batch.n
+            self._meter.dropped(rows)
+            return 0
+        before = self._encoder.rows
+        rows = self._encoder.append(batch, scores)
+        if before == 0 and rows == 0:
+            # Only duplicates: the first copy's ticket comes earlier on the same connection.
+            self._settle(self.bit, ticket, ticket)
+            return 0
+        if self._first_ticket == 0:
+            self._first_ticket = ticket
+            self._opened = self._clock()
+        self._last_ticket = ticket
+        if self._large():
+            self._seal()
+        self._pump()
+        return rows
+
+    def grow(self, directory: Directory) -> None:
+        """Go on with a newer Directory in which known series keep their index."""
+        self._encoder.grow(directory)
+
+    def check(self, oldest: float | None) -> None:
+        """Called by the shard's tick with the opening time of the oldest unsettled ticket (rule 3)."""
+        late = oldest is not None and self._clock() - oldest > self._spool_settings.after
+        if late and not self.idle:
+            self._start_spooling("oldest row waits too long")
+        self._pump()
+        self._report()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits in memory: every row given is settled."""
+        return not (self._queue or self._sending or self._encoder.rows or self._syncing)
+
+    @property
+    def spooling(self) -> bool:
+        return self._spooling
+
+    @property
+    def spool_full(self) -> bool:
+        return self._spooling and bool(self._queue)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes in memory that are neither delivered nor spooled."""
+        sending = sum(len(chunk.body) for chunk in self._sending.values())
+        return self._queued_bytes + sending + self._encoder.size
+
+    # ---- asynchronous side --------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Connect the sender, deliver the spool's backlog, then go live; ends at `close`."""
+        if self._spool is not None and self._spool.pending:
+            self._spooling = True
+        await self._connect()
+        while not self._closing:
+            if self._spooling and not self._sending:
+                await self._replay()
+            self._pump()
+            await self._changed.wait()
+            self._changed.clear()
+
+    async def drain(self) -> None:
+        """Wait until nothing waits in memory."""
+        while not self.idle:
+            self._pump()
+            self._changed.clear()
+            if not self.idle:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), 0.05)
+
+    async def close(self) -> None:
+        """Stop sending; what is unsettled stays unacknowledged and comes again."""
+        self._closing = True
+        self._changed.set()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._sender.close()
+
+    # ---- sealing and sending ------------------------------------------------------------------
+
+    def _large(self) -> bool:
+        encoder = self._encoder
+        return (
+            encoder.rows >= self._settings.chunk_rows or encoder.size >= self._settings.chunk_bytes
+        )
+
+    def _seal(self) -> None:
+        if self._encoder.rows == 0:
+            return
+        rows = self._encoder.rows
+        body = self._encoder.seal()
+        chunk = Chunk(body, rows, self._first_ticket, self._last_ticket, self._opened)
+        self._first_ticket = self._last_ticket = 0
+        self._queue.append(chunk)
+        self._queued_bytes += len(body)
+
+    def _pump(self) -> None:
+        if self._spooling:
+            self._pump_spool()
+            return
+        while self._open and not self._closing and len(self._sending) < self._settings.in_flight:
+            if not self._queue:
+                if self._encoder.rows == 0 or self._sending:
+                    return  # rule 2: a small chunk waits for the answer to the one before
+                self._seal()
+            chunk = self._queue.popleft()
+            self._queued_bytes -= len(chunk.body)
+            self._orders += 1
+            self._sending[self._orders] = chunk
+            self._spawn(self._deliver(self._orders, chunk))
+
+    def _spawn(self, coroutine: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # A defect, not a sink's failure: say it, and let the supervisor see the shard stop.
+            task.get_loop().call_exception_handler(
+                {"message": f"runner {self.name} failed", "exception": task.exception()}
+            )
+
+    async def _deliver(self, order: int, chunk: Chunk) -> None:
+        backoff = self._settings.backoff_initial
+        while True:
+            try:
+                await self._send_once(chunk)
+            except SinkError as error:
+                self._note_failure(error)
+                if not error.retryable and not error.down:
+                    await self._refuse_whole(chunk, error)
+                    break
+                if error.down:
+                    self._start_spooling(str(error))
+                if order in self._spooled_while_sending:
+                    break  # its record is replayed
+                delay, backoff = self._next_delay(backoff, error)
+                await asyncio.sleep(delay)
+                if order in self._spooled_while_sending:
+                    break
+            else:
+                record = self._spooled_while_sending.get(order)
+                if record is not None:
+                    self._delivered_records.add(record)
+                else:
+                    self._settle(self.bit, chunk.first_ticket, chunk.last_ticket)
+                break
+        self._sending.pop(order, None)
+        self._spooled_while_sending.pop(order, None)
+        self._changed.set()
+        self._pump()
+
+    async def _send_once(self, chunk: Chunk) -> None:
+        begun = self._clock()
+        outcome = await self._sender.send(chunk.body, chunk.rows)
+        if outcome.refused:
+            await self._refuse(self.name, outcome.refused)
+            self._meter.refused(sum(item.readings for item in outcome.refused))
+        self._meter.delivered(outcome.delivered, len(chunk.body), self._clock() - begun)
+        if self.down_reason is not None:
+            log.info("sink is back", sink=self.name)
+            self.down_reason = None
+        self._meter.up(True)
+
+    async def _refuse_whole(self, chunk: Chunk, error: SinkError) -> None:
+        await self._refuse(self.name, [Refused(bytes(chunk.body), str(error), chunk.rows)])
+        self._meter.refused(chunk.rows)
+        self._settle(self.bit, chunk.first_ticket, chunk.last_ticket)
+
+    def _note_failure(self, error: SinkError) -> None:
+        self._meter.retried(error.reason)
+        if self.down_reason is None:
+            log.warning("sink failed", sink=self.name, reason=error.reason, answer=str(error))
+        self.down_reason = str(error)
+        self._meter.up(False)
+
+    def _next_delay(self, backoff: float, error: SinkError) -> tuple[float, float]:
+        delay = random.uniform(self._settings.backoff_initial, max(backoff * 3, 1e-3))
+        delay = min(delay, self._settings.backoff_max)
+        return max(delay, error.retry_after or 0.0), delay
+
+    async def _connect(self) -> None:
+        backoff = self._settings.backoff_initial
+        while not self._closing:
+            try:
+                await self._sender.open()
+            except SinkError as error:
+                self._note_failure(error)
+                delay, backoff = self._next_delay(backoff, error)
+                await asyncio.sleep(delay)
+            else:
+                self._open = True
+                self._meter.up(True)
+                self.down_reason = None
+                return
+
+    # ---- spool --------------------------------------------------------------------------------
+
+    def _start_spooling(self, why: str) -> None:
+        if self._spooling or self._spool is None:
+            return
+        self._spooling = True
+        log.warning("spooling", sink=self.name, why=why)
+        waiting = [(order, chunk) for order, chunk in sorted(self._sending.items())]
+        for order, chunk in waiting:
+            record = self._write(chunk)
+            if record is None:
+                break  # full: it stays in flight, unsettled
+            self._spooled_while_sending[order] = record
+        self._pump_spool()
+        self._changed.set()
+
+    def _pump_spool(self) -> None:
+        """Move the queue to the spool; one fsync at a time gathers what comes meanwhile."""
+        if self._syncing or self._closing:
+            return
+        self._seal()
+        while self._queue:
+            chunk = self._queue[0]
+            if self._write(chunk) is None:
+                return
+            self._queue.popleft()
+            self._queued_bytes -= len(chunk.body)
+
+    def _write(self, chunk: Chunk) -> int | None:
+        """Append to the spool; the tickets settle after its fsync. None when it is full."""
+        assert self._spool is not None
+        try:
+            record = self._spool.append(chunk.body, chunk.rows)
+        except SpoolFull:
+            if self.required:
+                return None
+            self._meter.dropped(chunk.rows)
+            return -1
+        self._meter.spooled(chunk.rows)
+        self._syncing += 1
+        self._spawn(self._settle_when_durable(record, chunk))
+        return record
+
+    async def _settle_when_durable(self, record: int, chunk: Chunk) -> None:
+        assert self._spool is not None
+        await self._spool.durable(record)
+        self._settle(self.bit, chunk.first_ticket, chunk.last_ticket)
+        self._syncing -= 1
+        self._changed.set()
+        self._pump()
+
+    async def _replay(self) -> None:
+        """Deliver the spool's records in order; go live again when none is left (rule 3)."""
+        assert self._spool is not None
+        pace = self._spool_settings.replay_bytes_per_second
+        while not self._closing:
+            sent = 0
+            for record in self._spool.read(self._spool.released + 1):
+                if record.number not in self._delivered_records:
+                    await self._replay_one(Chunk(record.body, record.rows, 1, 0, 0.0))
+                    if self._closing:
+                        return
+                self._delivered_records.discard(record.number)
+                self._spool.release(record.number)
+                self._pump_spool()
+                sent += len(record.body)
+                if sent > pace / 10:
+                    await asyncio.sleep(sent / pace)
+                    sent = 0
+            self._pump_spool()
+            if self._syncing or self._spool.pending or self._queue:
+                self._changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), 0.05)
+                continue
+            self._spooling = False
+            log.info("spool is empty, live again", sink=self.name)
+            return
+
+    async def _replay_one(self, chunk: Chunk) -> None:
+        backoff = self._settings.backoff_initial
+        while not self._closing:
+            try:
+                await self._send_once(chunk)
+                return
+            except SinkError as error:
+                self._note_failure(error)
+                if not error.retryable and not error.down:
+                    await self._refuse(
+                        self.name, [Refused(bytes(chunk.body), str(error), chunk.rows)]
+                    )
+                    self._meter.refused(chunk.rows)
+                    return
+                delay, backoff = self._next_delay(backoff, error)
+                await asyncio.sleep(delay)
+
+    def _report(self) -> None:
+        waiting = (*self._queue, *self._sending.values())
+        spool = self._spool
+        self._meter.gauges(
+            {
+                "queue_readings": self._encoder.rows + sum(chunk.rows for chunk in waiting),
+                "queue_bytes": self.pending_bytes,
+                "in_flight_chunks": len(self._sending),
+                "spool_readings": spool.pending_rows if spool else 0,
+                "spool_records": spool.pending if spool else 0,
+                "spool_bytes": spool.pending_bytes if spool else 0,
+                "spool_full": float(self.spool_full),
+            }
+        )

@@ -1,0 +1,72 @@
+import dataclasses
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greenlang_iot.runtime.layout import plan
+from greenlang_iot.settings.model import BrokerSettings, MqttSettings
+from tests.fakes.directory import directory
+
+
+def settings(connections: int = 2, **fields: object) -> MqttSettings:
+    return MqttSettings(brokers=[BrokerSettings(connections_per_shard=connections)], **fields)  # type: ignore[arg-type]
+
+
+def matches(pattern: str, topic: str) -> bool:
+    levels, names = pattern.split("/"), topic.split("/")
+    return len(levels) == len(names) and all(
+        a in ("+", b) for a, b in zip(levels, names, strict=True)
+    )
+
+
+@given(
+    devices=st.integers(1, 40),
+    sites=st.integers(1, 7),
+    shards=st.integers(1, 5),
+    connections=st.integers(1, 3),
+)
+def test_every_device_has_exactly_one_subscription(
+    devices: int, sites: int, shards: int, connections: int
+) -> None:
+    registry = directory(devices, sites=sites)
+    plans = plan(registry, settings(connections), shards, "gw")
+    assert [p.index for p in plans] == list(range(shards))
+    filters = [f for p in plans for c in p.connections for f in c.filters]
+    for device in range(devices):
+        topic = f"greenlang/acme/site-{device % sites}/{registry.device[device]}/telemetry"
+        assert sum(matches(f, topic) for f in filters) == 1
+    ids = [c.client_id for p in plans for c in p.connections]
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_same_layout_gives_the_same_ids_and_a_changed_one_does_not() -> None:
+    first = plan(directory(20, sites=4), settings(), 2, "gw")
+    again = plan(directory(20, sites=4), settings(), 2, "gw")
+    assert first == again
+    ids = {c.client_id for p in first for c in p.connections}
+    changed = plan(directory(20, sites=4), settings(), 3, "gw")
+    kept = {c.client_id: c.filters for p in changed for c in p.connections}
+    for p in first:
+        for c in p.connections:
+            assert kept.get(c.client_id, c.filters) == c.filters
+    assert ids != set(kept)
+
+
+def test_sites_are_dealt_out_by_weight() -> None:
+    registry = directory(8, sites=4)
+    registry = dataclasses.replace(registry, site_of=registry.site_of.copy())
+    plans = plan(registry, settings(1), 2, "gw")
+    assert [sum(len(c.filters) for c in p.connections) for p in plans] == [2, 2]
+
+
+def test_a_site_too_big_for_a_shard_is_split_by_devices() -> None:
+    plans = plan(directory(6, sites=1), settings(1), 2, "gw")
+    assert [[len(c.filters) for c in p.connections] for p in plans] == [[3], [3]]
+    assert plans[0].connections[0].filters[0] == "greenlang/acme/site-0/d000/telemetry"
+
+
+def test_shared_layout_is_one_share_filter_everywhere() -> None:
+    plans = plan(directory(6), settings(2, layout="shared"), 2, "gw")
+    filters = {f for p in plans for c in p.connections for f in c.filters}
+    assert filters == {"$share/greenlang-iot/greenlang/+/+/+/telemetry"}
+    assert len({c.client_id for p in plans for c in p.connections}) == 4
