@@ -2,19 +2,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check services services-test clean
+.PHONY: setup demo test check lock services services-test clean
 
 setup: $(STAMP)
 
 # uv when it is there, else venv + pip; both install the same hashed versions.
-$(STAMP): requirements.txt pyproject.toml
+$(STAMP): requirements-dev.txt pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python "$(PYTHON)" .venv && \
-	  uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt && \
+	  uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.txt && \
 	  uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -e .; \
 	else \
 	  $(PYTHON) -m venv .venv && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .; \
 	fi
 	@touch $(STAMP)
@@ -30,6 +30,26 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/unit/test_layers.py
+
+# The servers of the service tests: Mosquitto and InfluxDB from Debian (needs root), Kafka by Maven.
+services:
+	@if ! command -v mosquitto >/dev/null || ! command -v influxd >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends mosquitto influxdb; \
+	fi
+	@if ! command -v mvn >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends maven openjdk-17-jre-headless; \
+	fi
+	@tests/services/kafka/fetch.sh
+
+services-test: setup
+	$(BIN)/python -m pytest tests/services -m services
+
+# New pins: the runtime's (what the image installs) and, with the same versions, the developers'.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header --group dev pyproject.toml -o requirements-dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header --group build -c requirements-dev.txt pyproject.toml -o requirements.txt
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo var dist

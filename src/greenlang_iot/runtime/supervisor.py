@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
-from pathlib import Path
 
 import structlog
 
@@ -166,9 +165,3 @@ def install_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
 
-
-def run_folder(data_dir: Path) -> Path:
-    """Folder for what only lives as long as the gateway runs (counters, pid file)."""
-    folder = data_dir / "run"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -1,0 +1,28 @@
+# Two stages: the wheel and its pinned, hashed dependencies are installed into a virtual environment, and only
+# that is copied into the slim runtime image.
+FROM python:3.13-slim AS build
+WORKDIR /src
+COPY requirements.txt pyproject.toml README.md LICENSE ./
+COPY src ./src
+RUN python -m venv /opt/greenlang-iot \
+ && /opt/greenlang-iot/bin/pip install --no-cache-dir --require-hashes -r requirements.txt \
+ && /opt/greenlang-iot/bin/pip install --no-cache-dir --no-build-isolation --no-deps .
+
+FROM python:3.13-slim
+RUN useradd --system --uid 10001 --home-dir /var/lib/greenlang-iot --create-home greenlang
+COPY --from=build /opt/greenlang-iot /opt/greenlang-iot
+COPY config /etc/greenlang-iot/config
+COPY devices /etc/greenlang-iot/devices
+ENV PATH=/opt/greenlang-iot/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    GREENLANG_IOT__DATA_DIR=/var/lib/greenlang-iot \
+    GREENLANG_IOT__ADMIN__HOST=0.0.0.0 \
+    XDG_CACHE_HOME=/var/lib/greenlang-iot/cache
+USER greenlang
+WORKDIR /var/lib/greenlang-iot
+VOLUME /var/lib/greenlang-iot
+EXPOSE 8090
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8090/healthz', timeout=2)"]
+ENTRYPOINT ["greenlang-iot"]
+CMD ["run", "--config", "/etc/greenlang-iot/config/iot-config.yaml", "--devices-file", "/etc/greenlang-iot/devices/devices-registry.json"]

@@ -1,0 +1,58 @@
+"""The command line: `greenlang-iot COMMAND`. Thin: parse, call, print.
+
+Exit codes: 0 done, 1 failed, 2 wrong input. Commands import what they need when they run, so that
+`--help` answers at once and the fork server starts before anything else.
+"""
+
+import sys
+
+import typer
+
+from greenlang_iot import __version__
+from greenlang_iot.cli import alerts, config
+from greenlang_iot.cli.demo import demo
+from greenlang_iot.cli.query import query
+from greenlang_iot.cli.run import run
+from greenlang_iot.cli.setup import setup
+from greenlang_iot.cli.simulate import simulate
+from greenlang_iot.model.errors import GatewayError, InputError
+
+app = typer.Typer(
+    name="greenlang-iot",
+    help="IoT ingestion gateway: MQTT over TLS in, scored readings in InfluxDB and Kafka.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(run)
+app.command()(demo)
+app.command()(simulate)
+app.add_typer(alerts.app, name="alerts")
+app.add_typer(config.app, name="config")
+app.command()(setup)
+app.command()(query)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"greenlang-iot {__version__}")
+
+
+def main() -> None:
+    """Entry point: one clear sentence for bad input (exit 2) and for a failure (exit 1)."""
+    try:
+        app()
+    except InputError as error:
+        sys.stderr.write(f"{error}\n")
+        for problem in error.problems:
+            sys.stderr.write(f"  - {problem}\n")
+        sys.exit(2)
+    except GatewayError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

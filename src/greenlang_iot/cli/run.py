@@ -1,0 +1,77 @@
+"""`greenlang-iot run`: the gateway in the foreground, until Ctrl-C or SIGTERM."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def run(
+    config: Annotated[
+        Path, typer.Option(help="Settings (YAML); the environment overrides it.")
+    ] = Path("config/iot-config.yaml"),
+    devices_file: Annotated[Path, typer.Option(help="Device registry (JSON).")] = Path(
+        "devices/devices-registry.json"
+    ),
+    summary: Annotated[
+        Literal["text", "json", "none"], typer.Option(help="What to print at the end.")
+    ] = "text",
+) -> None:
+    """Run the gateway until Ctrl-C or SIGTERM; then drain and print what was done.
+
+    Example: greenlang-iot run --config config/iot-config.yaml --devices-file devices/devices-registry.json
+    """
+    from greenlang_iot.runtime.supervisor import start_forkserver
+
+    start_forkserver()  # kernels load while the rest of this starts
+
+    import orjson
+
+    from greenlang_iot.devices.registry import load as load_registry
+    from greenlang_iot.observe.logs import configure
+    from greenlang_iot.runtime.gateway import Gateway, run_gateway
+    from greenlang_iot.settings.load import load as load_settings
+
+    loaded = load_settings(config, os.environ)
+    settings = loaded.settings
+    configure(settings.log)
+    directory = load_registry(devices_file)
+    for warning in loaded.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
+    gateway: list[Gateway] = []
+
+    def make() -> Gateway:
+        gateway.append(Gateway(settings, directory))
+        _announce(gateway[0])
+        return gateway[0]
+
+    done = run_gateway(make)
+    if summary == "json":
+        sys.stdout.write(orjson.dumps(done.as_dict()).decode() + "\n")
+    elif summary == "text":
+        for name, value in done.as_dict().items():
+            sys.stdout.write(f"{name:>18}  {value}\n")
+
+
+def _announce(gateway) -> None:  # type: ignore[no-untyped-def]
+    """Where it listens, what it subscribes to, what it does with bad data."""
+    from greenlang_iot.observe.health import enabled_sinks
+    from greenlang_iot.runtime.sinks import dead_letter_folder
+
+    settings = gateway.settings
+    lines = [
+        f"greenlang-iot {settings.instance}: {gateway.directory.n_devices:,} devices, "
+        f"{gateway.directory.n_series:,} series, {settings.runtime.shards} shards"
+    ]
+    for broker in settings.mqtt.brokers:
+        kind = "TLS" if broker.tls else "plain TCP"
+        lines.append(f"  from  mqtt://{broker.host}:{broker.port} ({kind}), {settings.mqtt.topic}")
+    for name, sink in enabled_sinks(settings).items():
+        lines.append(f"  to    {name} ({sink.policy})")
+    target = settings.sinks.dead_letter
+    where = dead_letter_folder(settings) if target.target == "files" else "Kafka"
+    lines.append(f"  bad data goes to the dead letter ({where}) with its reason")
+    lines.append(f"  http://{settings.admin.host}:{settings.admin.port}/readyz /status /metrics")
+    sys.stderr.write("\n".join(lines) + "\n")

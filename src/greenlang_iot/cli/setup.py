@@ -1,0 +1,42 @@
+"""`greenlang-iot setup`: make what the sinks need, and show the difference first if asked."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def setup(
+    config: Annotated[Path, typer.Option(help="Settings (YAML).")] = Path("config/iot-config.yaml"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the difference.")] = False,
+) -> None:
+    """Make InfluxDB's org, buckets and downsampling task and Kafka's topics. Safe to repeat.
+
+    Example: greenlang-iot setup --config config/iot-config.yaml --dry-run
+    """
+    from greenlang_iot.settings.load import load
+
+    settings = load(config, os.environ).settings
+    lines = asyncio.run(_setup(settings, dry_run))
+    for line in lines or ["Nothing to do: everything is as the settings say."]:
+        sys.stdout.write(line + "\n")
+
+
+async def _setup(settings, dry_run: bool) -> list[str]:  # type: ignore[no-untyped-def]
+    lines: list[str] = []
+    if settings.sinks.influxdb.enabled:
+        from greenlang_iot.sinks.influx_setup import InfluxSetup
+
+        influx = InfluxSetup(settings.sinks.influxdb)
+        changes = await (influx.plan() if dry_run else influx.apply())
+        lines += [f"influxdb: {change}" for change in changes]
+    if settings.sinks.kafka.enabled:
+        from greenlang_iot.sinks.kafka_setup import KafkaSetup
+
+        kafka = KafkaSetup(settings.sinks.kafka)
+        changes = await (kafka.plan() if dry_run else kafka.apply())
+        lines += [f"kafka: {change}" for change in changes]
+    return lines

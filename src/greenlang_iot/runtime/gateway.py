@@ -1,0 +1,237 @@
+"""The parent process of one gateway: shards, admin endpoint, alert courier, lake compaction.
+
+`Gateway.run` returns after SIGINT or SIGTERM (or `stop()`), when everything has drained.
+"""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from greenlang_iot import __version__
+from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.errors import GatewayError
+from greenlang_iot.observe import health
+from greenlang_iot.observe.admin import AdminServer, Status
+from greenlang_iot.observe.catalog import cell
+from greenlang_iot.observe.counters import Counters
+from greenlang_iot.observe.exporter import Exporter
+from greenlang_iot.runtime.courier import Courier
+from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
+from greenlang_iot.runtime.shard import ShardSpec
+from greenlang_iot.runtime.sinks import lake_folder
+from greenlang_iot.runtime.summary import Summary, summarize
+from greenlang_iot.runtime.supervisor import Supervisor, install_signals
+from greenlang_iot.settings.model import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class Gateway:
+    """One instance. `time_scale`: event seconds per wall second (1.0 but for the demo's fleet)."""
+
+    def __init__(self, settings: Settings, directory: Directory, *, time_scale: float = 1.0) -> None:
+        self.settings = settings
+        self.directory = directory
+        self.ready = asyncio.Event()
+        self.admin_port = 0
+        self.shards: dict[int, Counters] = {}
+        self._started = time.monotonic()
+        self._stop = asyncio.Event()
+        self._time_scale = time_scale
+
+    def stop(self) -> None:
+        """Ask for a drain; `run` returns when it is done."""
+        self._stop.set()
+
+    async def run(self, *, signals: bool = True) -> Summary:
+        """Run until stopped. GatewayError where nothing can run (port taken, every shard lost)."""
+        settings = self.settings
+        run = settings.data_dir / "run"
+        run.mkdir(parents=True, exist_ok=True)
+        with _InstanceLock(run / "gateway.pid", settings.instance):
+            own = Counters.create(run / "gateway.counters")
+            supervisor = self._supervisor(run)
+            admin = AdminServer(
+                settings.admin, Exporter(self.shards, own).generate, self._status
+            )
+            self.admin_port = await admin.start()
+            courier = Courier(settings, own)
+            if signals:
+                install_signals(asyncio.get_running_loop(), self.stop)
+            supervisor.start()
+            tasks = [
+                asyncio.ensure_future(coroutine)
+                for coroutine in (
+                    supervisor.watch(),
+                    self._watch_shards(supervisor),
+                    courier.run(),
+                    self._compact_lake(),
+                )
+            ]
+            stopping = asyncio.ensure_future(self._stop.wait())
+            try:
+                await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                clean = await supervisor.stop()
+                await courier.drain()
+                failed = [t.exception() for t in tasks if t.done() and not t.cancelled()]
+                for task in (*tasks, stopping):
+                    task.cancel()
+                await asyncio.gather(*tasks, stopping, return_exceptions=True)
+                await admin.stop()
+        for error in failed:
+            if error is not None:
+                raise error
+        if not clean:
+            raise GatewayError(
+                "A shard did not drain within runtime.drain_timeout; "
+                "what it had not acknowledged comes again after the next start."
+            )
+        return summarize(settings, self.shards, time.monotonic() - self._started)
+
+    # ---- shards -----------------------------------------------------------------------------------
+
+    def _supervisor(self, run: Path) -> Supervisor:
+        plans = plan(
+            self.directory, self.settings.mqtt, self.settings.runtime.shards, self.settings.instance
+        )
+        retired = _retire(self.settings.data_dir, plans)
+        specs = []
+        for item in plans:
+            path = run / f"shard-{item.index}.counters"
+            self.shards[item.index] = Counters.create(path)
+            specs.append(
+                ShardSpec(
+                    item.index,
+                    self.settings,
+                    self.directory,
+                    item,
+                    path,
+                    tuple(r for n, r in enumerate(retired) if n % len(plans) == item.index),
+                    self._time_scale,
+                )
+            )
+        return Supervisor(specs, self.settings.runtime, self._beat, self._restarted)
+
+    def _beat(self, shard: int) -> float:
+        age = self.shards[shard].age(cell("heartbeat_age_seconds"), time.monotonic_ns())
+        return time.monotonic() - age if age != float("inf") else 0.0
+
+    def _restarted(self, shard: int, reason: str) -> None:
+        counters = self.shards[shard]
+        counters.add(cell("shard_restarts"))
+        counters.set(cell("connections_up"), 0)
+
+    async def _watch_shards(self, supervisor: Supervisor) -> None:
+        while True:
+            for index, counters in self.shards.items():
+                counters.set(cell("shard_up"), float(supervisor.alive(index)))
+            if not self.ready.is_set() and not self._reasons():
+                self.ready.set()
+                log.info("ready", seconds=round(time.monotonic() - self._started, 2))
+            await asyncio.sleep(0.05)
+
+    def _reasons(self) -> list[str]:
+        return health.not_ready(self.settings, self.shards, time.monotonic_ns())
+
+    def _status(self) -> Status:
+        document = {
+            "version": __version__,
+            "uptime_seconds": round(time.monotonic() - self._started, 3),
+            **health.document(self.settings, self.shards, time.monotonic_ns()),
+        }
+        return Status(self._reasons(), document)
+
+    # ---- lake ---------------------------------------------------------------------------------------
+
+    async def _compact_lake(self) -> None:
+        """Segments to Parquet, in a thread: the parent has nothing else that is urgent."""
+        settings = self.settings.sinks.lake
+        if not settings.enabled:
+            await asyncio.Event().wait()
+        from greenlang_iot.sinks.lake import Lake
+
+        lake = Lake(lake_folder(self.settings), settings)
+        while True:
+            await asyncio.sleep(settings.compact_every)
+            await asyncio.to_thread(lake.compact, time.time_ns())
+
+
+class _InstanceLock:
+    """Two gateways on one data_dir would tear each other's spool apart: the second is refused."""
+
+    def __init__(self, path: Path, instance: str) -> None:
+        self._path = path
+        self._instance = instance
+
+    def __enter__(self) -> None:
+        import fcntl
+
+        self._file = open(self._path, "a+")  # noqa: SIM115
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.seek(0)
+            pid = self._file.read().strip() or "unknown"
+            raise GatewayError(
+                f"Another gateway (process {pid}) uses the data_dir {self._path.parent.parent}: "
+                "stop it, or give this one its own data_dir."
+            ) from error
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _retire(data_dir: Path, plans: Sequence[ShardPlan]) -> list[ConnectionPlan]:
+    """Client ids of earlier layouts that still have to be drained; remembers the present ones.
+
+    A retired id is forgotten once its shard has left `run/retired-<client id>` behind.
+    """
+    path = data_dir / "layout.json"
+    known: dict[str, tuple[int, tuple[str, ...]]] = {}
+    if path.exists():
+        known = {
+            item["client_id"]: (item["broker"], tuple(item["filters"]))
+            for item in json.loads(path.read_text())
+        }
+    for client_id in list(known):
+        marker = data_dir / "run" / f"retired-{client_id}"
+        if marker.exists():
+            marker.unlink()
+            del known[client_id]
+    current = {c.client_id: (c.broker, c.filters) for p in plans for c in p.connections}
+    known |= current
+    temporary = path.with_suffix(".new")
+    temporary.write_text(
+        json.dumps(
+            [
+                {"client_id": client_id, "broker": broker, "filters": filters}
+                for client_id, (broker, filters) in known.items()
+            ],
+            indent=1,
+        )
+    )
+    temporary.rename(path)
+    return [
+        ConnectionPlan(broker, client_id, filters)
+        for client_id, (broker, filters) in known.items()
+        if client_id not in current
+    ]
+
+
+def run_gateway(gateway: Callable[[], Gateway]) -> Summary:
+    """Run a gateway in its own loop (uvloop) to its end."""
+    import uvloop
+
+    async def main() -> Summary:
+        return await gateway().run()
+
+    return uvloop.run(main())
