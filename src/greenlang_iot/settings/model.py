@@ -189,6 +189,9 @@ class DetectSettings(Section):
         4.0, gt=0, le=30, description="suspect at or above this score, as −log10 of the tail share"
     )
     warmup: int = Field(30, ge=2, description="readings of a series before it is scored")
+    silence_intervals: float = Field(
+        3.0, ge=1, description="expected intervals without a reading after which a series is silent"
+    )
     checkpoint_every: Seconds = 30.0
     second_stage: SecondStageSettings = SecondStageSettings()
 
@@ -199,6 +202,14 @@ class AlertSettings(Section):
     pending_for: Seconds = Field(0.0, description="event time a condition must hold before opening")
     open_after: int = Field(1, ge=1, description="suspect readings that open a spike/shift alert")
     resolve_after: int = Field(10, ge=1, description="normal readings in a row that resolve")
+    resolve_spike_after: int = Field(
+        3, ge=1, description="the same for an alert of single readings"
+    )
+    max_active: int = Field(
+        10_000,
+        ge=1,
+        description="alerts not resolved at a time, per shard; more are counted, not opened",
+    )
     cooldown: Seconds = Field(300.0, description="event time before the same alert opens again")
     outbox_max_bytes: Bytes = 268_435_456
 

@@ -1,0 +1,172 @@
+"""The detectors' memory as bytes: versioned, checksummed, keyed by device and metric names.
+
+    magic (16) · format version u32 · CRC-32C of the rest u32 · header length u64 · header (JSON)
+    · device ids · metric names · series → device, metric (int32) · rows
+
+The header names every field of the rows, so a later layout reads an earlier one: fields that it
+does not know are ignored, fields that are missing start empty, and the series learns anew.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from greenlang_iot.detect import state
+from greenlang_iot.detect.state import Rows
+from greenlang_iot.model.batches import I32, I64
+from greenlang_iot.model.directory import Directory, Texts
+
+MAGIC = b"greenlang-detect"
+VERSION = 1
+_HEAD = struct.Struct("<16sII")
+_LENGTH = struct.Struct("<Q")
+
+PROCESS_LOCAL = ("recent_connection", "heard_ns")
+"""Fields that mean nothing after a restart: stored as zero."""
+MEMORY = ("recent_ts", "floor_ts", "recent_value", "recent_seq")
+"""Fields of the duplicate memory: useless one without the others."""
+
+
+@dataclass(slots=True)
+class Saved:
+    """What a checkpoint held, matched to a Directory: `rows[i]` belongs to series `series[i]`."""
+
+    series: npt.NDArray[np.intp]
+    rows: Rows
+    extra: dict[str, int]
+
+
+def save(directory: Directory, rows: Rows, extra: dict[str, int]) -> bytes:
+    """Every series that was ever seen. `extra` are counters of the second stage."""
+    which = np.flatnonzero(state.seen(rows))
+    kept = rows[which]
+    for name in PROCESS_LOCAL:
+        kept[name] = 0
+    devices, device_of = np.unique(directory.series_device[which], return_inverse=True)
+    metrics, metric_of = np.unique(directory.series_metric[which], return_inverse=True)
+    parts = [
+        *_pack_texts(directory.device, devices),
+        *_pack_texts(directory.metric, metrics),
+        device_of.astype(np.int32).tobytes(),
+        metric_of.astype(np.int32).tobytes(),
+        kept.tobytes(),
+    ]
+    fields = [
+        [name, dtype.base.str, list(dtype.shape), offset]
+        for name, (dtype, offset, *_) in (state.ROW.fields or {}).items()
+    ]
+    header = json.dumps(
+        {
+            "series": len(which),
+            "stride": state.ROW.itemsize,
+            "fields": fields,
+            "sizes": [len(part) for part in parts],
+            "extra": extra,
+        }
+    ).encode()
+    body = b"".join((_LENGTH.pack(len(header)), header, *parts))
+    return _HEAD.pack(MAGIC, VERSION, google_crc32c.value(body)) + body
+
+
+def load(blob: bytes, directory: Directory) -> Saved:
+    """Read a checkpoint; series that `directory` does not have are left out.
+
+    Raises ValueError with the reason if the bytes are not a whole checkpoint of a known version.
+    """
+    header, parts = _open(blob)
+    devices, metrics = _unpack_texts(parts[0], parts[1]), _unpack_texts(parts[2], parts[3])
+    device = _match(devices, directory.device)[np.frombuffer(parts[4], np.int32)]
+    metric = _match(metrics, directory.metric)[np.frombuffer(parts[5], np.int32)]
+    series = _find(directory, device, metric)
+    known = np.flatnonzero(series >= 0)
+    saved = _named_rows(header, parts[6])
+    return Saved(series[known], _current_layout(saved[known]), header["extra"])
+
+
+def _open(blob: bytes) -> tuple[dict[str, Any], list[memoryview]]:
+    if len(blob) < _HEAD.size + _LENGTH.size:
+        raise ValueError("the checkpoint is cut short")
+    magic, version, crc = _HEAD.unpack_from(blob)
+    if magic != MAGIC:
+        raise ValueError("not a detector checkpoint")
+    if version != VERSION:
+        raise ValueError(f"checkpoint format {version} is not known here (known: {VERSION})")
+    if google_crc32c.value(blob[_HEAD.size :]) != crc:
+        raise ValueError("the checkpoint is damaged: its checksum does not match")
+    (length,) = _LENGTH.unpack_from(blob, _HEAD.size)
+    start = _HEAD.size + _LENGTH.size + length
+    header = json.loads(blob[_HEAD.size + _LENGTH.size : start])
+    view = memoryview(blob)
+    parts = []
+    for size in header["sizes"]:
+        parts.append(view[start : start + size])
+        start += size
+    return header, parts
+
+
+def _pack_texts(texts: Texts, which: I32) -> tuple[bytes, bytes]:
+    raw = [texts.raw(int(i)) for i in which]
+    return np.array([len(r) for r in raw], np.int32).tobytes(), b"".join(raw)
+
+
+def _unpack_texts(lengths: memoryview, blob: memoryview) -> list[bytes]:
+    ends = np.cumsum(np.frombuffer(lengths, np.int32)).tolist()
+    data = blob.tobytes()
+    return [data[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def _match(names: list[bytes], texts: Texts) -> I64:
+    """Index in `texts` of every name; −1 where there is none."""
+    data, off = texts.blob.tobytes(), texts.off.tolist()
+    index = {data[off[i] : off[i + 1]]: i for i in range(len(texts))}
+    return np.array([index.get(name, -1) for name in names], np.int64)
+
+
+def _find(directory: Directory, device: I64, metric: I64) -> npt.NDArray[np.intp]:
+    """Index of the series (device, metric); −1 where there is none."""
+    width = len(directory.metric) + 1
+    keys = directory.series_device.astype(np.int64) * width + directory.series_metric
+    order = np.argsort(keys, kind="stable")
+    wanted = np.where((device >= 0) & (metric >= 0), device * width + metric, -1)
+    at = np.searchsorted(keys, wanted, sorter=order)
+    found = order[np.minimum(at, len(order) - 1)] if len(order) else np.zeros(len(wanted), np.intp)
+    hit = keys[found] == wanted if len(order) else np.zeros(len(wanted), bool)
+    return np.where(hit, found, -1)
+
+
+def _named_rows(header: dict[str, Any], data: memoryview) -> Rows:
+    names, formats, shapes, offsets = zip(*header["fields"], strict=True)
+    dtype = np.dtype(
+        {
+            "names": names,
+            "formats": [(f, tuple(s)) for f, s in zip(formats, shapes, strict=True)],
+            "offsets": offsets,
+            "itemsize": header["stride"],
+        }
+    )
+    return np.frombuffer(data, dtype, header["series"])
+
+
+def _current_layout(saved: Rows) -> Rows:
+    """`saved` as ROW: fields of the same name and shape are taken, the rest start empty."""
+    rows = state.fresh(len(saved))
+    there: Mapping[str, Any] = saved.dtype.fields or {}
+    taken = {
+        name
+        for name, field in (state.ROW.fields or {}).items()
+        if there.get(name, (None,))[0] == field[0]
+    }
+    missing = set(state.ROW.names or ()) - taken - set(PROCESS_LOCAL)
+    if missing & set(MEMORY):
+        taken -= set(MEMORY)
+    for name in taken - set(PROCESS_LOCAL):
+        rows[name] = saved[name]
+    if missing - set(MEMORY):
+        rows["n"] = 0
+    return rows

@@ -1,0 +1,150 @@
+"""The detector of a shard: state rows, the scoring kernel, the second stage, silence."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from greenlang_iot.detect import checkpoint, kernels, state
+from greenlang_iot.detect.limits import limits
+from greenlang_iot.detect.river_bank import RiverBank
+from greenlang_iot.model.batches import I32, I64, ReadingBatch, ScoreBatch
+from greenlang_iot.model.directory import Directory
+from greenlang_iot.settings.model import DetectSettings
+
+
+@dataclass(slots=True, frozen=True)
+class Silences:
+    """Series whose next reading is overdue. Columns of equal length.
+
+    last_seen_ns: event time of the newest reading; 0 for a series that never sent one.
+    overdue_ns: how long ago the next reading should have come, in event time.
+    """
+
+    series: I32
+    last_seen_ns: I64
+    overdue_ns: I64
+    never: npt.NDArray[np.bool_]  # registered, and not heard of since the start
+
+
+class Detector:
+    """Scores batches and remembers per series what is normal and what came lately.
+
+    time_scale: seconds of event time per second of wall time (a replay may run faster).
+    Deterministic: the same batches in the same order give the same scores, whatever their size
+    (with a second stage: from the moment it is loaded).
+    """
+
+    def __init__(
+        self, directory: Directory, settings: DetectSettings, time_scale: float = 1.0
+    ) -> None:
+        self.settings = settings
+        self._directory = directory
+        self._time_scale = time_scale
+        self._rows = state.fresh(directory.n_series)
+        self._limits = limits(directory, settings.threshold)
+        self._bank = RiverBank(settings.second_stage)
+        self._paused_ns = 0  # wall time that did not count, all in all
+        self._started: int | None = None  # input clock of the first look for silence
+
+    def load_second_stage(self) -> None:
+        """Import river (takes seconds; may run in a thread); until then its work is SHED."""
+        if self.settings.second_stage.enabled:
+            self._bank.load()
+
+    def score(self, batch: ReadingBatch) -> ScoreBatch:
+        """Score a batch row by row; sets the duplicate bits in `batch.flags`."""
+        n = batch.n
+        scores = ScoreBatch(
+            n,
+            score=np.zeros(n, np.float32),
+            detector=np.zeros(n, np.uint8),
+            verdict=np.zeros(n, np.uint8),
+            expected=np.full(n, np.nan, np.float32),
+            band=np.full(n, np.nan, np.float32),
+        )
+        z, change = np.zeros(n, np.float32), np.zeros(n, np.float32)
+        kernels.score_batch(
+            n,
+            batch.series,
+            batch.ts_ns,
+            batch.value,
+            batch.value.view(np.int64),
+            batch.seq,
+            batch.flags,
+            batch.connection & 0xFFFFFFFF,
+            batch.received_ns - self._paused_ns,
+            self.settings.warmup,
+            self._rows,
+            self._limits,
+            scores.score,
+            scores.detector,
+            scores.verdict,
+            scores.expected,
+            scores.band,
+            z,
+            change,
+        )
+        if self.settings.enabled:
+            threshold = self._limits["threshold"]
+            self._bank.review(batch, scores, self._directory, threshold, z, change)
+        else:
+            _silence_scores(scores)
+        return scores
+
+    def grow(self, directory: Directory) -> None:
+        """Go on with a newer Directory; known series keep their state."""
+        self._rows = state.grown(self._rows, self._directory, directory)
+        self._limits = limits(directory, self.settings.threshold)
+        self._directory = directory
+
+    def silent(self, now_ns: int, watched: npt.NDArray[np.bool_] | None = None) -> Silences:
+        """Series without a reading for settings.silence_intervals expected intervals of wall time.
+
+        Call it only while input is connected and caught up. The first call starts the clocks of
+        all series, so that a start or restart has the same grace as a reading. `watched` says per
+        device whether this shard is the one that listens to it (default: all).
+        """
+        clock = now_ns - self._paused_ns
+        if self._started is None:
+            self._started = clock
+        d = self._directory
+        on = (d.enabled[d.series_device] != 0) & (d.series_enabled != 0) & (d.interval_ns > 0)
+        if watched is not None:
+            on &= watched[d.series_device]
+        which = np.flatnonzero(on)
+        interval = d.interval_ns[which]
+        heard = np.maximum(self._rows["heard_ns"][which], self._started)
+        quiet = ((clock - heard) * self._time_scale).astype(np.int64)
+        overdue = quiet > interval * self.settings.silence_intervals
+        which = which[overdue]
+        rows = self._rows[which]
+        never = ~state.seen(rows)
+        last: I64 = np.where(never, 0, rows["recent_ts"].max(axis=1, initial=state.NO_TS))
+        return Silences(which.astype(np.int32), last, (quiet - interval)[overdue], never)
+
+    def pause_clock(self, from_ns: int, to_ns: int) -> None:
+        """Wall time between the two does not count as silence: input was away or behind."""
+        self._paused_ns += max(to_ns - from_ns, 0)
+        heard = self._rows["heard_ns"]
+        np.minimum(heard, to_ns - self._paused_ns, out=heard)
+
+    def checkpoint(self) -> bytes:
+        """All that was learnt and remembered; a restored Detector goes on as if nothing happened."""
+        return checkpoint.save(self._directory, self._rows, self._bank.counters())
+
+    def restore(self, blob: bytes) -> int:
+        """Take over a checkpoint; returns how many series. ValueError says why it is refused."""
+        saved = checkpoint.load(blob, self._directory)
+        self._rows[saved.series] = saved.rows
+        self._bank.restore(saved.extra)
+        return len(saved.series)
+
+
+def _silence_scores(scores: ScoreBatch) -> None:
+    """Detection is switched off: duplicates are still recognised, nothing is judged."""
+    scores.score[:] = 0.0
+    scores.detector[:] = 0
+    scores.verdict[:] = 0
+    scores.expected[:] = np.nan
+    scores.band[:] = np.nan

@@ -1,0 +1,349 @@
+"""One pass over a batch: recognise duplicates, judge, learn.
+
+Every raw score becomes −log10 of the share of normal readings at least as extreme:
+
+spike   z = |value − level| / spread. Up to z = 2 the Gaussian tail; beyond, an exponential tail
+        whose mean excess is what this series showed lately (never lighter than Gaussian).
+shift   two one-sided CUSUMs of z, clipped at 4 so that one reading alone proves nothing;
+        exponential tail with the mean of this series' own positive CUSUMs.
+stuck   length of a run of equal values against the longest that is usual here.
+rate, range  a violated limit of the registry is certain.
+
+Level and spread learn from what is inside (z ≤ 4), clipped at 3; what is outside is not learnt
+until ADOPT_AFTER readings in a row were: then the change has lasted and becomes the new normal.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from greenlang_iot.detect.limits import COUNTER, RESOLUTION
+from greenlang_iot.detect.state import GAUSS_EXCESS, NO_TS, NOISE_CUSUM, RECENT, Rows
+from greenlang_iot.model.batches import F32, F64, I32, I64, U8, U16
+from greenlang_iot.model.flags import (
+    DETECTOR_NONE,
+    DETECTOR_RANGE,
+    DETECTOR_RATE,
+    DETECTOR_SHIFT,
+    DETECTOR_SPIKE,
+    DETECTOR_STUCK,
+    DUPLICATE,
+    HAS_SEQ,
+    LATE,
+    LEARNING,
+    NOT_LEARNT,
+    REPLAYED,
+    RETAINED,
+    SUSPECT,
+    TS_COLLISION,
+)
+from greenlang_iot.model.jit import inlined, kernel
+
+Row = Any
+"""One record of Rows: a view, so what is assigned to its fields stays."""
+
+ADOPT_AFTER = 60
+"""Readings outside in a row after which a lasting change is the new normal."""
+MAX_SCORE = 30.0
+CERTAIN = 12.0
+"""Score of a violated limit."""
+
+LEVEL_RATE = 0.05
+SPREAD_RATE = 0.02
+OTHER_RATE = 0.1
+SPIKE_RATE = 1 / 64
+SHIFT_RATE = 1 / 256
+SIGMA = 1.2533141373155001  # standard deviation / mean absolute deviation of Gaussian noise
+LOG10E = 0.4342944819032518
+TAIL_FROM = 2.0
+TAIL_SCORE = 1.342  # −log10 P(|z| > 2)
+CLIP = 3.0
+OUTSIDE = 4.0
+MAX_Z = 1e6
+CUSUM_ALLOWANCE = 1.0
+CUSUM_CAP = 20.0  # in mean CUSUMs: an old shift is forgotten within as many readings
+RUN_FLOOR = 10.0  # shorter runs of equal values never count as long
+RUN_SCORE = 2.0  # score of a run as long as usual
+RUN_DECAY = 0.9995  # per finished run
+MAX_RUN = 2**32 - 1
+HUGE = 1e308
+NO_SEQ = 0xFFFFFFFF
+
+
+@inlined
+def fold_seq(seq: int, flags: int) -> int:
+    """A seq as 32 bits; only values from 2**32 − 1 on can meet another's."""
+    if flags & HAS_SEQ == 0:
+        return NO_SEQ
+    return (seq & 0xFFFFFFFF) ^ ((seq >> 32) & 0xFFFFFFFF)
+
+
+@inlined
+def identify(row: Row, ts: int, bits: int, seq: int, connection: int) -> int:
+    """Look the identity (ts, seq) up and remember it; returns the flag that it earns, or 0."""
+    oldest = 0
+    for k in range(RECENT):
+        if row["recent_ts"][k] == ts and row["recent_seq"][k] == seq:
+            same = row["recent_value"][k] == bits
+            here = row["recent_connection"][k] == connection
+            row["recent_value"][k] = bits
+            row["recent_connection"][k] = connection
+            if not same:
+                return TS_COLLISION
+            return DUPLICATE if here else REPLAYED
+        if row["recent_ts"][k] < row["recent_ts"][oldest]:
+            oldest = k
+    if ts <= row["floor_ts"]:
+        return LATE
+    if row["recent_ts"][oldest] > ts:
+        # older than all that is remembered, newer than all that was forgotten: forget it at once
+        row["floor_ts"] = ts
+        return 0
+    if row["recent_ts"][oldest] > row["floor_ts"]:
+        row["floor_ts"] = row["recent_ts"][oldest]
+    row["recent_ts"][oldest] = ts
+    row["recent_value"][oldest] = bits
+    row["recent_seq"][oldest] = seq
+    row["recent_connection"][oldest] = connection
+    return 0
+
+
+@inlined
+def spike_score(z: float, excess: float) -> float:
+    """−log10 of the two-sided tail at z."""
+    if z <= TAIL_FROM:
+        return LOG10E * z * (0.416 * z + 0.717)  # within 3 % of the Gaussian tail
+    return TAIL_SCORE + LOG10E * (z - TAIL_FROM) / excess
+
+
+@inlined
+def follow_run(row: Row, x: float) -> None:
+    """Count equal values in a row; a finished run tells what is usual."""
+    if x == row["last_value"]:
+        if row["run"] < MAX_RUN:
+            row["run"] += 1
+        return
+    run = float(row["run"])
+    if run > 0.0:
+        usual = float(row["usual_run"])
+        # no run counts for more than three usual ones: a stuck sensor is not a habit
+        row["usual_run"] = max(usual * RUN_DECAY, min(run, 3.0 * max(usual, RUN_FLOOR)))
+    row["run"] = 1
+
+
+@inlined
+def learn(row: Row, y: float, deviation: float, sigma: float) -> None:
+    """Move level and spread towards a reading that is inside (or part of the warm-up)."""
+    n = int(row["n"])
+    step = deviation
+    if n >= 8 and sigma > 0.0:
+        step = min(max(deviation, -CLIP * sigma), CLIP * sigma)
+    if n == 0:
+        row["level"] = y
+        row["spread"] = 0.0
+    else:
+        row["level"] += step * max(1.0 / (n + 1.0), LEVEL_RATE)
+        row["spread"] += (abs(step) - row["spread"]) * max(1.0 / n, SPREAD_RATE)
+    if n < MAX_RUN:
+        row["n"] = n + 1
+
+
+@inlined
+def stay_outside(row: Row, y: float) -> None:
+    """Follow the readings outside; when they last, theirs becomes the baseline."""
+    if row["outside"] == 0:
+        row["other_level"] = y
+        row["other_spread"] = row["spread"]
+    else:
+        deviation = min(max(y - row["other_level"], -HUGE), HUGE)
+        row["other_level"] += OTHER_RATE * deviation
+        row["other_spread"] += OTHER_RATE * (abs(deviation) - row["other_spread"])
+    row["outside"] += 1
+    if row["outside"] >= ADOPT_AFTER:
+        row["level"] = row["other_level"]
+        row["spread"] = row["other_spread"]
+        row["outside"] = 0
+        row["shift_up"] = 0.0
+        row["shift_down"] = 0.0
+
+
+@inlined
+def follow_shift(row: Row, z: float, above: bool) -> float:
+    """Add a signed z to the CUSUMs; returns the score of the side that this reading is on."""
+    excess = float(row["shift_excess"])
+    clipped = min(z, OUTSIDE)
+    if not above:
+        clipped = -clipped
+    cap = CUSUM_CAP * excess
+    up = min(max(float(row["shift_up"]) + clipped - CUSUM_ALLOWANCE, 0.0), cap)
+    down = min(max(float(row["shift_down"]) - clipped - CUSUM_ALLOWANCE, 0.0), cap)
+    row["shift_up"] = up
+    row["shift_down"] = down
+    total = max(up, down)
+    if total > 0.0 and z <= OUTSIDE:
+        moved = excess + SHIFT_RATE * (min(total, 4.0 * excess) - excess)
+        row["shift_excess"] = max(moved, NOISE_CUSUM)
+    if z <= CUSUM_ALLOWANCE:
+        return 0.0
+    return LOG10E * (up if above else down) / excess
+
+
+@inlined
+def judge(
+    row: Row, limit: Row, x: float, ts: int, warmup: int
+) -> tuple[float, int, int, float, float, float, float]:
+    """Judge one reading against its series, then learn from it.
+
+    Returns score, detector, verdict, expected, band, and for the second stage the signed z of the
+    value and of its change.
+    """
+    nan = np.nan
+    last_ts = row["last_ts"]
+    last = float(row["last_value"])
+    newest = ts > last_ts
+    seconds = 0.0
+    if newest:
+        if last_ts != NO_TS:
+            if 0 < limit["gap_ns"] < ts - last_ts:
+                row["n"] = 0
+                row["outside"] = 0
+                row["shift_up"] = 0.0
+                row["shift_down"] = 0.0
+            seconds = (ts - last_ts) * 1e-9
+        follow_run(row, x)
+        row["last_ts"] = ts
+        row["last_value"] = x
+
+    base, unit, y = 0.0, 1.0, x
+    if limit["detectors"] & COUNTER:
+        if seconds == 0.0 or x < last:  # first, late, or the counter restarted
+            return 0.0, DETECTOR_NONE, 0, nan, nan, 0.0, 0.0
+        base, unit, y = last, seconds, (x - last) / seconds
+        y = min(y, HUGE)
+
+    level = float(row["level"])
+    spread = float(row["spread"])
+    deviation = min(max(y - level, -HUGE), HUGE)
+    floor = float(limit["floor"])
+    if floor == 0.0:
+        floor = RESOLUTION * abs(level)
+    sigma = max(SIGMA * spread, floor)
+    if row["n"] < warmup:
+        learn(row, y, deviation, sigma)
+        return 0.0, DETECTOR_NONE, LEARNING, nan, nan, 0.0, 0.0
+
+    # a series that was always exactly zero has no scale yet: nothing can be said of a first change
+    z = min(abs(deviation) / sigma, MAX_Z) if sigma > 0.0 else 0.0
+    above = deviation > 0.0
+    threshold = float(limit["threshold"])
+    excess = float(row["spike_excess"])
+    best = 0.0
+    detector = DETECTOR_NONE
+    enabled = limit["detectors"]
+    if enabled & (1 << DETECTOR_SPIKE):
+        best = spike_score(z, excess)
+        detector = DETECTOR_SPIKE
+    shift = follow_shift(row, z, above)
+    if enabled & (1 << DETECTOR_SHIFT) and shift > best:
+        best = shift
+        detector = DETECTOR_SHIFT
+    if enabled & (1 << DETECTOR_STUCK) and newest and row["usual_run"] > 0.0:
+        stuck = RUN_SCORE * (row["run"] - 1.0) / max(float(row["usual_run"]), RUN_FLOOR)
+        if stuck > best:
+            best = stuck
+            detector = DETECTOR_STUCK
+    suspect = best >= threshold
+
+    band = sigma * (TAIL_FROM + excess * max(threshold - TAIL_SCORE, 0.0) / LOG10E)
+    change = 0.0
+    if seconds > 0.0:
+        moved = min(abs(x - last), HUGE)
+        if sigma > 0.0:
+            change = min(moved / (unit * sigma), MAX_Z)
+        # the limit holds for the thing measured; noise comes on top. A value that comes back
+        # towards the level is the end of a violation, not a second one.
+        fast = moved > limit["step"] * seconds + band
+        if fast and (limit["detectors"] & COUNTER or abs(x - level) >= abs(last - level)):
+            suspect = True
+            best = max(best, CERTAIN)
+            detector = DETECTOR_RATE
+        if x < last:
+            change = -change
+    if x < limit["warn_low"] or x > limit["warn_high"]:
+        suspect = True
+        best = max(best, CERTAIN)
+        detector = DETECTOR_RANGE
+
+    if z > TAIL_FROM and row["outside"] == 0:
+        moved = excess + SPIKE_RATE * (min(z - TAIL_FROM, 4.0 * excess) - excess)
+        row["spike_excess"] = max(moved, GAUSS_EXCESS)
+    if z > OUTSIDE:
+        stay_outside(row, y)
+    else:
+        row["outside"] = 0
+        learn(row, y, deviation, sigma)
+    return (
+        min(best, MAX_SCORE),
+        detector,
+        SUSPECT if suspect else 0,
+        base + level * unit,
+        band * unit,
+        z if above else -z,
+        change,
+    )
+
+
+@kernel
+def score_batch(
+    n: int,
+    series: I32,
+    ts: I64,
+    value: F64,
+    bits: I64,
+    seq: I64,
+    flags: U16,
+    connection: int,
+    clock_ns: int,
+    warmup: int,
+    rows: Rows,
+    limits: Rows,
+    score: F32,
+    detector: U8,
+    verdict: U8,
+    expected: F32,
+    band: F32,
+    z: F32,
+    change: F32,
+) -> None:
+    """Judge and learn `n` readings in row order; sets the duplicate bits in `flags`.
+
+    bits: the values' bits (`value.view(int64)`). rows, limits: state.ROW and limits.LIMIT rows, by
+    series. All else is a column of the batch; the last seven are written.
+    """
+    for i in range(n):
+        score[i] = 0.0
+        detector[i] = DETECTOR_NONE
+        verdict[i] = 0
+        expected[i] = np.nan
+        band[i] = np.nan
+        z[i] = 0.0
+        change[i] = 0.0
+        x = float(value[i])
+        if x - x != 0.0:
+            continue  # NaN or infinite: decode rejects these
+        row = rows[series[i]]
+        flag = int(flags[i])
+        flag |= identify(row, ts[i], bits[i], fold_seq(seq[i], flag), connection)
+        flags[i] = flag
+        if flag & RETAINED == 0:
+            row["heard_ns"] = clock_ns
+        if flag & NOT_LEARNT:
+            continue
+        s, d, v, e, b, signed, moved = judge(row, limits[series[i]], x, ts[i], warmup)
+        score[i] = s
+        detector[i] = d
+        verdict[i] = v
+        expected[i] = e
+        band[i] = b
+        z[i] = signed
+        change[i] = moved

@@ -1,0 +1,71 @@
+"""The registry's part of a judgement: one cache line per series, rebuilt when the registry is."""
+
+import numpy as np
+
+from greenlang_iot.detect.state import Rows, aligned
+from greenlang_iot.model.directory import PROFILES, Directory
+from greenlang_iot.model.flags import (
+    DETECTOR_RANGE,
+    DETECTOR_RATE,
+    DETECTOR_SHIFT,
+    DETECTOR_SPIKE,
+    DETECTOR_STUCK,
+)
+
+LIMIT = np.dtype(
+    {
+        "names": [
+            "warn_low",
+            "warn_high",
+            "step",
+            "floor",
+            "gap_ns",
+            "threshold",
+            "detectors",
+        ],
+        "formats": ["f8", "f8", "f8", "f8", "i8", "f4", "u4"],
+        "offsets": [0, 8, 16, 24, 32, 40, 44],
+        "itemsize": 64,
+    }
+)
+
+COUNTER = 1
+"""Bit 0 of `detectors`: the value is a running total, its increase per second is judged.
+Bit d (1 << DETECTOR_…) switches detector d on."""
+
+_ALWAYS = 1 << DETECTOR_RATE | 1 << DETECTOR_RANGE
+_ALL = _ALWAYS | 1 << DETECTOR_SPIKE | 1 << DETECTOR_SHIFT | 1 << DETECTOR_STUCK
+
+PROFILE_RULES: dict[str, tuple[float, int]] = {
+    "default": (1.0, _ALL),
+    "spiky": (1.5, _ALL),
+    "smooth": (0.8, _ALL),
+    "counter": (1.0, _ALL & ~(1 << DETECTOR_STUCK) | COUNTER),
+    "binary": (1.0, _ALWAYS),
+    "seasonal": (1.0, _ALL),
+}
+"""Per profile: factor on the threshold, and which detectors judge."""
+
+RESOLUTION = 1e-4
+"""No sensor is trusted to be finer than this share of its valid range."""
+GAP_INTERVALS = 120
+"""After a gap of so many expected intervals the old level says nothing: the series learns anew."""
+
+
+def limits(directory: Directory, threshold: float) -> Rows:
+    """One LIMIT row per series of `directory`."""
+    rows = aligned(directory.n_series, LIMIT)
+    factors = np.array([PROFILE_RULES[name][0] for name in PROFILES])
+    detectors = np.array([PROFILE_RULES[name][1] for name in PROFILES], np.uint32)
+    rows["warn_low"] = directory.warn_low
+    rows["warn_high"] = directory.warn_high
+    rows["step"] = directory.step
+    rows["threshold"] = threshold * factors[directory.profile]
+    rows["detectors"] = detectors[directory.profile]
+    rows["gap_ns"] = directory.interval_ns * GAP_INTERVALS
+    counter = (rows["detectors"] & COUNTER) != 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        width = directory.high - directory.low
+    # 0 = take a share of the level instead: an open range and a rate have no width
+    rows["floor"] = np.where(np.isfinite(width) & ~counter, width * RESOLUTION, 0.0)
+    return rows

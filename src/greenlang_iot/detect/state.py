@@ -1,0 +1,111 @@
+"""What is remembered per series: one fixed-stride row of three cache lines.
+
+Kernels touch a series once per reading in random order, so a row is one contiguous piece; the
+checkpoint stores named fields, so the layout may change.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from greenlang_iot.model.directory import Directory
+
+Rows = npt.NDArray[np.void]
+
+RECENT = 4
+"""Identities remembered per series."""
+NO_TS = -(2**63)
+"""`last_ts`, `floor_ts` and `recent_ts` of a row that has none."""
+
+ROW = np.dtype(
+    [
+        # -- duplicate memory: the RECENT identities with the newest time stamps
+        ("recent_ts", np.int64, RECENT),
+        (
+            "floor_ts",
+            np.int64,
+        ),  # newest time stamp that was ever forgotten: at or before it is LATE
+        # -- what came last
+        ("last_ts", np.int64),  # newest event time that was learnt
+        ("last_value", np.float64),
+        ("heard_ns", np.int64),  # input clock (wall time without outages) of the last arrival
+        ("recent_value", np.int64, RECENT),  # bits of the float64
+        ("recent_seq", np.uint32, RECENT),  # folded seq, see kernels.fold_seq
+        ("recent_connection", np.uint32, RECENT),  # 0 = before a restart
+        # -- baseline, in the value's unit (counters: unit per second)
+        ("level", np.float64),
+        ("spread", np.float64),  # mean absolute deviation from the level
+        ("other_level", np.float64),  # of the readings outside, while they last
+        ("other_spread", np.float64),
+        ("n", np.uint32),  # readings learnt since learning (re)started
+        ("outside", np.uint32),  # readings outside in a row
+        # -- per detector
+        ("run", np.uint32),  # bitwise equal values in a row
+        ("usual_run", np.float32),  # long run that is usual here; 0 = never changed yet
+        ("spike_excess", np.float32),  # mean excess of |z| over 2: the weight of the tail
+        ("shift_excess", np.float32),  # mean of a positive CUSUM: how much runs of one side weigh
+        ("shift_up", np.float32),  # one-sided CUSUMs of z
+        ("shift_down", np.float32),
+    ]
+)
+assert ROW.itemsize == 192
+
+GAUSS_EXCESS = 0.373
+"""Mean excess of |z| over 2 of Gaussian noise: tails are never believed to be lighter."""
+NOISE_CUSUM = 0.5
+"""Mean of the positive CUSUM (allowance 1) of independent Gaussian noise."""
+
+
+def aligned(n: int, dtype: np.dtype[np.void]) -> Rows:
+    """`n` zeroed rows that begin on a cache line."""
+    raw = np.zeros(n * dtype.itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + n * dtype.itemsize].view(dtype)
+
+
+def fresh(n: int) -> Rows:
+    """`n` rows of series that have never been seen."""
+    rows = aligned(n, ROW)
+    reset(rows, slice(None))
+    return rows
+
+
+def reset(rows: Rows, which: slice | npt.NDArray[np.intp]) -> None:
+    """Forget everything about some series."""
+    rows[which] = np.zeros(1, ROW)[0]
+    for name in ("recent_ts", "floor_ts", "last_ts"):
+        rows[name][which] = NO_TS
+    rows["spike_excess"][which] = GAUSS_EXCESS
+    rows["shift_excess"][which] = NOISE_CUSUM
+
+
+def seen(rows: Rows) -> npt.NDArray[np.bool_]:
+    """Per series: has it ever sent a reading?"""
+    newest: npt.NDArray[np.int64] = rows["recent_ts"].max(axis=1, initial=NO_TS)
+    return np.not_equal(newest, NO_TS)
+
+
+def grown(rows: Rows, old: Directory, new: Directory) -> Rows:
+    """Rows for `new`: known series keep theirs, a reused index starts afresh."""
+    result = fresh(new.n_series)
+    kept = _same_key(old, new)
+    result[: len(kept)][kept] = rows[: len(kept)][kept]
+    return result
+
+
+def _same_key(old: Directory, new: Directory) -> npt.NDArray[np.bool_]:
+    """Per index that both have: is it still the same device and metric?"""
+    n = min(old.n_series, new.n_series)
+    same: list[npt.NDArray[np.bool_]] = []
+    for texts, index in (("device", "series_device"), ("metric", "series_metric")):
+        before, after = getattr(old, texts), getattr(new, texts)
+        at_old, at_new = getattr(old, index)[:n], getattr(new, index)[:n]
+        shared = min(len(before), len(after))
+        equal = np.zeros(max(len(before), 1), bool)
+        if np.array_equal(before.off[: shared + 1], after.off[: shared + 1]):
+            end = before.off[shared]
+            if np.array_equal(before.blob[:end], after.blob[:end]):
+                equal[:shared] = True
+        if not equal[:shared].all():
+            equal[:shared] = [before.raw(i) == after.raw(i) for i in range(shared)]
+        same.append((at_old == at_new) & equal[at_old])
+    return same[0] & same[1]

@@ -1,0 +1,34 @@
+"""Compile every kernel of the room once, before shards are forked."""
+
+import numpy as np
+
+from greenlang_iot.detect import kernels, state
+from greenlang_iot.detect.limits import LIMIT
+
+
+def warm() -> None:
+    """Call the kernels with empty columns of the real dtypes."""
+    f32 = np.zeros(0, np.float32)
+    i64 = np.zeros(0, np.int64)
+    u8 = np.zeros(0, np.uint8)
+    kernels.score_batch(
+        0,
+        np.zeros(0, np.int32),
+        i64,
+        np.zeros(0, np.float64),
+        i64,
+        i64,
+        np.zeros(0, np.uint16),
+        0,
+        0,
+        2,
+        state.fresh(0),
+        state.aligned(0, LIMIT),
+        f32,
+        u8,
+        u8,
+        f32,
+        f32,
+        f32,
+        f32,
+    )
