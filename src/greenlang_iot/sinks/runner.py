@@ -93,6 +93,7 @@ class Runner:
         self._delivered_records: set[int] = set()  # spooled, but answered as delivered (rule 4)
         self._orders = 0
         self._spooling = False
+        self._spool_rows = 0  # readings spooled by this process and not delivered yet
         self._syncing = 0  # spool records that wait for their fsync
         self._open = False
         self._closing = False
@@ -103,7 +104,7 @@ class Runner:
 
     def append(self, batch: ReadingBatch, scores: ScoreBatch, ticket: int) -> int:
         """Encode a batch under its ticket; return the rows added (duplicates are not)."""
-        if not self.required and self.pending_bytes > self._settings.queue_bytes:
+        if not self.required and self.over_queue:
             rows = batch.n
             self._meter.dropped(rows)
             return 0
@@ -148,6 +149,16 @@ class Runner:
         return self._spooling and bool(self._queue)
 
     @property
+    def over_queue(self) -> bool:
+        """More waits in memory than `queue_bytes`: the sockets have to pause."""
+        return self.pending_bytes > self._settings.queue_bytes
+
+    @property
+    def _backlog(self) -> int:
+        """Records of the spool that are not delivered."""
+        return self._spool.last - self._spool.released if self._spool is not None else 0
+
+    @property
     def pending_bytes(self) -> int:
         """Bytes in memory that are neither delivered nor spooled."""
         sending = sum(len(chunk.body) for chunk in self._sending.values())
@@ -157,7 +168,7 @@ class Runner:
 
     async def run(self) -> None:
         """Connect the sender, deliver the spool's backlog, then go live; ends at `close`."""
-        if self._spool is not None and self._spool.pending:
+        if self._backlog:
             self._spooling = True
         await self._connect()
         while not self._closing:
@@ -184,6 +195,8 @@ class Runner:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._sender.close()
+        if self._spool is not None:
+            await self._spool.close()
 
     # ---- sealing and sending ------------------------------------------------------------------
 
@@ -344,6 +357,7 @@ class Runner:
             self._meter.dropped(chunk.rows)
             return -1
         self._meter.spooled(chunk.rows)
+        self._spool_rows += chunk.rows
         self._syncing += 1
         self._spawn(self._settle_when_durable(record, chunk))
         return record
@@ -362,6 +376,7 @@ class Runner:
         pace = self._spool_settings.replay_bytes_per_second
         while not self._closing:
             sent = 0
+            end = self._spool.durable_number
             for record in self._spool.read(self._spool.released + 1):
                 if record.number not in self._delivered_records:
                     await self._replay_one(Chunk(record.body, record.rows, 1, 0, 0.0))
@@ -369,13 +384,18 @@ class Runner:
                         return
                 self._delivered_records.discard(record.number)
                 self._spool.release(record.number)
+                self._spool_rows = max(self._spool_rows - record.rows, 0)
                 self._pump_spool()
                 sent += len(record.body)
                 if sent > pace / 10:
                     await asyncio.sleep(sent / pace)
                     sent = 0
+            if end > self._spool.released:
+                # What the log found damaged is counted there; it will not become readable.
+                log.error("spool records lost", sink=self.name, up_to=end)
+                self._spool.release(end)
             self._pump_spool()
-            if self._syncing or self._spool.pending or self._queue:
+            if self._syncing or self._backlog or self._queue:
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), 0.05)
@@ -409,9 +429,9 @@ class Runner:
                 "queue_readings": self._encoder.rows + sum(chunk.rows for chunk in waiting),
                 "queue_bytes": self.pending_bytes,
                 "in_flight_chunks": len(self._sending),
-                "spool_readings": spool.pending_rows if spool else 0,
-                "spool_records": spool.pending if spool else 0,
-                "spool_bytes": spool.pending_bytes if spool else 0,
+                "spool_readings": self._spool_rows,
+                "spool_records": self._backlog,
+                "spool_bytes": spool.nbytes if spool else 0,
                 "spool_full": float(self.spool_full),
             }
         )

@@ -1,0 +1,370 @@
+"""The runner's rules, against a scripted sink and a real spool."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from greenlang_iot.model.batches import ReadingBatch, ScoreBatch
+from greenlang_iot.model.errors import SinkError
+from greenlang_iot.model.flags import DUPLICATE
+from greenlang_iot.model.outcomes import Outcome, Refused
+from greenlang_iot.settings.model import RunnerSettings, SpoolSettings
+from greenlang_iot.sinks.runner import Runner
+from greenlang_iot.spool.log import SegmentLog
+from tests.fakes.sinks import ListEncoder, ScriptedSender
+
+BIT = 4
+
+
+def batch(*timestamps: int, duplicate: bool = False) -> tuple[ReadingBatch, ScoreBatch]:
+    n = len(timestamps)
+    readings = ReadingBatch(
+        n=n,
+        series=np.zeros(n, np.int32),
+        ts_ns=np.array(timestamps, np.int64),
+        value=np.zeros(n),
+        seq=np.zeros(n, np.int64),
+        flags=np.full(n, DUPLICATE if duplicate else 0, np.uint16),
+        frame=np.zeros(n, np.int32),
+        text_off=np.zeros(n, np.int32),
+        text_len=np.zeros(n, np.int16),
+        buffer=np.zeros(0, np.uint8),
+        arena=np.zeros(0, np.uint8),
+        connection=1,
+        received_ns=0,
+    )
+    scores = ScoreBatch(
+        n=n,
+        score=np.zeros(n, np.float32),
+        detector=np.zeros(n, np.uint8),
+        verdict=np.zeros(n, np.uint8),
+        expected=np.zeros(n, np.float32),
+        band=np.zeros(n, np.float32),
+    )
+    return readings, scores
+
+
+class Meter:
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.values: dict[str, float] = {}
+        self.is_up: bool | None = None
+
+    def _count(self, name: str, rows: int) -> None:
+        self.counts[name] = self.counts.get(name, 0) + rows
+
+    def delivered(self, rows: int, size: int, seconds: float) -> None:
+        self._count("delivered", rows)
+
+    def refused(self, rows: int) -> None:
+        self._count("refused", rows)
+
+    def spooled(self, rows: int) -> None:
+        self._count("spooled", rows)
+
+    def dropped(self, rows: int) -> None:
+        self._count("dropped", rows)
+
+    def retried(self, reason: str) -> None:
+        self._count(f"retried_{reason}", 1)
+
+    def up(self, is_up: bool) -> None:
+        self.is_up = is_up
+
+    def gauges(self, values: dict[str, float]) -> None:
+        self.values = values
+
+
+class Bench:
+    """A runner with everything around it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        spooled: bool = True,
+        spool_bytes: int = 1 << 20,
+        after: float = 1.0,
+        **runner: object,
+    ) -> None:
+        self.encoder = ListEncoder()
+        self.sender = ScriptedSender()
+        self.meter = Meter()
+        self.settled: set[int] = set()
+        self.refused: list[Refused] = []
+        self.now = 100.0
+        self._changed = asyncio.Event()
+        spool_settings = SpoolSettings(after=after)
+        self.spool = (
+            SegmentLog(
+                folder, segment_bytes=spool_bytes // 4, max_bytes=spool_bytes, fsync_every=0.0
+            )
+            if spooled
+            else None
+        )
+        fields = {"backoff_initial": 0.001, "backoff_max": 0.01, **runner}
+        self.runner = Runner(
+            "test",
+            BIT,
+            self.encoder,
+            self.sender,
+            RunnerSettings(**fields),  # type: ignore[arg-type]
+            spool=self.spool,
+            spool_settings=spool_settings,
+            settle=self._settle,
+            refuse=self._refuse,
+            meter=self.meter,
+            clock=lambda: self.now,
+        )
+        self.task = asyncio.ensure_future(self.runner.run())
+
+    def _settle(self, bit: int, first: int, last: int) -> None:
+        assert bit == BIT
+        self.settled |= set(range(first, last + 1))
+        self._changed.set()
+
+    async def _refuse(self, sink: str, refused: list[Refused]) -> None:
+        assert sink == "test"
+        self.refused += refused
+
+    def append(self, ticket: int, *timestamps: int, duplicate: bool = False) -> int:
+        return self.runner.append(*batch(*timestamps, duplicate=duplicate), ticket)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():
+                self.runner.check(None)
+                await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        await self.runner.close()
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+@pytest.fixture
+async def make(tmp_path: Path) -> AsyncIterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def build(**kwargs: object) -> Bench:
+        made.append(Bench(tmp_path / f"spool-{len(made)}", **kwargs))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield build
+    for bench in made:
+        await bench.close()
+
+
+def down() -> SinkError:
+    return SinkError("connection refused", reason="refused", down=True)
+
+
+async def test_a_ticket_settles_when_its_rows_are_delivered(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.sender.gate.clear()
+    assert bench.append(1, 10, 11) == 2
+    await bench.until(lambda: bool(bench.sender.attempts))
+    assert bench.settled == set()
+    bench.sender.gate.set()
+    await bench.until(lambda: bench.settled == {1})
+    assert bench.sender.delivered == ["10", "11"]
+    assert bench.meter.counts == {"delivered": 2}
+
+
+async def test_rows_gather_while_a_chunk_is_on_its_way(make: Callable[..., Bench]) -> None:
+    bench = make()
+    await bench.until(lambda: bench.meter.is_up is True)
+    bench.sender.gate.clear()
+    for ticket in range(1, 6):
+        bench.append(ticket, ticket)
+    await bench.until(lambda: bool(bench.sender.attempts))
+    bench.sender.gate.set()
+    await bench.until(lambda: bench.settled == {1, 2, 3, 4, 5})
+    assert bench.sender.attempts == [["1"], ["2", "3", "4", "5"]]
+
+
+async def test_a_large_chunk_goes_beside_the_first(make: Callable[..., Bench]) -> None:
+    bench = make(chunk_rows=2, in_flight=2)
+    await bench.until(lambda: bench.meter.is_up is True)
+    bench.sender.gate.clear()
+    bench.append(1, 1)
+    bench.append(2, 2, 3)
+    bench.append(3, 4, 5)
+    await bench.until(lambda: len(bench.sender.attempts) == 2)
+    assert bench.sender.attempts == [["1"], ["2", "3"]]
+
+
+async def test_duplicates_settle_at_once_and_are_not_sent(make: Callable[..., Bench]) -> None:
+    bench = make()
+    assert bench.append(7, 1, 2, duplicate=True) == 0
+    assert bench.settled == {7}
+    assert bench.sender.attempts == []
+
+
+async def test_a_failing_sink_is_retried_until_it_delivers(make: Callable[..., Bench]) -> None:
+    bench = make()
+    answers = iter([SinkError("busy", reason="busy")] * 3)
+    bench.sender.answer = lambda rows: next(answers, None)
+    bench.append(1, 10)
+    await bench.until(lambda: bench.settled == {1})
+    assert len(bench.sender.attempts) == 4
+    assert bench.meter.counts == {"retried_busy": 3, "delivered": 1}
+    assert bench.meter.is_up is True
+
+
+async def test_refused_rows_are_dead_letters_before_the_ticket_settles(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make()
+    refused = Refused(b"10", "field type conflict")
+    bench.sender.answer = lambda rows: Outcome(1, [refused])
+    bench.append(1, 10, 11)
+    await bench.until(lambda: bench.settled == {1})
+    assert bench.refused == [refused]
+    assert bench.meter.counts == {"refused": 1, "delivered": 1}
+
+
+async def test_a_chunk_refused_as_a_whole_is_a_dead_letter(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.sender.answer = lambda rows: SinkError("no", reason="too_large", retryable=False)
+    bench.append(1, 10, 11)
+    await bench.until(lambda: bench.settled == {1})
+    assert [(r.body, r.answer, r.readings) for r in bench.refused] == [(b"10,11", "no", 2)]
+
+
+async def test_a_sink_that_is_down_is_spooled_and_replayed_in_order(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make()
+    bench.sender.answer = lambda rows: down()
+    bench.append(1, 1)
+    await bench.until(lambda: bench.settled == {1})
+    bench.append(2, 2)
+    bench.append(3, 3)
+    await bench.until(lambda: bench.settled == {1, 2, 3})
+    assert bench.sender.delivered == []
+    assert bench.meter.is_up is False
+    assert bench.runner.spooling
+    bench.sender.answer = lambda rows: None
+    await bench.until(lambda: not bench.runner.spooling)
+    assert bench.sender.delivered == ["1", "2", "3"]
+    assert bench.meter.counts["delivered"] == 3
+    bench.append(4, 4)
+    await bench.until(lambda: bench.settled == {1, 2, 3, 4})
+    assert bench.sender.delivered == ["1", "2", "3", "4"]
+
+
+async def test_rows_that_wait_too_long_are_spooled(make: Callable[..., Bench]) -> None:
+    bench = make(after=1.0)
+    await bench.until(lambda: bench.meter.is_up is True)
+    bench.sender.gate.clear()
+    bench.append(1, 1)
+    opened = bench.now
+    bench.append(2, 2)
+    bench.now += 1.0
+    bench.runner.check(opened)
+    assert not bench.runner.spooling
+    bench.now += 0.01
+    bench.runner.check(opened)
+    assert bench.runner.spooling
+    await bench.until(lambda: bench.settled == {1, 2})
+
+
+async def test_a_chunk_answered_after_it_was_spooled_is_not_sent_again(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make()
+    await bench.until(lambda: bench.meter.is_up is True)
+    bench.sender.gate.clear()
+    bench.append(1, 1)
+    await bench.until(lambda: bool(bench.sender.attempts))
+    bench.append(2, 2)
+    opened, bench.now = bench.now, bench.now + 5
+    bench.runner.check(opened)
+    await bench.until(lambda: bench.settled == {1, 2})
+    bench.sender.gate.set()
+    await bench.until(lambda: not bench.runner.spooling)
+    assert bench.sender.delivered == ["1", "2"]
+
+
+async def test_a_chunk_that_fails_after_it_was_spooled_is_replayed_once(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make()
+    await bench.until(lambda: bench.meter.is_up is True)
+    bench.sender.gate.clear()
+    answers = iter([SinkError("timeout", reason="timeout")])
+    bench.sender.answer = lambda rows: next(answers, None)
+    bench.append(1, 1)
+    await bench.until(lambda: bool(bench.sender.attempts))
+    opened, bench.now = bench.now, bench.now + 5
+    bench.runner.check(opened)
+    bench.sender.gate.set()
+    await bench.until(lambda: not bench.runner.spooling)
+    assert bench.sender.delivered == ["1"]
+    assert bench.settled == {1}
+
+
+async def test_a_backlog_is_delivered_after_a_restart(make: Callable[..., Bench]) -> None:
+    first = make()
+    first.sender.answer = lambda rows: down()
+    first.append(1, 1, 2)
+    await first.until(lambda: first.settled == {1})
+    await first.close()
+    assert first.spool is not None
+    second = make()
+    assert second.spool is not None
+    await second.close()
+    third = Bench(first.spool.folder)
+    third.append(1, 3)
+    await third.until(lambda: not third.runner.spooling and third.settled == {1})
+    assert third.sender.delivered == ["1", "2", "3"]
+    await third.close()
+
+
+async def test_a_full_spool_keeps_rows_unsettled_and_loses_none(make: Callable[..., Bench]) -> None:
+    bench = make(spool_bytes=2_000, chunk_rows=5)
+    bench.sender.answer = lambda rows: down()
+    for ticket in range(1, 200):
+        bench.append(ticket, 10**17 + ticket)
+        await asyncio.sleep(0)
+    await bench.until(lambda: bench.runner.spool_full)
+    assert len(bench.settled) < 199
+    bench.sender.answer = lambda rows: None
+    await bench.until(lambda: bench.settled == set(range(1, 200)))
+    await bench.until(lambda: not bench.runner.spooling)
+    assert sorted(set(bench.sender.delivered)) == [str(10**17 + t) for t in range(1, 200)]
+
+
+async def test_a_best_effort_sink_drops_beyond_its_queue_and_counts(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make(spooled=False, policy="best_effort", queue_bytes=1_048_576, chunk_rows=10)
+    bench.sender.gate.clear()
+    many = range(10**17, 10**17 + 60_000)
+    bench.append(1, *many)
+    bench.append(2, 1, 2, 3)
+    assert bench.meter.counts == {"dropped": 3}
+
+
+async def test_a_sink_that_is_not_there_at_start_is_opened_later(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make()
+    bench.sender.open_error = down()
+    bench.append(1, 1)
+    await bench.until(lambda: bench.meter.is_up is False)
+    bench.sender.open_error = None
+    await bench.until(lambda: bench.settled == {1})
+    assert bench.sender.delivered == ["1"]
+
+
+async def test_drain_ends_when_nothing_waits_in_memory(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.append(1, 1)
+    await bench.runner.drain()
+    assert bench.settled == {1}
+    assert bench.runner.idle
