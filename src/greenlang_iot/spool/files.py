@@ -1,0 +1,137 @@
+"""The file system calls of the log, so that tests can put a simulated disk in their place."""
+
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+_IOV_MAX = 1024
+
+
+class Files(Protocol):
+    """Blocking calls; every one may raise OSError. Written files have mode 0600."""
+
+    def make_folder(self, folder: Path) -> None:
+        """Make the folder and its parents (mode 0700); their names are durable afterwards."""
+
+    def lock(self, path: Path) -> int:
+        """Take the lock until `close`; BlockingIOError where another process holds it."""
+
+    def create(self, path: Path) -> int:
+        """An empty file, open for writing; its name is durable after `sync_folder`."""
+
+    def write(self, fd: int, parts: Sequence[bytes]) -> None:
+        """Append all the parts."""
+
+    def sync(self, fd: int) -> None:
+        """What was written is durable when this returns. After a failure it may be lost."""
+
+    def close(self, fd: int) -> None: ...
+
+    def rename(self, old: Path, new: Path) -> None: ...
+
+    def unlink(self, path: Path) -> None:
+        """FileNotFoundError is not raised."""
+
+    def sync_folder(self, folder: Path) -> None:
+        """Names made, replaced and removed in the folder are durable when this returns."""
+
+    def names(self, folder: Path) -> list[str]: ...
+
+    def size(self, path: Path) -> int: ...
+
+    def read(self, path: Path, offset: int, size: int) -> bytes: ...
+
+    def sync_path(self, path: Path) -> None:
+        """`sync` of a file that somebody else writes."""
+
+
+class OsFiles:
+    """The real disk."""
+
+    def make_folder(self, folder: Path) -> None:
+        missing = [p for p in (folder, *folder.parents) if not p.exists()]
+        for path in reversed(missing):
+            path.mkdir(mode=0o700, exist_ok=True)
+            self.sync_folder(path.parent)
+
+    def lock(self, path: Path) -> int:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def create(self, path: Path) -> int:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+    def write(self, fd: int, parts: Sequence[bytes]) -> None:
+        for start in range(0, len(parts), _IOV_MAX):
+            some = parts[start : start + _IOV_MAX]
+            done = os.writev(fd, some)
+            if done < sum(map(len, some)):
+                rest = memoryview(b"".join(some))[done:]
+                while rest:
+                    rest = rest[os.write(fd, rest) :]
+
+    def sync(self, fd: int) -> None:
+        os.fdatasync(fd)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def rename(self, old: Path, new: Path) -> None:
+        os.replace(old, new)
+
+    def unlink(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def sync_folder(self, folder: Path) -> None:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def names(self, folder: Path) -> list[str]:
+        return os.listdir(folder)
+
+    def size(self, path: Path) -> int:
+        return path.stat().st_size
+
+    def read(self, path: Path, offset: int, size: int) -> bytes:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            parts: list[bytes] = []
+            while size and (part := os.pread(fd, size, offset)):
+                parts.append(part)
+                offset, size = offset + len(part), size - len(part)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        finally:
+            os.close(fd)
+
+    def sync_path(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+
+OS_FILES = OsFiles()
+
+
+def replace_durably(files: Files, path: Path, content: bytes) -> None:
+    """Write a small file so that after a crash there is the old or the new content, never a mix."""
+    temporary = path.with_name(path.name + ".tmp")
+    fd = files.create(temporary)
+    try:
+        files.write(fd, [content])
+        files.sync(fd)
+    finally:
+        files.close(fd)
+    files.rename(temporary, path)
+    files.sync_folder(path.parent)

@@ -1,0 +1,125 @@
+"""The log against a disk that loses power, tears writes and fails to sync, call by call."""
+
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from greenlang_iot.spool.log import SegmentLog
+from tests.fakes.disk import Crash, SimulatedDisk
+
+FOLDER = Path("/log")
+
+
+def body_of(number: int, size: int) -> bytes:
+    return (b"%d " % number) * size
+
+
+class LogMachine(RuleBasedStateMachine):
+    """Model: every body appended, the newest number known durable, the newest durable release."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bodies: dict[int, bytes] = {}
+        self.durable = 0
+        self.released = 0  # known to be durable
+        self.asked = 0  # asked to be released
+        self.now = 0
+        self.log: SegmentLog | None = None
+
+    @initialize(seed=st.integers(0, 1 << 16))
+    def start(self, seed: int) -> None:
+        self.disk = SimulatedDisk(seed)
+        self.reopen()
+
+    def reopen(self) -> None:
+        self.log = SegmentLog(
+            FOLDER,
+            segment_bytes=400,
+            max_bytes=1 << 20,
+            fsync_every=0,
+            segment_age=50e-9,
+            files=self.disk,
+            clock_ns=lambda: self.now,
+        )
+        self.asked = max(self.released, self.log.released)
+        assert self.log.released >= self.released
+        assert self.log.last >= self.durable
+        # What was never durable may be gone; its numbers are free again.
+        self.bodies = {n: b for n, b in self.bodies.items() if n <= self.log.last}
+
+    @rule(size=st.integers(0, 60), seconds=st.integers(0, 20))
+    def append(self, size: int, seconds: int) -> None:
+        assert self.log is not None
+        self.now += seconds
+        body = body_of(self.log.last + 1, size)
+        self.bodies[self.log.append(body, 1)] = body
+
+    @rule()
+    def flush(self) -> None:
+        self.commit()
+
+    @rule(calls=st.integers(0, 12))
+    def flush_in_a_power_loss(self, calls: int) -> None:
+        self.disk.crash_in = calls
+        self.commit()
+        self.disk.power_loss()
+        self.reopen()
+
+    @rule(calls=st.integers(0, 12))
+    def flush_in_a_kill(self, calls: int) -> None:
+        self.disk.crash_in = calls
+        self.commit()
+        self.disk.process_death()
+        self.reopen()
+
+    @rule(calls=st.integers(0, 6))
+    def power_loss_at_start(self, calls: int) -> None:
+        self.disk.power_loss()
+        self.disk.crash_in = calls
+        try:
+            self.reopen()
+        except Crash:
+            self.disk.power_loss()
+            self.reopen()
+        self.disk.crash_in = -1
+
+    @rule(call=st.sampled_from(["sync", "write", "sync_folder", "rename", "create", "unlink"]))
+    def flush_on_a_failing_disk(self, call: str) -> None:
+        self.disk.failing = {call}
+        self.commit()
+        self.disk.failing = set()
+
+    def commit(self) -> None:
+        assert self.log is not None
+        try:
+            self.log.flush()
+        except (Crash, OSError):
+            self.durable = max(self.durable, self.log.durable_number)
+            return
+        self.durable = self.log.durable_number
+        self.released = self.asked
+        assert self.log.durable_number == self.log.last
+
+    @precondition(lambda self: self.log is not None and self.log.durable_number > self.asked)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        assert self.log is not None
+        self.asked = data.draw(st.integers(self.asked, self.log.durable_number))
+        self.log.release(self.asked)
+
+    @invariant()
+    def nothing_durable_is_lost_and_nothing_released_returns(self) -> None:
+        if self.log is None:
+            return
+        found = {record.number: record.body for record in self.log.read(0)}
+        assert list(found) == sorted(found)
+        assert all(number > self.released for number in found)
+        wanted = range(max(self.asked, self.log.released) + 1, self.log.durable_number + 1)
+        assert found == {number: self.bodies[number] for number in wanted}
+        assert self.log.lost == 0
+
+
+TestLogMachine = LogMachine.TestCase
+TestLogMachine.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
