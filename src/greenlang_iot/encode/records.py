@@ -1,0 +1,368 @@
+"""Columns → Kafka record batches (magic 2): one JSON record per reading, key = device id.
+
+The body of a chunk, as it is sent and as it lies in the spool (version 1):
+
+    u8 version = 1, then per record batch
+    u32 partition · u32 records · u32 length · `length` bytes (integers little endian)
+
+A record batch is finished but for the fields only the sender knows: producer id, producer epoch and
+base sequence are −1 and the CRC is 0. Batches of one partition stand in their order of writing.
+The record's value follows docs/schemas/reading-v1.json.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import cramjam
+import numpy as np
+import orjson
+
+from greenlang_iot.encode import kernels_records as kernels
+from greenlang_iot.model.batches import I32, I64, U8, ReadingBatch, ScoreBatch
+from greenlang_iot.model.directory import Directory, Texts
+from greenlang_iot.model.flags import LEARNING, SHED, SUSPECT
+from greenlang_iot.model.protocols import Body
+
+Compression = Literal["none", "gzip", "snappy", "zstd"]
+
+BODY_VERSION = 1
+BATCH_HEADER = struct.Struct(">qiibIhiqqqhii")
+"""baseOffset, batchLength, partitionLeaderEpoch, magic, crc, attributes, lastOffsetDelta,
+baseTimestamp, maxTimestamp, producerId, producerEpoch, baseSequence, records."""
+
+_PIECE = struct.Struct("<III")
+_CODEC = {"none": 0, "gzip": 1, "snappy": 2, "zstd": 4}
+_SNAPPY_BLOCK = 32_768
+_LONGEST_TEXT = 32_767  # of a value: ReadingBatch.text_len is an int16
+_LONGEST_REST = 256  # of a record: varints, numbers, field names
+
+
+class Piece(NamedTuple):
+    """One record batch of a body."""
+
+    partition: int
+    records: int
+    batch: memoryview
+
+
+def pieces(body: Body) -> Iterator[Piece]:
+    """The record batches of a body, in order; ValueError where it is not one of ours."""
+    view = memoryview(body)
+    if len(view) == 0 or view[0] != BODY_VERSION:
+        raise ValueError("not a body of Kafka record batches, or of a newer version")
+    pos = 1
+    while pos < len(view):
+        if len(view) - pos < _PIECE.size:
+            raise ValueError("a body of Kafka record batches is cut short")
+        partition, records, length = _PIECE.unpack_from(view, pos)
+        pos += _PIECE.size
+        if length < BATCH_HEADER.size or len(view) - pos < length:
+            raise ValueError("a body of Kafka record batches is cut short")
+        yield Piece(partition, records, view[pos : pos + length])
+        pos += length
+
+
+class RecordEncoder:
+    """One open chunk of record batches, a batch per partition (model.protocols.OpenChunk).
+
+    max_batch_bytes bounds a batch before compression; one record longer than it stands alone.
+    Memory: partitions × (max_batch_bytes + the longest record), touched only as far as it is used.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        partitions: int,
+        compression: Compression,
+        max_batch_bytes: int,
+    ) -> None:
+        self._partitions = partitions
+        self._compression = compression
+        self._max_batch_bytes = max_batch_bytes
+        self._closed: list[bytes] = []
+        self._closed_rows = 0
+        self._closed_size = 0
+        self._count = np.zeros(partitions, np.int64)
+        self._base_ms = np.zeros(partitions, np.int64)
+        self._max_ms = np.zeros(partitions, np.int64)
+        self._tails = _tails()
+        self._stride = 0
+        self.grow(directory)
+
+    @property
+    def rows(self) -> int:
+        return self._closed_rows + int(self._count.sum())
+
+    @property
+    def size(self) -> int:
+        return self._closed_size + int(self._cursor.sum() - self._start.sum())
+
+    def grow(self, directory: Directory) -> None:
+        self._directory = directory
+        self._columns = _Columns(directory, self._partitions)
+        longest = self._columns.longest + _LONGEST_TEXT + _LONGEST_REST
+        stride = kernels.HEADER + self._max_batch_bytes + longest
+        if stride > self._stride:
+            for partition in np.flatnonzero(self._count):
+                self._close(int(partition))
+            self._stride = stride
+            self._out = np.empty(self._partitions * stride, np.uint8)
+            self._start = np.arange(self._partitions, dtype=np.int64) * stride + kernels.HEADER
+            self._cursor = self._start.copy()
+
+    def append(self, batch: ReadingBatch, scores: ScoreBatch) -> int:
+        before = self.rows
+        directory, columns = self._directory, self._columns
+        row = 0
+        while True:
+            row = kernels.append_records(
+                row,
+                batch.n,
+                batch.series,
+                batch.ts_ns,
+                batch.seq,
+                batch.flags,
+                batch.text_off,
+                batch.text_len,
+                batch.buffer,
+                batch.arena,
+                scores.score,
+                scores.verdict,
+                directory.series_device,
+                directory.series_metric,
+                directory.series_unit,
+                columns.partition,
+                columns.device.blob,
+                columns.device.off,
+                columns.key_size,
+                columns.metric.blob,
+                columns.metric.off,
+                columns.unit.blob,
+                columns.unit.off,
+                self._tails.blob,
+                self._tails.off,
+                self._stride,
+                self._max_batch_bytes,
+                self._out,
+                self._cursor,
+                self._count,
+                self._base_ms,
+                self._max_ms,
+            )
+            if row == batch.n:
+                return self.rows - before
+            self._close(int(columns.partition[directory.series_device[batch.series[row]]]))
+
+    def seal(self) -> bytes:
+        for partition in np.flatnonzero(self._count):
+            self._close(int(partition))
+        body = b"".join([bytes([BODY_VERSION]), *self._closed])
+        self._closed = []
+        self._closed_rows = self._closed_size = 0
+        return body
+
+    def _close(self, partition: int) -> None:
+        """Finish the partition's open batch and begin another."""
+        start, stop = int(self._start[partition]), int(self._cursor[partition])
+        records = int(self._count[partition])
+        codec, content = _compressed(self._compression, self._out.data[start:stop])
+        header = BATCH_HEADER.pack(
+            0,
+            BATCH_HEADER.size - 12 + len(content),
+            -1,
+            2,
+            0,
+            codec,
+            records - 1,
+            int(self._base_ms[partition]),
+            int(self._max_ms[partition]),
+            -1,
+            -1,
+            -1,
+            records,
+        )
+        piece = _PIECE.pack(partition, records, len(header) + len(content))
+        finished = b"".join([piece, header, content])
+        self._closed.append(finished)
+        self._closed_rows += records
+        self._closed_size += len(finished)
+        self._cursor[partition] = start
+        self._count[partition] = 0
+
+
+class _Columns:
+    """What the kernel copies from, prepared once per Directory."""
+
+    def __init__(self, directory: Directory, partitions: int) -> None:
+        site_org = np.zeros(len(directory.site), np.int32)
+        site_org[directory.site_of] = directory.org_of
+        places = _texts(
+            b'{"v":1,"org":%b,"site":%b,"device":"'
+            % (_quoted(directory.org[org]), _quoted(directory.site[site]))
+            for site, org in enumerate(site_org.tolist())
+        )
+        kinds = _texts(
+            b'","type":%b' % _quoted(directory.type[i]) for i in range(len(directory.type))
+        )
+        self.metric = _texts(
+            b',"metric":%b' % _quoted(directory.metric[i]) for i in range(len(directory.metric))
+        )
+        self.unit = _texts(
+            b',"unit":%b,"ts":' % _quoted(directory.unit[i]) for i in range(len(directory.unit))
+        )
+        names = _escaped(directory.device)
+        self.device, self.key_size = _devices(directory, names, places, kinds)
+        self.partition: I32 = np.empty(directory.n_devices, np.int32)
+        kernels.partitions_of(
+            directory.device.blob, directory.device.off, partitions, self.partition
+        )
+        self.longest = _longest(self.device) + _longest(self.metric) + _longest(self.unit)
+
+
+def _devices(directory: Directory, names: Texts, places: Texts, kinds: Texts) -> tuple[Texts, I32]:
+    """Per device key length + key + the JSON up to the type, and the size of the key's part."""
+    key_length = np.diff(directory.device.off)
+    varint = np.ones(directory.n_devices, np.int64)
+    for bits in (6, 13, 20):  # zigzag doubles the length
+        varint += key_length >= 1 << bits
+    size = varint + key_length + np.diff(names.off)
+    size += np.diff(places.off)[directory.site_of] + np.diff(kinds.off)[directory.type_of]
+    off: I64 = np.zeros(directory.n_devices + 1, np.int64)
+    np.cumsum(size, out=off[1:])
+    blob: U8 = np.empty(int(off[-1]), np.uint8)
+    key_size: I32 = np.empty(directory.n_devices, np.int32)
+    kernels.device_texts(
+        directory.device.blob,
+        directory.device.off,
+        names.blob,
+        names.off,
+        directory.site_of,
+        places.blob,
+        places.off,
+        directory.type_of,
+        kinds.blob,
+        kinds.off,
+        off,
+        blob,
+        key_size,
+    )
+    return Texts(blob, off), key_size
+
+
+def _tails() -> Texts:
+    """The record's end by `verdict & 7`: LEARNING outranks SUSPECT, SHED is a field of its own."""
+    tails = []
+    for verdict in range(8):
+        word = b"learning" if verdict & LEARNING else b"suspect" if verdict & SUSPECT else b"ok"
+        tails.append(b',"verdict":"%b"%b}' % (word, b',"shed":true' if verdict & SHED else b""))
+    return _texts(tails)
+
+
+def _quoted(name: str) -> bytes:
+    return orjson.dumps(name)
+
+
+def _escaped(texts: Texts) -> Texts:
+    """The texts as they stand between the quotes of a JSON string; mostly the same."""
+    blob = texts.blob
+    if not np.any((blob < 0x20) | (blob == ord('"')) | (blob == ord("\\"))):
+        return texts
+    return _texts(_quoted(texts[i])[1:-1] for i in range(len(texts)))
+
+
+def _texts(items: Iterator[bytes] | Sequence[bytes]) -> Texts:
+    items = list(items)
+    off: I64 = np.zeros(len(items) + 1, np.int64)
+    np.cumsum([len(item) for item in items], out=off[1:])
+    return Texts(np.frombuffer(bytearray(b"".join(items)), np.uint8), off)
+
+
+def _longest(texts: Texts) -> int:
+    return int(np.diff(texts.off).max(initial=0))
+
+
+def _compressed(compression: Compression, content: memoryview) -> tuple[int, Body]:
+    """(attributes, content): uncompressed where compressing does not make it smaller."""
+    if compression == "none":
+        return 0, content
+    packed: Body
+    if compression == "gzip":
+        packed = memoryview(cramjam.gzip.compress(content, level=1))
+    elif compression == "zstd":
+        packed = memoryview(cramjam.zstd.compress(content, level=1))
+    else:
+        packed = _snappy(content)
+    if len(packed) >= len(content):
+        return 0, content
+    return _CODEC[compression], packed
+
+
+def _snappy(content: memoryview) -> bytes:
+    """Snappy in the blocks of snappy-java, which every Kafka client reads."""
+    parts: list[Body] = [b"\x82SNAPPY\x00", struct.pack(">ii", 1, 1)]
+    for start in range(0, len(content), _SNAPPY_BLOCK):
+        block = memoryview(cramjam.snappy.compress_raw(content[start : start + _SNAPPY_BLOCK]))
+        parts += [struct.pack(">i", len(block)), block]
+    return b"".join(parts)
+
+
+def warm_records() -> None:
+    """Compile (or load) every kernel of this encoder: one device, one reading."""
+    one32 = np.zeros(1, np.int32)
+    one64 = np.zeros(1, np.int64)
+    name = _texts([b"a"])
+    directory = Directory(
+        device=name,
+        org=name,
+        site=name,
+        type=name,
+        org_of=one32,
+        site_of=one32,
+        type_of=one32,
+        enabled=np.ones(1, np.uint8),
+        series_start=np.array([0, 1], np.int64),
+        series_device=one32,
+        series_metric=one32,
+        series_unit=one32,
+        low=np.zeros(1),
+        high=np.zeros(1),
+        warn_low=np.zeros(1),
+        warn_high=np.zeros(1),
+        step=np.zeros(1),
+        interval_ns=one64,
+        profile=np.zeros(1, np.uint8),
+        series_enabled=np.ones(1, np.uint8),
+        metric=name,
+        unit=name,
+        unit_from=one32[:0],
+        unit_to=one32[:0],
+        unit_factor=np.zeros(0),
+        unit_shift=np.zeros(0),
+    )
+    batch = ReadingBatch(
+        n=1,
+        series=one32,
+        ts_ns=one64,
+        value=np.zeros(1),
+        seq=one64,
+        flags=np.zeros(1, np.uint16),
+        frame=one32,
+        text_off=one32,
+        text_len=np.ones(1, np.int16),
+        buffer=np.full(1, ord("0"), np.uint8),
+        arena=np.zeros(1, np.uint8),
+        connection=0,
+        received_ns=0,
+    )
+    scores = ScoreBatch(
+        n=1,
+        score=np.zeros(1, np.float32),
+        detector=np.zeros(1, np.uint8),
+        verdict=np.zeros(1, np.uint8),
+        expected=np.zeros(1, np.float32),
+        band=np.zeros(1, np.float32),
+    )
+    encoder = RecordEncoder(directory, 1, "none", 1_024)
+    encoder.append(batch, scores)
+    encoder.seal()
