@@ -1,0 +1,244 @@
+"""Checks between settings: what each field's own bounds cannot say. No file is read, only looked for."""
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from itertools import combinations
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from greenlang_iot.settings.expect import Place
+from greenlang_iot.settings.model import (
+    BrokerSettings,
+    InfluxSettings,
+    KafkaSettings,
+    RunnerSettings,
+    Settings,
+    TlsSettings,
+)
+
+ASSUMED_ACK_LATENCY = 0.5
+"""Seconds from a message's arrival to its PUBACK with healthy sinks, assumed by `rate_bound`."""
+
+_KAFKA_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
+
+
+class Finding(NamedTuple):
+    """places: the settings concerned, the first is the one to change."""
+
+    places: tuple[Place, ...]
+    message: str
+    is_warning: bool = False
+
+
+def check(settings: Settings) -> list[Finding]:
+    """Every contradiction in settings that are valid field by field, and what deserves a warning."""
+    findings: list[Finding] = []
+    findings += _mqtt(settings)
+    findings += _sinks(settings)
+    if settings.sinks.influxdb.enabled:
+        findings += _influxdb(settings.sinks.influxdb, settings.limits.max_age)
+    if settings.sinks.kafka.enabled:
+        findings += _kafka(settings.sinks.kafka)
+    findings += _bounds(settings)
+    if not _is_loopback(settings.admin.host):
+        message = f"{settings.admin.host} offers metrics and state to the network without a login"
+        findings.append(Finding((("admin", "host"),), message, True))
+    return findings
+
+
+def rate_bound(settings: Settings, ack_latency: float = ASSUMED_ACK_LATENCY) -> float:
+    """Messages a second that the receive windows allow at QoS 1, over all brokers.
+
+    A connection has at most `receive_maximum` messages unacknowledged, so it cannot take more than
+    that per `ack_latency` seconds.
+    """
+    windows = sum(b.receive_maximum * b.connections_per_shard for b in settings.mqtt.brokers)
+    return windows * settings.runtime.shards / ack_latency
+
+
+def _mqtt(settings: Settings) -> Iterator[Finding]:
+    mqtt = settings.mqtt
+    if (problem := _template_problem(mqtt.topic)) is not None:
+        yield Finding((("mqtt", "topic"),), problem)
+    names = [b.name for b in mqtt.brokers]
+    for i, broker in enumerate(mqtt.brokers):
+        place: Place = ("mqtt", "brokers", i)
+        if broker.name in names[:i]:
+            yield Finding(((*place, "name"),), f"{broker.name!r} names another broker already")
+        yield from _broker(broker, place)
+        if broker.maximum_packet_size > settings.batch.max_bytes:
+            places: tuple[Place, ...] = ((*place, "maximum_packet_size"), ("batch", "max_bytes"))
+            message = f"a packet must fit into batch.max_bytes ({settings.batch.max_bytes})"
+            yield Finding(places, message)
+        if settings.limits.max_payload_bytes > broker.maximum_packet_size:
+            yield Finding(
+                (("limits", "max_payload_bytes"), (*place, "maximum_packet_size")),
+                f"{broker.name} sends no packet over maximum_packet_size "
+                f"({broker.maximum_packet_size}): the broker drops what is larger",
+                True,
+            )
+
+
+def _template_problem(topic: str) -> str | None:
+    levels = topic.split("/")
+    for name in ("{org}", "{site}", "{device}"):
+        if levels.count(name) != 1 or topic.count(name) != 1:
+            return f"must hold {name} once, as a whole level (between slashes)"
+    for level in levels:
+        if level not in ("{org}", "{site}", "{device}") and re.search(r"[+#{}\x00]", level):
+            return f"level {level!r}: no wildcards and no braces but {{org}}, {{site}}, {{device}}"
+    return "must not begin with $, which is the broker's own" if topic.startswith("$") else None
+
+
+def _broker(broker: BrokerSettings, place: Place) -> Iterator[Finding]:
+    tls = broker.tls
+    if tls is not None:
+        yield from _tls(tls, (*place, "tls"))
+    here: tuple[Place, ...] = ((*place, "port"), (*place, "tls"))
+    if tls is None and broker.port == 8883:
+        yield Finding(here, "8883 is the port of MQTT over TLS, and no tls section is set", True)
+    elif tls is not None and broker.port == 1883:
+        yield Finding(here, "1883 is the port of MQTT without TLS, and a tls section is set", True)
+    if tls is None and not _is_loopback(broker.host):
+        message = "plain TCP: readings and the password cross the network unprotected"
+        yield Finding(((*place, "tls"), (*place, "host")), message, True)
+    if broker.username is None and broker.password is not None and broker.protocol == "3.1.1":
+        yield Finding(((*place, "username"),), "MQTT 3.1.1 allows no password without a username")
+
+
+def _tls(tls: TlsSettings, place: Place) -> Iterator[Finding]:
+    if not tls.verify:
+        message = "any certificate is accepted: whoever can redirect the traffic can read it"
+        yield Finding(((*place, "verify"),), message, True)
+    elif not tls.check_hostname:
+        message = "a certificate for any other host of this CA is accepted"
+        yield Finding(((*place, "check_hostname"),), message, True)
+    if tls.key_file is not None and tls.cert_file is None:
+        yield Finding(((*place, "key_file"),), "is set without cert_file")
+    for name in ("ca_file", "cert_file", "key_file"):
+        file = getattr(tls, name)
+        if file is not None and not file.is_file():
+            yield Finding(((*place, name),), f"there is no file {file} (yet)", True)
+
+
+def _sinks(settings: Settings) -> Iterator[Finding]:
+    sinks = settings.sinks
+    enabled = {
+        name: sink
+        for name in ("influxdb", "kafka", "lake")
+        if (sink := getattr(sinks, name)).enabled
+    }
+    if not any(sink.policy == "required" for sink in enabled.values()):
+        places: tuple[Place, ...] = tuple(
+            ("sinks", name, key)
+            for name in ("influxdb", "kafka", "lake")
+            for key in ("enabled", "policy")
+        )
+        state = "none is required" if enabled else "none is enabled"
+        message = f"of the sinks influxdb, kafka and lake {state}: messages would be acknowledged and lost"
+        yield Finding((("sinks",), *places), message)
+    for name, sink in enabled.items():
+        yield from _runner(sink, ("sinks", name))
+    queues = sum(sink.queue_bytes for sink in enabled.values())
+    if queues > settings.runtime.memory_bound:
+        place: Place = ("runtime", "memory_bound")
+        message = f"is below the sinks' queue_bytes together ({queues}): the queues never fill"
+        yield Finding((place, *(("sinks", n, "queue_bytes") for n in enabled)), message, True)
+    if sinks.dead_letter.target == "kafka" and not sinks.kafka.enabled:
+        places = (("sinks", "dead_letter", "target"), ("sinks", "kafka", "enabled"))
+        yield Finding(places, "kafka needs sinks.kafka.enabled: true")
+
+
+def _runner(sink: RunnerSettings, place: Place) -> Iterator[Finding]:
+    for small, large in (("chunk_bytes", "queue_bytes"), ("backoff_initial", "backoff_max")):
+        if getattr(sink, small) > getattr(sink, large):
+            message = f"must not be above {large} ({getattr(sink, large):.12g})"
+            yield Finding(((*place, small), (*place, large)), message)
+
+
+def _influxdb(influx: InfluxSettings, max_age: float) -> Iterator[Finding]:
+    place: Place = ("sinks", "influxdb")
+    if influx.version == "2" and influx.token is None:
+        message = (
+            "InfluxDB 2 needs a token: set GREENLANG_IOT__SINKS__INFLUXDB__TOKEN or token_file"
+        )
+        yield Finding(((*place, "token"), (*place, "token_file"), (*place, "version")), message)
+    if influx.version == "1" and (influx.username is None) != (influx.password is None):
+        places: tuple[Place, ...] = ((*place, "username"), (*place, "password"))
+        yield Finding(places, "InfluxDB 1 takes username and password together, or neither")
+    url = urlsplit(influx.url)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        yield Finding(((*place, "url"),), "must look like http://host:8086 or https://host:8086")
+    elif url.username is not None or url.password is not None:
+        yield Finding(
+            ((*place, "url"),), "must not hold a login; use token, or username and password"
+        )
+    elif url.scheme == "http" and not _is_loopback(url.hostname):
+        message = "plain HTTP: readings and the token cross the network unprotected"
+        yield Finding(((*place, "url"),), message, True)
+    if influx.tls is not None:
+        yield from _tls(influx.tls, (*place, "tls"))
+        if url.scheme == "http":
+            places = ((*place, "url"), (*place, "tls"))
+            yield Finding(places, "a tls section is set, and the URL is not https", True)
+    if influx.retention and (max_age == 0 or max_age > influx.retention):
+        message = "is shorter than limits.max_age: InfluxDB will refuse the oldest readings"
+        yield Finding(((*place, "retention"), ("limits", "max_age")), message, True)
+
+
+def _kafka(kafka: KafkaSettings) -> Iterator[Finding]:
+    place: Place = ("sinks", "kafka")
+    for server in kafka.bootstrap_servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+            message = f"{server.strip()!r} must be host:port (several with commas between them)"
+            yield Finding(((*place, "bootstrap_servers"),), message)
+    topics = ("readings_topic", "alerts_topic", "alerts_state_topic", "deadletter_topic")
+    for name in topics:
+        if not _KAFKA_TOPIC.fullmatch(getattr(kafka, name)):
+            yield Finding(((*place, name),), "a topic is 1 to 249 letters, digits and . _ -")
+    for one, two in combinations(topics, 2):
+        if getattr(kafka, one) == getattr(kafka, two):
+            yield Finding(((*place, two), (*place, one)), f"is the same topic as {one}")
+    if kafka.min_insync_replicas > kafka.replication_factor:
+        places: tuple[Place, ...] = (
+            (*place, "min_insync_replicas"),
+            (*place, "replication_factor"),
+        )
+        message = f"must not be above replication_factor ({kafka.replication_factor}): no write would succeed"
+        yield Finding(places, message)
+    if kafka.max_batch_bytes > kafka.chunk_bytes:
+        places = ((*place, "max_batch_bytes"), (*place, "chunk_bytes"))
+        yield Finding(places, f"must not be above chunk_bytes ({kafka.chunk_bytes})")
+    security: Place = (*place, "security_protocol")
+    if kafka.security_protocol.startswith("SASL"):
+        for name in ("sasl_mechanism", "username", "password"):
+            if getattr(kafka, name) is None:
+                yield Finding(((*place, name), security), f"{kafka.security_protocol} needs it")
+    elif kafka.sasl_mechanism is not None or kafka.password is not None:
+        message = f"{kafka.security_protocol} uses no login; choose SASL_SSL to use it"
+        yield Finding((security, (*place, "sasl_mechanism"), (*place, "password")), message, True)
+    if kafka.tls is not None:
+        yield from _tls(kafka.tls, (*place, "tls"))
+        if not kafka.security_protocol.endswith("SSL"):
+            message = f"a tls section is set, and {kafka.security_protocol} does not use TLS"
+            yield Finding((security, (*place, "tls")), message)
+    elif kafka.security_protocol == "SASL_PLAINTEXT":
+        yield Finding((security,), "the login crosses the network without TLS", True)
+
+
+def _bounds(settings: Settings) -> Iterator[Finding]:
+    for place, part in ((("sinks", "lake"), settings.sinks.lake), (("spool",), settings.spool)):
+        if part.segment_bytes > part.max_bytes:
+            places: tuple[Place, ...] = ((*place, "segment_bytes"), (*place, "max_bytes"))
+            yield Finding(places, f"must not be above max_bytes ({part.max_bytes})")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
