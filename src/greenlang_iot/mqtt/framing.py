@@ -1,0 +1,274 @@
+"""The receive buffer of a connection and the PUBLISH packets found in it. Pure.
+
+Layout of the one buffer (every region with SLACK readable bytes on both sides):
+
+    SLACK | receive region | SLACK | arena | SLACK
+
+The arena holds the topics of aliases for the frames of one flush, so that `FrameBatch.topic_off`
+points into the same buffer for every frame.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+from greenlang_iot.model.batches import SLACK, FrameBatch
+from greenlang_iot.model.errors import MqttError
+from greenlang_iot.model.flags import FRAME_DUP, FRAME_RETAIN
+from greenlang_iot.mqtt import codec5, kernels
+
+ARENA = 131_072
+"""Bytes for topics of aliases in one flush; at least one topic (65,535) must fit."""
+
+BYTES_PER_FRAME = 64
+"""Assumed when the columns are sized: with smaller packets a flush is only cut in two."""
+
+
+class Stop(IntEnum):
+    """Why `Framer.scan` stopped."""
+
+    INCOMPLETE = kernels.INCOMPLETE  # all whole packets are framed
+    CONTROL = kernels.CONTROL  # next is another packet: `control()`
+    FULL = kernels.FULL  # `take()` first
+    BLOCKED = 6  # the window is full: acknowledge first
+
+
+class Framer:
+    """Bytes in, FrameBatch out; holds at most `receive_maximum` unacknowledged messages.
+
+    max_bytes: size of the receive region; it is enlarged to hold one packet of
+    `maximum_packet_size` bytes.
+    """
+
+    def __init__(
+        self,
+        max_bytes: int,
+        *,
+        version5: bool,
+        receive_maximum: int = 65_535,
+        maximum_packet_size: int = 262_144,
+        topic_alias_maximum: int = 0,
+    ) -> None:
+        size = max(max_bytes, maximum_packet_size)
+        self._first = SLACK
+        self._last = SLACK + size
+        self._arena_first = self._last + SLACK
+        self._arena_last = self._arena_first + (ARENA if topic_alias_maximum else 0)
+        self._buffer = np.zeros(self._arena_last + SLACK, np.uint8)
+        self._view = self._buffer.data
+        self._version5 = version5
+        self._receive_maximum = receive_maximum
+        self._maximum_packet_size = maximum_packet_size
+        self._alias_maximum = topic_alias_maximum
+        self._columns = size // BYTES_PER_FRAME
+        self._topic_off = np.zeros(self._columns, np.int32)
+        self._topic_len = np.zeros(self._columns, np.int32)
+        self._payload_off = np.zeros(self._columns, np.int32)
+        self._payload_len = np.zeros(self._columns, np.int32)
+        self._packet_id = np.zeros(self._columns, np.uint16)
+        self._flags = np.zeros(self._columns, np.uint8)
+        self._out = np.zeros(4, np.int64)
+        # by alias, where its topic lies in the buffer; known for the frames of this flush only
+        self._alias_off = np.zeros(topic_alias_maximum + 1, np.int32)
+        self._alias_len = np.zeros(topic_alias_maximum + 1, np.int32)
+        self._placed = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: a new network connection."""
+        self._start = self._first  # first byte that is not framed
+        self._end = self._first  # end of the bytes received
+        self._n = 0
+        self._aliases: dict[int, bytes] = {}
+        self._forget_places()
+        self.unacknowledged = 0
+
+    @property
+    def frames(self) -> int:
+        """Frames waiting for `take()`."""
+        return self._n
+
+    @property
+    def nearly_full(self) -> bool:
+        """The receive region is three quarters full."""
+        return self._end - self._first >= (self._last - self._first) * 3 // 4
+
+    @property
+    def waiting(self) -> bool:
+        """There are bytes that are not framed."""
+        return self._start < self._end
+
+    def space(self) -> memoryview:
+        """Where the next bytes go: the free end of the receive region (may be empty)."""
+        return self._view[self._end : self._last]
+
+    def received(self, nbytes: int) -> None:
+        """`nbytes` were written to the start of `space()`."""
+        self._end += nbytes
+
+    def scan(self) -> Stop:
+        """Frame what can be framed. MqttError where a packet breaks the protocol."""
+        while True:
+            allowed = self._n + self._receive_maximum - self.unacknowledged
+            kernels.frame(
+                self._buffer,
+                self._start,
+                self._end,
+                self._version5,
+                self._maximum_packet_size,
+                self._alias_off,
+                self._alias_len,
+                self._n,
+                min(self._columns, allowed),
+                self._topic_off,
+                self._topic_len,
+                self._payload_off,
+                self._payload_len,
+                self._packet_id,
+                self._flags,
+                self._out,
+            )
+            self._start, self._n, acks, reason = self._out.tolist()
+            self.unacknowledged += acks
+            if reason == kernels.FULL:
+                blocked = self.unacknowledged >= self._receive_maximum
+                return Stop.BLOCKED if blocked else Stop.FULL
+            if reason == kernels.TOO_LARGE:
+                raise self._too_large()
+            if reason == kernels.MALFORMED:
+                raise _malformed("its length")
+            if reason != kernels.UNUSUAL:
+                return Stop(reason)
+            if not self._frame_unusual():
+                return Stop.FULL
+
+    def control(self) -> memoryview | None:
+        """The next packet, whole, and step over it; None: it is incomplete."""
+        sizes = self._next_packet()
+        if sizes is None:
+            return None
+        packet = self._view[self._start : self._start + sizes[1]]
+        self._start += sizes[1]
+        return packet
+
+    def take(self, connection: int, received_ns: int) -> FrameBatch:
+        """The frames so far. Buffer and columns are reused by the next `space()` or `scan()`."""
+        n = self._n
+        self._n = 0
+        self._forget_places()
+        return FrameBatch(
+            connection=connection,
+            buffer=self._buffer,
+            n=n,
+            topic_off=self._topic_off[:n],
+            topic_len=self._topic_len[:n],
+            payload_off=self._payload_off[:n],
+            payload_len=self._payload_len[:n],
+            packet_id=self._packet_id[:n],
+            flags=self._flags[:n],
+            received_ns=received_ns,
+        )
+
+    def compact(self) -> None:
+        """Move the incomplete tail to the front; frames must have been taken."""
+        tail = self._end - self._start
+        if self._start > self._first:
+            self._buffer[self._first : self._first + tail] = self._buffer[self._start : self._end]
+            self._start = self._first
+            self._end = self._first + tail
+
+    def _next_packet(self) -> tuple[int, int] | None:
+        """Size of the next packet's fixed header, size of all of it; None: it is incomplete."""
+        length = 0
+        for i in range(1, 5):
+            if self._start + i >= self._end:
+                return None
+            byte = self._view[self._start + i]
+            length |= (byte & 127) << 7 * (i - 1)
+            if not byte & 128:
+                size = 1 + i + length
+                if size > self._maximum_packet_size:
+                    raise self._too_large()
+                return (1 + i, size) if self._start + size <= self._end else None
+        raise _malformed("its length")
+
+    def _frame_unusual(self) -> bool:
+        """Frame one PUBLISH with a topic alias or a subscription identifier.
+
+        False: the arena has no room for its topic. MqttError where it is no valid QoS 0/1 PUBLISH.
+        """
+        sizes = self._next_packet()
+        assert sizes is not None, "the kernel calls only whole packets unusual"
+        start, end = self._start, self._start + sizes[1]
+        qos = (self._buffer[start] >> 1) & 3
+        if qos == 2:
+            raise MqttError("the broker sent QoS 2, which was not asked", reason="protocol_error")
+        if not self._version5:
+            raise _malformed("a PUBLISH")
+        packet = codec5.read_publish(self._view[start:end])
+        if qos and not packet.packet_id:
+            raise _malformed("a packet id of 0")
+        topic = packet.topic.encode()
+        at = start + sizes[0] + 2
+        place: tuple[int, int] | None = (at, len(topic))
+        if packet.topic_alias is not None:
+            place = self._place(packet.topic_alias, topic, at)
+        if place is None:
+            return False
+        n = self._n
+        self._topic_off[n], self._topic_len[n] = place
+        self._payload_off[n] = end - len(packet.payload)
+        self._payload_len[n] = len(packet.payload)
+        self._packet_id[n] = packet.packet_id or 0
+        self._flags[n] = FRAME_RETAIN * packet.retain + FRAME_DUP * packet.duplicate
+        self._n += 1
+        self.unacknowledged += qos
+        self._start = end
+        return True
+
+    def _place(self, alias: int, topic: bytes, at: int) -> tuple[int, int] | None:
+        """Offset and length of the alias's topic; with a topic (lying at `at`) it is redefined.
+
+        None: the arena has no room for it.
+        """
+        if not 0 < alias <= self._alias_maximum:
+            raise MqttError(
+                f"the broker used topic alias {alias}, allowed are 1 to {self._alias_maximum}",
+                reason="topic_alias_invalid",
+            )
+        if topic:
+            self._aliases[alias] = topic
+        else:
+            known = self._aliases.get(alias)
+            if known is None:
+                raise MqttError(
+                    f"the broker used topic alias {alias} before it named its topic",
+                    reason="protocol_error",
+                )
+            topic, at = known, self._arena_end
+            if at + len(topic) > self._arena_last:
+                return None
+            self._buffer[at : at + len(topic)] = np.frombuffer(topic, np.uint8)
+            self._arena_end += len(topic)
+        self._alias_off[alias] = at
+        self._alias_len[alias] = len(topic)
+        self._placed = True
+        return at, len(topic)
+
+    def _forget_places(self) -> None:
+        """The places of aliases hold for one flush, because its bytes and the arena are reused."""
+        self._arena_end = self._arena_first
+        if self._placed:
+            self._alias_len.fill(0)
+            self._placed = False
+
+    def _too_large(self) -> MqttError:
+        return MqttError(
+            f"the broker sent a packet of more than {self._maximum_packet_size} bytes "
+            "(maximum_packet_size)",
+            reason="packet_too_large",
+        )
+
+
+def _malformed(what: str) -> MqttError:
+    return MqttError(f"the broker sent a malformed packet: {what}", reason="malformed_packet")

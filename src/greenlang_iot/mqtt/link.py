@@ -1,0 +1,230 @@
+"""One network connection: the session's bytes on a transport, its timers, and the handler's calls.
+
+It receives straight into the session's receive buffer. Bytes are gone through when the buffer is
+nearly full or `linger` seconds after the first of them, never per read: a run of PUBLISH packets
+costs one kernel call.
+"""
+
+import asyncio
+import time
+from typing import cast
+
+import numpy as np
+
+from greenlang_iot.model.batches import U8, U16
+from greenlang_iot.model.errors import MqttError
+from greenlang_iot.model.protocols import ConnectionHandler
+from greenlang_iot.mqtt import words
+from greenlang_iot.mqtt.session import Event, Session, State
+
+CLOSE_WITHIN = 2.0
+"""Seconds for the last bytes and the TLS goodbye; then the connection is cut."""
+
+
+class Link(asyncio.BufferedProtocol):
+    """From connect to close of one transport.
+
+    accepted, ready: done at the CONNACK and at the last SUBACK, or when it ended before them.
+    closed: what ended the connection: an MqttError, another error of the handler, or None after
+    `goodbye()`.
+    quiet_since: when the handler got the last frames (loop time).
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        handler: ConnectionHandler,
+        linger: float,
+        *,
+        clean: bool = False,
+        paused: bool = False,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.accepted: asyncio.Future[None] = loop.create_future()
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[Exception | None] = loop.create_future()
+        self.quiet_since = loop.time()
+        self._loop = loop
+        self._session = session
+        self._handler = handler
+        self._linger = linger
+        self._clean = clean
+        self._paused = paused  # by the shard
+        self._blocked = False  # by the window
+        self._reading = True
+        self._ending = False
+        self._error: Exception | None = None
+        self._acks: list[U8] = []
+        self._transport: asyncio.Transport
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._tick_timer: asyncio.TimerHandle | None = None
+        self._cut_timer: asyncio.TimerHandle | None = None
+
+    # what the connection tells
+
+    def acknowledge(self, packet_ids: U16) -> None:
+        """Send PUBACKs, those of one loop iteration in one write."""
+        if self._ending:
+            return
+        if not self._acks:
+            self._loop.call_soon(self._send_acks)
+        self._acks.append(self._session.acknowledge(packet_ids, self._loop.time()))
+
+    def pause(self) -> None:
+        self._paused = True
+        self._set_reading()
+
+    def resume(self) -> None:
+        self._paused = False
+        self._set_reading()
+        self._loop.call_soon(self._process)
+
+    def goodbye(self, *, forget: bool = False) -> None:
+        """Send pending PUBACKs and DISCONNECT (`forget`: end the session too), then close."""
+        if not self._ending:
+            self._send_acks()
+            self._session.disconnect(forget=forget)
+            self._close()
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self._ending = True
+        self._transport.abort()
+
+    # what the transport tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._session.connect(self._loop.time(), clean=self._clean)
+        self._tick()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._session.framer.space()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        session = self._session
+        if self._ending:
+            return  # the bytes are overwritten: the framer was reset
+        session.received(nbytes, self._loop.time())
+        if session.framer.nearly_full or session.state is not State.ACTIVE:
+            self._process()
+        elif self._linger_timer is None:
+            self._linger_timer = self._loop.call_later(self._linger, self._process)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._ending and self._session.qos == 0:
+            self._process()  # at QoS 1 the broker sends again what was not handed over
+        for timer in (self._linger_timer, self._tick_timer, self._cut_timer):
+            if timer is not None:
+                timer.cancel()
+        if not self._ending:
+            self._error = words.lost_connection(exc)
+        self._ending = True
+        connection, self._session.connection = self._session.connection, 0
+        self._session.state = State.IDLE
+        for milestone in (self.accepted, self.ready):
+            if not milestone.done():
+                milestone.set_result(None)
+        if not self.closed.done():
+            self.closed.set_result(self._error)
+        if connection:
+            reason = getattr(self._error, "reason", "closed")
+            self._handler.on_disconnected(connection, reason)
+
+    # inside
+
+    def _process(self) -> None:
+        """Go through the received bytes: frames to the handler, answers to the broker."""
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
+        try:
+            while self._going:
+                try:
+                    event = self._session.advance()
+                finally:
+                    self._deliver()  # also what came before a packet that ends the connection
+                if event is Event.NEED_DATA:
+                    self._session.framer.compact()
+                    break
+                self._happened(event)
+        except Exception as error:  # ours or the handler's: either way this connection ends
+            self._end(error)
+            return
+        self._send_control()
+        self._set_reading()
+
+    @property
+    def _going(self) -> bool:
+        """Whether bytes are read and gone through; up to the CONNACK nothing holds them up."""
+        if self._ending:
+            return False
+        return self._session.state is State.CONNECTING or not (self._paused or self._blocked)
+
+    def _deliver(self) -> None:
+        if self._session.framer.frames:
+            self.quiet_since = self._loop.time()
+            self._handler.on_frames(self._session.take(time.time_ns()))
+
+    def _happened(self, event: Event) -> None:
+        if event is Event.BLOCKED:
+            self._blocked = True
+        elif event is Event.ACCEPTED:
+            self.accepted.set_result(None)
+            self._tick()  # the broker may have shortened the keep-alive
+        elif event is Event.READY:
+            self.quiet_since = self._loop.time()
+            self.ready.set_result(None)
+            session = self._session
+            self._handler.on_connected(session.connection, session.session_present)
+
+    def _send_acks(self) -> None:
+        if self._ending or not self._acks:
+            return
+        acks = self._acks[0] if len(self._acks) == 1 else np.concatenate(self._acks)
+        self._acks = []
+        self._transport.write(acks.data)
+        if self._blocked:
+            self._blocked = False
+            self._process()
+
+    def _send_control(self) -> None:
+        out = self._session.outgoing(self._loop.time())
+        if out:
+            self._transport.write(out)
+
+    def _set_reading(self) -> None:
+        on = self._going
+        if on != self._reading and not self._ending:
+            self._reading = on
+            self._session.reading(on, self._loop.time())
+            if on:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _tick(self) -> None:
+        if self._ending:
+            return
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
+        try:
+            at = self._session.tick(self._loop.time())
+        except MqttError as error:
+            self._end(error)
+            return
+        self._send_control()
+        self._tick_timer = self._loop.call_at(at, self._tick)
+
+    def _end(self, error: Exception) -> None:
+        self._error = error
+        if isinstance(error, MqttError):
+            self._session.disconnect(error=error)
+        self._close()
+
+    def _close(self) -> None:
+        self._send_control()
+        self._ending = True
+        self._session.framer.reset()  # what still arrives has room and is dropped
+        self._transport.close()
+        self._cut_timer = self._loop.call_later(CLOSE_WITHIN, self._transport.abort)

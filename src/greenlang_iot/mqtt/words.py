@@ -1,0 +1,175 @@
+"""What a broker's reason codes (by the names of the MQTT 5 specification) mean and what to do about them, as MqttError.
+
+An error is retryable unless trying again with the same settings cannot help.
+"""
+
+import socket
+import ssl
+
+from mqtt5 import ConnAckReasonCode, DisconnectReasonCode, SubAckReasonCode
+
+from greenlang_iot.model.errors import MqttError
+
+_Words = dict[str, tuple[str, bool]]
+
+_REFUSALS: _Words = {
+    "MALFORMED_PACKET": ("it found the CONNECT malformed", False),
+    "PROTOCOL_ERROR": ("it found a protocol error in the CONNECT", False),
+    "UNSUPPORTED_PROTOCOL_VERSION": (
+        "it does not speak this protocol version; set `protocol` of the broker to the other one",
+        False,
+    ),
+    "CLIENT_ID_NOT_VALID": (
+        "it does not accept the client id; allow it in the broker, or change `instance`",
+        False,
+    ),
+    "BAD_USER_NAME_OR_PASSWORD": (
+        "user name or password are wrong; check `username` and `password` of the broker",
+        False,
+    ),
+    "NOT_AUTHORIZED": (
+        "the user is not authorised to connect; check the credentials and the broker's ACL",
+        False,
+    ),
+    "SERVER_UNAVAILABLE": ("it is not available now", True),
+    "SERVER_BUSY": ("it is busy", True),
+    "BANNED": ("the client is banned; lift the ban in the broker", False),
+    "BAD_AUTHENTICATION_METHOD": (
+        "it wants an authentication method that the gateway does not have; allow user name and "
+        "password or a client certificate",
+        False,
+    ),
+    "PACKET_TOO_LARGE": ("the CONNECT is larger than it allows", False),
+    "QUOTA_EXCEEDED": ("a quota of the broker is exceeded", True),
+    "USE_ANOTHER_SERVER": ("it asks to use another server for now", True),
+    "SERVER_MOVED": (
+        "it has moved for good; set `host` of the broker to the new one",
+        False,
+    ),
+    "CONNECTION_RATE_EXCEEDED": ("connections come too fast for it", True),
+}
+
+_GOODBYES: _Words = {
+    "NORMAL_DISCONNECTION": ("it closed the connection", True),
+    "MALFORMED_PACKET": ("it found one of our packets malformed", True),
+    "PROTOCOL_ERROR": ("it found a protocol error of ours", True),
+    "NOT_AUTHORIZED": ("the user is not authorised any more", False),
+    "SERVER_BUSY": ("it is too busy", True),
+    "SERVER_SHUTTING_DOWN": ("it is shutting down", True),
+    "KEEP_ALIVE_TIMEOUT": ("it heard nothing for 1.5 keep-alives", True),
+    "SESSION_TAKEN_OVER": (
+        "another client connected with the same client id, so this one stops; give every "
+        "gateway its own `instance`",
+        False,
+    ),
+    "RECEIVE_MAX_EXCEEDED": ("it got more than it allowed at once", True),
+    "PACKET_TOO_LARGE": ("one of our packets is larger than it allows", True),
+    "QUOTA_EXCEEDED": ("a quota of the broker is exceeded", True),
+    "ADMINISTRATIVE_ACTION": ("an administrator closed the connection", True),
+    "USE_ANOTHER_SERVER": ("it asks to use another server for now", True),
+    "SERVER_MOVED": (
+        "it has moved for good; set `host` of the broker to the new one",
+        False,
+    ),
+    "CONNECTION_RATE_EXCEEDED": ("connections come too fast for it", True),
+    "MAX_CONNECT_TIME": ("the connection lasted longer than it allows", True),
+}
+
+_SUBSCRIPTIONS = {
+    "UNSPECIFIED_ERROR": "it gave no reason; often its ACL forbids it",
+    "IMPLEMENTATION_SPECIFIC_ERROR": "it does not accept the subscription",
+    "NOT_AUTHORIZED": "not authorised; allow the topic in the broker's ACL",
+    "TOPIC_FILTER_INVALID": "it does not accept the topic filter",
+    "PACKET_ID_IN_USE": "the packet id is in use",
+    "QUOTA_EXCEEDED": "a quota of the broker is exceeded",
+    "SHARED_SUBSCRIPTIONS_NOT_SUPPORTED": (
+        "it has no shared subscriptions; set mqtt.layout to sites"
+    ),
+    "WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED": "it has no wildcard subscriptions",
+}
+
+
+def refusal(code: ConnAckReasonCode, detail: str | None) -> MqttError:
+    """A CONNACK that is no success."""
+    words, retryable = _REFUSALS.get(code.name, (_plain(code.name), True))
+    return MqttError(
+        f"the broker refused the connection: {words}{_said(detail)}",
+        reason=code.name.lower(),
+        retryable=retryable,
+    )
+
+
+def goodbye(code: DisconnectReasonCode, detail: str | None) -> MqttError:
+    """A DISCONNECT sent by the broker."""
+    words, retryable = _GOODBYES.get(code.name, (_plain(code.name), True))
+    return MqttError(
+        f"the broker ended the connection: {words}{_said(detail)}",
+        reason=code.name.lower(),
+        retryable=retryable,
+    )
+
+
+def subscription_refusal(code: SubAckReasonCode) -> str:
+    """Why a subscription failed."""
+    return _SUBSCRIPTIONS.get(code.name, _plain(code.name))
+
+
+def no_connection(host: str, port: int, error: OSError) -> MqttError:
+    """TCP or TLS could not be established (any OSError, also ssl.SSLError and TimeoutError)."""
+    reason, why = _network(error, host)
+    return MqttError(f"no connection to the broker at {host}:{port}: {why}", reason=reason)
+
+
+def lost_connection(error: Exception | None) -> MqttError:
+    """The broker closed the connection without a word of MQTT."""
+    if error is None:
+        return MqttError("the broker closed the connection", reason="connection_lost")
+    reason, why = _network(error, "the broker")
+    return MqttError(f"the connection was lost: {why}", reason=reason)
+
+
+# OpenSSL's X509_V_ERR_*
+_CERTIFICATES = {
+    9: "its certificate is not valid yet; check the clocks of both machines",
+    10: "its certificate has expired; renew it at the broker",
+    18: "its certificate is self-signed; set tls.ca_file to it if you trust it",
+    19: "its certificate comes from a CA that is not trusted here; set tls.ca_file to that CA",
+    20: "its certificate comes from a CA that is not trusted here; set tls.ca_file to that CA",
+    62: "its certificate is for another host name; connect by a name that it holds",
+    64: "its certificate is not for this IP address; connect by a name that it holds",
+}
+
+
+def _network(error: Exception, host: str) -> tuple[str, str]:
+    """(bounded reason, words)"""
+    match error:
+        case ssl.SSLCertVerificationError():
+            why = _CERTIFICATES.get(error.verify_code, f"TLS: {error.verify_message}")
+            return "tls_certificate", why
+        case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "RECORD_LAYER_FAILURE"):
+            return "tls", "it does not speak TLS there; check port and tls"
+        case ssl.SSLError(reason=str(reason)) if "CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
+            return "tls_client_certificate", (
+                f"it did not accept our certificate ({_plain(reason)}); set tls.cert_file and "
+                "tls.key_file to one that it trusts"
+            )
+        case ssl.SSLError():
+            return "tls", f"TLS failed ({_plain(error.reason or str(error))})"
+        case TimeoutError():
+            return "timeout", "it did not answer in time (connect_timeout)"
+        case ConnectionRefusedError():
+            return "refused", "nothing listens there"
+        case socket.gaierror():
+            return "unknown_host", f"the name {host} is unknown"
+        case ConnectionResetError() | BrokenPipeError():
+            return "connection_lost", "it cut the connection"
+        case _:
+            return "network", str(error) or type(error).__name__
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", " ")
+
+
+def _said(detail: str | None) -> str:
+    return f' (it said: "{detail[:200]}")' if detail else ""
