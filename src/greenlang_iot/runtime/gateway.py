@@ -34,7 +34,9 @@ log = structlog.get_logger(__name__)
 class Gateway:
     """One instance. `time_scale`: event seconds per wall second (1.0 but for the demo's fleet)."""
 
-    def __init__(self, settings: Settings, directory: Directory, *, time_scale: float = 1.0) -> None:
+    def __init__(
+        self, settings: Settings, directory: Directory, *, time_scale: float = 1.0
+    ) -> None:
         self.settings = settings
         self.directory = directory
         self.ready = asyncio.Event()
@@ -56,9 +58,7 @@ class Gateway:
         with _InstanceLock(run / "gateway.pid", settings.instance):
             own = Counters.create(run / "gateway.counters")
             supervisor = self._supervisor(run)
-            admin = AdminServer(
-                settings.admin, Exporter(self.shards, own).generate, self._status
-            )
+            admin = AdminServer(settings.admin, Exporter(self.shards, own).generate, self._status)
             self.admin_port = await admin.start()
             courier = Courier(settings, own)
             if signals:

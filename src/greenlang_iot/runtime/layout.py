@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from greenlang_iot.model.batches import F64
 from greenlang_iot.model.directory import Directory
@@ -43,11 +44,15 @@ class _Piece:
     filters: tuple[str, ...]
 
 
-def plan(directory: Directory, settings: MqttSettings, shards: int, instance: str) -> list[ShardPlan]:
+def plan(
+    directory: Directory, settings: MqttSettings, shards: int, instance: str
+) -> list[ShardPlan]:
     """Deal the topic filters out to `shards` shards and their connections."""
     if settings.layout == "shared":
         wildcard = settings.topic.format(org="+", site="+", device="+")
-        dealt = [[_Piece(1.0, (f"$share/{settings.share_name}/{wildcard}",))] for _ in range(shards)]
+        dealt = [
+            [_Piece(1.0, (f"$share/{settings.share_name}/{wildcard}",))] for _ in range(shards)
+        ]
     else:
         pieces = _pieces(directory, settings.topic, shards)
         dealt = _deal(pieces, shards)
@@ -55,6 +60,26 @@ def plan(directory: Directory, settings: MqttSettings, shards: int, instance: st
         ShardPlan(shard, tuple(_connections(settings, shard, dealt[shard], instance)))
         for shard in range(shards)
     ]
+
+
+def owned(plan: ShardPlan, directory: Directory, topic: str) -> npt.NDArray[np.bool_]:
+    """Per device, bool[n_devices]: does this shard subscribe to it? (A share may deliver any.)"""
+    filters = {f for connection in plan.connections for f in connection.filters}
+    if any(f.startswith("$share/") for f in filters):
+        return np.ones(directory.n_devices, np.bool_)
+    mine = np.zeros((len(directory.org), len(directory.site)), np.bool_)
+    for o, s in np.ndindex(mine.shape):
+        name = topic.format(org=directory.org[o], site=directory.site[s], device="+")
+        mine[o, s] = name in filters
+    result: npt.NDArray[np.bool_] = mine[directory.org_of, directory.site_of]
+    for device in np.flatnonzero(~result):
+        name = topic.format(
+            org=directory.org[int(directory.org_of[device])],
+            site=directory.site[int(directory.site_of[device])],
+            device=directory.device[int(device)],
+        )
+        result[device] = name in filters
+    return result
 
 
 def _connections(

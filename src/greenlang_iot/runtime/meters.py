@@ -49,7 +49,9 @@ class BatchMeter:
         n = decoded.readings.n
         add = counters.add
         add(_RECEIVED, frames.n)
-        add(_BYTES, float(frames.topic_len[: frames.n].sum() + frames.payload_len[: frames.n].sum()))
+        add(
+            _BYTES, float(frames.topic_len[: frames.n].sum() + frames.payload_len[: frames.n].sum())
+        )
         add(_DECODED_MESSAGES, decoded.messages - decoded.undecodable)
         add(_FAST, decoded.fast)
         add(_BATCHES)
@@ -70,9 +72,7 @@ class BatchMeter:
                 self._counters.add(index, int(np.count_nonzero(column & bit)))
 
     def _rejects(self, decoded: Decoded) -> int:
-        reasons = Counter(
-            reason for reject in decoded.rejects for _, reason in reject.paths
-        )
+        reasons = Counter(reason for reject in decoded.rejects for _, reason in reject.paths)
         readings = 0
         for reason, count in reasons.items():
             if Reason(reason).is_message:
@@ -84,9 +84,7 @@ class BatchMeter:
 
     def transitions(self, transitions: Sequence[Transition]) -> None:
         for item in transitions:
-            self._counters.add(
-                cell("alert_transitions", state=item.state, severity=item.severity)
-            )
+            self._counters.add(cell("alert_transitions", state=item.state, severity=item.severity))
 
     def acked(self, messages: int) -> None:
         self._counters.add(_ACKS, messages)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import structlog
 import uvloop
 
@@ -20,19 +21,20 @@ from greenlang_iot.decode.decoder import Decoder
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.model.batches import U16, FrameBatch, Reject
 from greenlang_iot.model.directory import Directory
-from greenlang_iot.model.errors import GatewayError
+from greenlang_iot.model.errors import GatewayError, InputError, MqttError
 from greenlang_iot.model.outcomes import Refused, Transition
 from greenlang_iot.mqtt.transport import Connection
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
-from greenlang_iot.observe.logs import configure_logging
+from greenlang_iot.observe.logs import configure
 from greenlang_iot.pipeline import DEAD_LETTER, OUTBOX, Clock, Pipeline
 from greenlang_iot.runtime.clockwatch import ClockWatch
 from greenlang_iot.runtime.durable import DurableSettler
-from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
+from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, owned
 from greenlang_iot.runtime.meters import BatchMeter
 from greenlang_iot.runtime.sinks import SinkFactory, dead_letter_folder, outbox_folder
 from greenlang_iot.settings.model import Settings
+from greenlang_iot.settings.secrets import secrets
 from greenlang_iot.sinks.deadletter import DeadLetterWriter
 from greenlang_iot.sinks.outbox import Outbox, open_alerts
 from greenlang_iot.sinks.runner import Runner
@@ -59,7 +61,7 @@ def shard_process(spec: ShardSpec) -> None:
     """Entry point in the forked process; exit code 0 after a clean drain."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent drains us
-    configure_logging(spec.settings.log, shard=spec.index)
+    configure(spec.settings.log, shard=spec.index, secrets=secrets(spec.settings))
     try:
         uvloop.run(Shard(spec).run())
     except GatewayError as error:
@@ -85,6 +87,8 @@ class Shard:
         self._watch = ClockWatch(time.time(), time.monotonic())
         self._state_file = settings.data_dir / "state" / f"shard-{spec.index}.state"
         self._last_checkpoint = time.monotonic()
+        self._silence_checked_ns = time.time_ns()
+        self._owned = owned(spec.plan, spec.directory, settings.mqtt.topic)
         self._tasks: list[asyncio.Task[None]] = []
 
     # ---- composition ----------------------------------------------------------------------------
@@ -195,9 +199,10 @@ class Shard:
         for runner in self.runners:
             self._start(runner.run())
         for connection in self.connections:
-            self._start(connection.run())
+            self._start(self._run_connection(connection))
         self._start(self._retire())
-        self.detector.load_second_stage()
+        self.pipeline.announce(self._orphaned_alerts)
+        self._start(asyncio.to_thread(self.detector.load_second_stage))
         await self._tick_until_stopped()
         await self._drain()
 
@@ -205,6 +210,15 @@ class Shard:
         task = asyncio.ensure_future(coroutine)
         task.add_done_callback(self._ended)
         self._tasks.append(task)
+
+    async def _run_connection(self, connection: Connection) -> None:
+        """A connection that cannot help itself stays away and is said; the others go on."""
+        try:
+            await connection.run()
+        except (MqttError, InputError) as error:
+            log.error(
+                "a connection is given up; the gateway is not ready without it", why=str(error)
+            )
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -265,8 +279,10 @@ class Shard:
     def _watch_clock(self) -> None:
         was = self._watch.suspect
         step = self._watch.tick(time.time(), time.monotonic())
-        if self._watch.suspect != was:
-            self.pipeline.clock_suspect = self._watch.suspect
+        if self._watch.suspect == was:
+            return
+        self.pipeline.clock_suspect = self._watch.suspect
+        if self.spec.index == 0:
             summary = f"The gateway's clock stepped by {step:+.0f} s; time checks are suspended."
             self.pipeline.announce(
                 self.alerter.outage("clock", self._watch.suspect, time.time_ns(), summary)
@@ -275,11 +291,11 @@ class Shard:
     def _check_silence(self) -> None:
         """Silence clocks run only while input is connected and caught up."""
         now_ns = time.time_ns()
-        connected = self._all_up() and not self._paused and not self._watch.suspect
-        if not connected:
-            self.detector.hold_silence(now_ns)
+        since, self._silence_checked_ns = self._silence_checked_ns, now_ns
+        if not self._all_up() or self._paused or self._watch.suspect:
+            self.detector.pause_clock(since, now_ns)
             return
-        silences = self.detector.silent(now_ns)
+        silences = self.detector.silent(now_ns, self._owned)
         self.pipeline.announce(self.alerter.evaluate_silence(silences, now_ns))
 
     def _usage(self) -> None:
@@ -310,7 +326,11 @@ class Shard:
         counters.set(cell("devices"), self.spec.directory.n_devices)
         counters.set(cell("series"), self.spec.directory.n_series)
         sinks = settings.sinks
-        for name, sink in (("influxdb", sinks.influxdb), ("kafka", sinks.kafka), ("lake", sinks.lake)):
+        for name, sink in (
+            ("influxdb", sinks.influxdb),
+            ("kafka", sinks.kafka),
+            ("lake", sinks.lake),
+        ):
             counters.set(cell("sink_queue_bytes_bound", sink=name), sink.queue_bytes)
             counters.set(cell("sink_spool_bytes_bound", sink=name), settings.spool.max_bytes)
 
@@ -325,11 +345,19 @@ class Shard:
             try:
                 count = self.detector.restore(path.read_bytes())
             except ValueError as error:
-                log.error("checkpoint refused: its series start anew", file=str(path), why=str(error))
+                log.error(
+                    "checkpoint refused: its series start anew", file=str(path), why=str(error)
+                )
             else:
                 log.info("checkpoint restored", file=str(path), series=count)
         alerts = open_alerts(sorted(outbox_folder(self.settings).glob("shard-*")))
-        self.alerter.restore(alerts)
+        directory, first = self.spec.directory, self.spec.index == 0
+        mine = {directory.device[int(d)] for d in np.flatnonzero(self._owned)} if alerts else set()
+        known = {directory.device[d] for d in range(directory.n_devices)} if alerts else set()
+        # What no shard owns (another device's, the gateway's own) is looked after by the first.
+        self._orphaned_alerts = self.alerter.restore(
+            [a for a in alerts if a["device"] in mine or (first and a["device"] not in known)]
+        )
 
     def _checkpoint(self) -> None:
         self._last_checkpoint = time.monotonic()
@@ -344,7 +372,7 @@ class Shard:
     async def _drain(self) -> None:
         """Bounded by runtime.drain_timeout; what is not settled then stays unacknowledged."""
         for connection in self.connections:
-            connection.pause(flush=True)
+            connection.pause()
         try:
             async with asyncio.timeout(self.settings.runtime.drain_timeout):
                 for runner in self.runners:

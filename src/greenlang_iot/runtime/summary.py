@@ -44,9 +44,7 @@ class Summary:
         }
 
 
-def summarize(
-    settings: Settings, shards: Mapping[int, Counters], duration_s: float
-) -> Summary:
+def summarize(settings: Settings, shards: Mapping[int, Counters], duration_s: float) -> Summary:
     """Add the shards up."""
 
     def total(name: str) -> int:

@@ -139,7 +139,9 @@ class Supervisor:
         beat = max(self._heartbeat(child.spec.index), child.started)
         if now - beat > self._settings.heartbeat_timeout:
             log.error(
-                "shard stopped beating: killed", shard=child.spec.index, seconds=round(now - beat, 1)
+                "shard stopped beating: killed",
+                shard=child.spec.index,
+                seconds=round(now - beat, 1),
             )
             process.kill()
             process.join()
@@ -151,7 +153,9 @@ class Supervisor:
             child.restarts.popleft()
         if len(child.restarts) >= self._settings.restart_budget:
             child.failed = True
-            log.error("shard is given up: restart budget spent", shard=child.spec.index, reason=reason)
+            log.error(
+                "shard is given up: restart budget spent", shard=child.spec.index, reason=reason
+            )
             return
         child.restarts.append(now)
         child.total_restarts += 1
@@ -164,4 +168,3 @@ def install_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -
     """SIGINT and SIGTERM both ask for a drain; a second one changes nothing (the drain is bounded)."""
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
-

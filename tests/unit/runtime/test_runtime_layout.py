@@ -3,7 +3,7 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenlang_iot.runtime.layout import plan
+from greenlang_iot.runtime.layout import owned, plan
 from greenlang_iot.settings.model import BrokerSettings, MqttSettings
 from tests.fakes.directory import directory
 
@@ -35,6 +35,9 @@ def test_every_device_has_exactly_one_subscription(
     for device in range(devices):
         topic = f"greenlang/acme/site-{device % sites}/{registry.device[device]}/telemetry"
         assert sum(matches(f, topic) for f in filters) == 1
+        listening = [p for p in plans if owned(p, registry, settings().topic)[device]]
+        assert len(listening) == 1
+        assert any(matches(f, topic) for c in listening[0].connections for f in c.filters)
     ids = [c.client_id for p in plans for c in p.connections]
     assert len(set(ids)) == len(ids)
 
