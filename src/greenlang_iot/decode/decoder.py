@@ -1,0 +1,212 @@
+"""Messages → columns of valid readings, and one Reject for each message with anything bad in it."""
+
+import numpy as np
+
+from greenlang_iot.decode.general import Message, MessageReader, parse_payloads
+from greenlang_iot.decode.guests import Guests
+from greenlang_iot.decode.kernels import scan
+from greenlang_iot.decode.lookup import Lookup
+from greenlang_iot.decode.rows import DTYPES, Columns, Rows, Window, merged
+from greenlang_iot.decode.tables import Tables
+from greenlang_iot.decode.topics import TopicTable, TopicTemplate
+from greenlang_iot.model.batches import I32, Decoded, FrameBatch, ReadingBatch, Reject
+from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.flags import CLOCK_SUSPECT, FRAME_RETAIN, RETAINED
+from greenlang_iot.model.reasons import Reason
+from greenlang_iot.settings.model import LimitSettings
+
+_INT64 = np.iinfo(np.int64)
+
+
+class Decoder:
+    """Decodes the batches of one shard.
+
+    The columns of a result may be views of buffers that the next `decode()` of this Decoder reuses.
+    `directory` is the live Directory: with `unknown_devices: accept` a call of `decode()` may replace
+    it by a larger one in which known series keep their index.
+    `fast=False` sends every message through orjson; the results are the same.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        limits: LimitSettings,
+        topic_template: str,
+        *,
+        fast: bool = True,
+    ) -> None:
+        self.directory = directory
+        self._limits = limits
+        self._template = TopicTemplate(topic_template)
+        self._fast = fast
+        accept = limits.unknown_devices == "accept"
+        self._guests = (
+            Guests(directory, limits.max_unknown_devices, limits.max_metrics_per_unknown_device)
+            if accept
+            else None
+        )
+        self._device: I32 = np.empty(0, np.int32)
+        self._rest: I32 = np.empty(0, np.int32)
+        self._columns: Columns = {name: np.empty(0, dtype) for name, dtype in DTYPES.items()}
+        self._load(directory)
+
+    def _load(self, directory: Directory) -> None:
+        self.directory = directory
+        self._lookup = Lookup(directory)
+        room = self._limits.max_unknown_devices - self._guests.n if self._guests else 0
+        self._tables = Tables.of(directory)
+        self._topics = TopicTable(directory, self._template, max(room, 0))
+
+    def grow(self, directory: Directory) -> None:
+        """Go on with a reloaded Directory, made from this one: known series keep their index."""
+        if directory is self.directory:
+            return
+        if self._guests is not None:
+            self._guests.reset(directory)
+        self._load(directory)
+
+    def decode(self, frames: FrameBatch, now_ns: int, clock_suspect: bool = False) -> Decoded:
+        """Decode one batch of messages.
+
+        now_ns: wall clock, ns since 1970. clock_suspect: `now_ns` may be wrong, so that time stamps
+        are not judged and every row is flagged CLOCK_SUSPECT. Rows and rejects are in the order of
+        the frames, and within a message in the order of the document.
+        """
+        if len(self._device) < frames.n:
+            self._device, self._rest = np.empty((2, 2 * frames.n), np.int32)
+        self._topics.find(frames, self._device)
+        window = self._window(frames, now_ns, clock_suspect)
+        base = CLOCK_SUSPECT if clock_suspect else 0
+        columns, rest = self._scan(frames, window, base)
+        rows = Rows()
+        rejects: list[Reject] = []
+        if len(rest):
+            rejects = self._general(frames, rest.tolist(), window, base, rows)
+            columns = merged(columns, rows.columns())
+        readings = ReadingBatch(
+            n=len(columns["series"]),
+            **columns,
+            buffer=frames.buffer,
+            arena=rows.texts(),
+            connection=frames.connection,
+            received_ns=frames.received_ns,
+        )
+        undecodable = sum(reject.readings == 0 for reject in rejects)
+        return Decoded(readings, rejects, frames.n, undecodable, frames.n - len(rest))
+
+    def _scan(self, frames: FrameBatch, window: Window, base: int) -> tuple[Columns, I32]:
+        """The rows of the fast path, and the numbers of the frames that it left."""
+        payload_bytes = int(np.sum(frames.payload_len[: frames.n], dtype=np.int64))
+        room = frames.n + payload_bytes // 5  # `"":1,` is the shortest reading of a values object
+        if len(self._columns["series"]) < room:
+            self._columns = {name: np.empty(2 * room, dtype) for name, dtype in DTYPES.items()}
+        tables, limits = self._tables, self._limits
+        if not self._fast:
+            self._rest[: frames.n] = np.arange(frames.n)
+            return {name: column[:0] for name, column in self._columns.items()}, self._rest[
+                : frames.n
+            ]
+        n, left = scan(
+            frames.n,
+            frames.buffer,
+            frames.payload_off,
+            frames.payload_len,
+            frames.flags,
+            self._device,
+            tables.series_start,
+            tables.meta,
+            tables.bounds,
+            tables.metric.blob,
+            tables.metric.off,
+            tables.metric.head,
+            tables.unit.blob,
+            tables.unit.off,
+            tables.unit.head,
+            limits.max_payload_bytes,
+            limits.max_readings_per_message,
+            window.oldest_ns,
+            window.newest_ns,
+            window.receive_ns or 0,
+            window.receive_ns is not None,
+            base,
+            self._rest,
+            *self._columns.values(),
+        )
+        return {name: column[:n] for name, column in self._columns.items()}, self._rest[:left]
+
+    def _window(self, frames: FrameBatch, now_ns: int, clock_suspect: bool) -> Window:
+        limits = self._limits
+        receive_ns = frames.received_ns or now_ns
+        window = Window(
+            _INT64.min, _INT64.max, receive_ns if limits.missing_ts == "receive_time" else None
+        )
+        if not clock_suspect:
+            window.newest_ns = min(now_ns + int(limits.max_future * 1e9), _INT64.max)
+            if limits.max_age:
+                window.oldest_ns = max(now_ns - int(limits.max_age * 1e9), _INT64.min)
+        return window
+
+    def _general(
+        self,
+        frames: FrameBatch,
+        numbers: list[int],
+        window: Window,
+        base: int,
+        rows: Rows,
+    ) -> list[Reject]:
+        """Decode these frames one by one, in order."""
+        self._lookup.trim()
+        reader = MessageReader(self._lookup, self._guests, self._limits, window, rows)
+        rejects: dict[int, Reject] = {}
+        messages: list[Message] = []
+        for frame in numbers:
+            retained = RETAINED if frames.flags[frame] & FRAME_RETAIN else 0
+            message = Message(
+                frame,
+                int(self._device[frame]),
+                base | retained,
+                frames.topic(frame),
+                frames.payload(frame),
+            )
+            reason = self._find_device(message) if message.device < 0 else None
+            if reason is None and len(message.payload) > self._limits.max_payload_bytes:
+                reason = Reason.TOO_LARGE
+            if reason is None:
+                messages.append(message)
+            else:
+                rejects[frame] = reader.whole(message, reason)
+        for message, document in zip(
+            messages, parse_payloads([m.payload for m in messages]), strict=True
+        ):
+            reject = reader.read(message, document)
+            if reject is not None:
+                rejects[message.frame] = reject
+        self._publish()
+        return [rejects[frame] for frame in sorted(rejects)]
+
+    def _find_device(self, message: Message) -> Reason | None:
+        """Fill `message.device` of a topic that is not in the table, or say why it cannot be."""
+        place = self._template.parse(message.topic)
+        if place is None:
+            return Reason.BAD_TOPIC
+        device = self._lookup.find_id(place.device)
+        if device is None:
+            device = self._guests.add(*place) if self._guests is not None else None
+            if device is None:
+                return Reason.UNKNOWN_DEVICE
+            self._lookup.add_device(device, place)
+        message.device = device
+        if self._lookup.place(device) != place:
+            return Reason.WRONG_PLACE
+        return None if self._lookup.enabled(device) else Reason.DEVICE_DISABLED
+
+    def _publish(self) -> None:
+        """Make the guests and metrics of this batch known to the next one."""
+        if self._guests is None:
+            return
+        directory = self._guests.publish()
+        if directory is not self.directory:
+            self.directory = directory
+            self._lookup.replace(directory)
+            self._topics.extend(directory)
+            self._tables = Tables.of(directory)

@@ -1,0 +1,210 @@
+"""The general path: payloads through orjson into rows, and every decision to reject something.
+
+A reading's path in its document is the path of its value: `value`, `values.temperature`, `[2].value`,
+`[2].values.temperature`; an element of an array that is no object is `[2]`.
+"""
+
+import math
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from greenlang_iot.decode.guests import Guests
+from greenlang_iot.decode.lookup import Lookup, Target
+from greenlang_iot.decode.rows import Rows, Window
+from greenlang_iot.decode.timestamps import parse_ts
+from greenlang_iot.model.batches import Reject
+from greenlang_iot.model.flags import CONVERTED, HAS_SEQ
+from greenlang_iot.model.reasons import Reason
+from greenlang_iot.settings.model import LimitSettings
+
+_ABSENT: Any = object()
+_PATH_NAME = 128  # characters of a metric's name that a path keeps; the payload is kept anyway
+
+MALFORMED: Any = object()
+"""Stands for a payload that is not JSON."""
+
+# No payload can end its own element of the joined array and begin another one, because whoever
+# writes it does not know the number that has to stand between two elements.
+_BETWEEN = secrets.randbits(62)
+_SEPARATOR = b",%d," % _BETWEEN
+
+
+def parse_payloads(payloads: list[bytes]) -> list[Any]:
+    """Each payload as orjson reads it, or MALFORMED; in one call where all of them are JSON."""
+    try:
+        joined = orjson.loads(b"[" + _SEPARATOR.join(payloads) + b"]")
+    except orjson.JSONDecodeError:
+        return [_parse(payload) for payload in payloads]
+    between = joined[1::2]
+    if len(joined) == 2 * len(payloads) - 1 and between == [_BETWEEN] * len(between):
+        documents: list[Any] = joined[0::2]
+        return documents
+    return [_parse(payload) for payload in payloads]
+
+
+def _parse(payload: bytes) -> Any:
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return MALFORMED
+
+
+@dataclass(slots=True)
+class Message:
+    """One MQTT message on its way through the general path."""
+
+    frame: int
+    device: int  # −1 where it is not known
+    flags: int  # of each of its rows
+    topic: bytes
+    payload: bytes
+
+
+class MessageReader:
+    """Takes the documents of one batch apart: good readings to `rows`, the others to rejects."""
+
+    def __init__(
+        self,
+        lookup: Lookup,
+        guests: Guests | None,
+        limits: LimitSettings,
+        window: Window,
+        rows: Rows,
+    ) -> None:
+        self._lookup = lookup
+        self._guests = guests
+        self._max_readings = limits.max_readings_per_message
+        self._window = window
+        self._rows = rows
+        self._message: Message
+        self._reject: Reject | None
+
+    def whole(self, message: Message, reason: Reason) -> Reject:
+        """The Reject of a message of which nothing was decoded."""
+        reject = self._new_reject(message)
+        reject.paths.append(("", reason.value))
+        reject.series.append(-1)
+        reject.values.append(math.nan)
+        reject.ts_ns.append(0)
+        return reject
+
+    def read(self, message: Message, document: Any) -> Reject | None:
+        """Decode one message; the Reject holds what was not good in it."""
+        if type(document) is not dict and type(document) is not list:
+            return self.whole(message, Reason.MALFORMED)
+        items = document if type(document) is list else [document]
+        if sum(map(_readings, items)) > self._max_readings:
+            return self.whole(message, Reason.TOO_MANY_READINGS)
+        self._message = message
+        self._reject = None
+        for i, item in enumerate(items):
+            if type(item) is dict:
+                self._item(item, f"[{i}]." if items is document else "")
+            else:
+                self._refuse(f"[{i}]", Reason.BAD_SHAPE)
+        return self._reject
+
+    def _item(self, item: dict[str, Any], place: str) -> None:
+        """An object with one reading, or with many metrics."""
+        values = item.get("values", _ABSENT)
+        seq = item.get("seq", -1)
+        good = "seq" not in item or (type(seq) is int and 0 <= seq < 2**63)
+        if values is _ABSENT:
+            metric, unit = item.get("metric"), item.get("unit")
+            if (
+                good
+                and type(metric) is str
+                and "value" in item
+                and (type(unit) is str or "unit" not in item)
+            ):
+                self._reading(f"{place}value", metric, item["value"], unit, self._ts(item), seq)
+            else:
+                self._refuse(f"{place}value", Reason.BAD_SHAPE)
+            return
+        if type(values) is not dict or "metric" in item or "value" in item:
+            self._refuse(f"{place}values", Reason.BAD_SHAPE)
+            return
+        ts = self._ts(item)
+        for metric, value in values.items():
+            path = f"{place}values.{metric[:_PATH_NAME]}"
+            if good:
+                self._reading(path, metric, value, None, ts, seq)
+            else:
+                self._refuse(path, Reason.BAD_SHAPE)
+
+    def _ts(self, item: dict[str, Any]) -> int | Reason:
+        """The item's time stamp, or what is wrong with it."""
+        window = self._window
+        if "ts" not in item:
+            return Reason.TS_MISSING if window.receive_ns is None else window.receive_ns
+        ts = parse_ts(item["ts"])
+        if ts is None:
+            return Reason.TS_INVALID
+        if ts < window.oldest_ns:
+            return Reason.TS_TOO_OLD
+        return Reason.TS_IN_FUTURE if ts > window.newest_ns else ts
+
+    def _reading(
+        self, path: str, metric: str, number: Any, unit: str | None, ts: int | Reason, seq: int
+    ) -> None:
+        """One reading to `rows`, or its first problem to the Reject."""
+        message, guests = self._message, self._guests
+        target = self._lookup.targets(message.device).get(metric)
+        series = -1 if target is None else target.series
+        if target is None and not (guests and guests.can_learn(message.device, metric, unit)):
+            return self._refuse(path, Reason.UNKNOWN_METRIC)
+        if isinstance(ts, Reason):
+            return self._refuse(path, ts, series)
+        if type(number) is not float and type(number) is not int:
+            return self._refuse(path, Reason.NOT_A_NUMBER, series)
+        flags = message.flags | (HAS_SEQ if seq >= 0 else 0)
+        value, text = float(number), repr(number)
+        if target is None:
+            target = self._learn(metric, unit)
+        elif unit is not None:
+            conversion = self._lookup.conversion(unit, target.unit)
+            if conversion is None:
+                return self._refuse(path, Reason.UNKNOWN_UNIT, series)
+            if conversion != (1.0, 0.0):
+                value = value * conversion[0] + conversion[1]
+                text = repr(value)
+                flags |= CONVERTED
+        if not math.isfinite(value):
+            return self._refuse(path, Reason.NON_FINITE, series)
+        if not target.low <= value <= target.high:
+            return self._refuse(path, Reason.OUT_OF_RANGE, series, value, ts)
+        self._rows.add(target.series, ts, value, max(seq, 0), flags, message.frame, text)
+        return None
+
+    def _learn(self, metric: str, unit: str | None) -> Target:
+        assert self._guests is not None
+        device = self._message.device
+        series, unit_index = self._guests.learn(device, metric, unit)
+        target = Target(series, -math.inf, math.inf, unit_index)
+        self._lookup.add_metric(device, metric, unit or "1", target)
+        return target
+
+    def _refuse(
+        self, path: str, reason: Reason, series: int = -1, value: float = math.nan, ts_ns: int = 0
+    ) -> None:
+        reject = self._reject
+        if reject is None:
+            reject = self._reject = self._new_reject(self._message)
+        reject.paths.append((path, reason.value))
+        reject.series.append(series)
+        reject.values.append(value)
+        reject.ts_ns.append(ts_ns)
+        reject.readings += 1
+
+    def _new_reject(self, message: Message) -> Reject:
+        device = self._lookup.place(message.device).device if message.device >= 0 else ""
+        return Reject(message.topic, message.payload, device, [], 0)
+
+
+def _readings(item: Any) -> int:
+    """How many readings an element of a message claims to hold."""
+    values = item.get("values") if type(item) is dict else None
+    return len(values) if type(values) is dict else 1

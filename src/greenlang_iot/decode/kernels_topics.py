@@ -1,0 +1,106 @@
+"""Hash table from the bytes of a whole topic to the device, as flat arrays.
+
+slots: uint64, length a power of two; upper 32 bits of the hash | device + 1; 0 = empty.
+blob, off: topic bytes of device d are `blob[off[d]:off[d + 1]]`; the blob ends with 8 spare bytes.
+"""
+
+import numpy as np
+
+from greenlang_iot.decode.kernels_words import load64
+from greenlang_iot.model.batches import I32, I64, U8, U64
+from greenlang_iot.model.jit import inlined, kernel
+
+_LOW = np.uint64(0xFFFF_FFFF)
+_HIGH = np.uint64(0xFFFF_FFFF_0000_0000)
+_ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+_MIX = np.uint64(0x9E37_79B9_7F4A_7C15)
+_32 = np.uint64(32)
+_64 = np.uint64(64)
+_29 = np.uint64(29)
+_35 = np.uint64(35)
+
+
+@inlined
+def hash_bytes(buffer: U8, at: int, length: int, key: np.uint64) -> np.uint64:
+    """Keyed hash of `buffer[at:at + length]`; reads up to 8 bytes beyond.
+
+    Each step multiplies the halves of a word (32 × 32 bits), which never wraps around.
+    """
+    h = key ^ np.uint64(length)
+    done = 0
+    while done < length:
+        word = load64(buffer, at + done)
+        rest = length - done
+        if rest < 8:
+            word &= _ALL >> (_64 - np.uint64(8 * rest))
+        x = h ^ word
+        h = ((x & _LOW) * (x >> _32)) ^ ((x << _29) | (x >> _35)) ^ _MIX
+        done += 8
+    return ((h & _LOW) * (_MIX >> _32)) ^ ((h >> _32) * (_MIX & _LOW)) ^ h
+
+
+@inlined
+def same_bytes(a: U8, a_at: int, b: U8, b_at: int, length: int) -> bool:
+    """Whether two regions hold the same bytes; reads up to 8 bytes beyond either."""
+    done = 0
+    while done + 8 <= length:
+        if load64(a, a_at + done) != load64(b, b_at + done):
+            return False
+        done += 8
+    if done == length:
+        return True
+    differ = load64(a, a_at + done) ^ load64(b, b_at + done)
+    return bool((differ << (_64 - np.uint64(8 * (length - done)))) == np.uint64(0))
+
+
+@inlined
+def find_topic(
+    buffer: U8, at: int, length: int, slots: U64, blob: U8, off: I64, key: np.uint64
+) -> int:
+    """The device whose topic is `buffer[at:at + length]`, or −1."""
+    h = hash_bytes(buffer, at, length, key)
+    mask = len(slots) - 1
+    slot = np.int64(h & _LOW) & mask
+    while True:
+        entry = slots[slot]
+        if entry == np.uint64(0):
+            return -1
+        if (entry ^ h) & _HIGH == np.uint64(0):
+            device = int(entry & _LOW) - 1
+            start = off[device]
+            if off[device + 1] - start == length and same_bytes(buffer, at, blob, start, length):
+                return device
+        slot = (slot + 1) & mask
+
+
+@kernel
+def insert_topics(
+    first: int, last: int, enabled: U8, slots: U64, blob: U8, off: I64, key: np.uint64
+) -> None:
+    """Enter the enabled devices `first:last`; the caller keeps `slots` at most half full."""
+    mask = len(slots) - 1
+    for device in range(first, last):
+        if not enabled[device]:
+            continue
+        h = hash_bytes(blob, off[device], off[device + 1] - off[device], key)
+        slot = np.int64(h & _LOW) & mask
+        while slots[slot] != np.uint64(0):
+            slot = (slot + 1) & mask
+        slots[slot] = (h & _HIGH) | np.uint64(device + 1)
+
+
+@kernel
+def find_topics(
+    n: int,
+    buffer: U8,
+    topic_off: I32,
+    topic_len: I32,
+    slots: U64,
+    blob: U8,
+    off: I64,
+    key: np.uint64,
+    device: I32,
+) -> None:
+    """Write each topic's device (−1: not in the table) to `device`."""
+    for i in range(n):
+        device[i] = find_topic(buffer, topic_off[i], topic_len[i], slots, blob, off, key)

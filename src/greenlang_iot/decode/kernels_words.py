@@ -1,0 +1,62 @@
+"""Two machine instructions that numba has no name for: an unaligned 8-byte load, trailing zeros.
+
+Both are plain Python functions with an overload for compiled code, so that `NUMBA_DISABLE_JIT=1`
+runs the same kernels.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.extending import intrinsic, overload
+
+from greenlang_iot.model.batches import U8
+
+
+def load64(buffer: U8, at: int) -> np.uint64:
+    """The 8 bytes at `buffer[at:at + 8]`, first byte lowest.
+
+    Compiled code checks no bounds: callers keep `at + 8` within the buffer and its SLACK.
+    """
+    return np.uint64(int.from_bytes(buffer[at : at + 8].tobytes(), "little"))
+
+
+def trailing_zeros(word: np.uint64) -> int:
+    """Number of zero bits below the lowest one bit; 64 for zero."""
+    bits = int(word)
+    return (bits & -bits).bit_length() - 1 if bits else 64
+
+
+def _typed_load64(_: Any, buffer: Any, at: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        pointer = builder.gep(array.data, [arguments[1]])
+        wide = builder.bitcast(pointer, ir.IntType(64).as_pointer())
+        return builder.load(wide, align=1)
+
+    return types.uint64(buffer, types.int64), generate
+
+
+def _typed_trailing_zeros(_: Any, word: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.uint64), generate
+
+
+_load64 = intrinsic(_typed_load64)
+_trailing_zeros = intrinsic(_typed_trailing_zeros)
+
+
+# numba wants the names and the (missing) annotations of both functions alike.
+def _compile_load64(buffer, at):  # type: ignore[no-untyped-def]
+    return lambda buffer, at: _load64(buffer, at)
+
+
+def _compile_trailing_zeros(word):  # type: ignore[no-untyped-def]
+    return lambda word: _trailing_zeros(word)
+
+
+overload(load64, inline="never")(_compile_load64)
+overload(trailing_zeros, inline="never")(_compile_trailing_zeros)

@@ -1,0 +1,107 @@
+"""Topics → devices: the template, and a table from a whole topic's bytes to the device."""
+
+import re
+import secrets
+
+import numpy as np
+
+from greenlang_iot.decode.kernels_topics import find_topics, insert_topics
+from greenlang_iot.decode.lookup import Place
+from greenlang_iot.model.batches import I32, I64, U8, U64, FrameBatch
+from greenlang_iot.model.directory import Directory
+
+_SPARE = 8  # readable bytes after the last topic (wide loads)
+
+
+class TopicTemplate:
+    """A template such as `greenlang/{org}/{site}/{device}/telemetry`."""
+
+    def __init__(self, template: str) -> None:
+        levels = template.split("/")
+        self._levels = levels
+        self._pattern = re.compile(
+            "/".join(
+                f"(?P<{level[1:-1]}>[^/]+)"
+                if level in ("{org}", "{site}", "{device}")
+                else re.escape(level)
+                for level in levels
+            )
+        )
+        if self._pattern.groups != 3:
+            raise ValueError(f"{template!r} must hold {{org}}, {{site}} and {{device}} once each")
+
+    def topic(self, org: bytes, site: bytes, device: bytes) -> bytes:
+        """The topic on which a device publishes."""
+        names = {"{org}": org, "{site}": site, "{device}": device}
+        return b"/".join(
+            names[level] if level in names else level.encode() for level in self._levels
+        )
+
+    def parse(self, topic: bytes) -> Place | None:
+        """The names in it, or None where the topic does not follow the template."""
+        try:
+            match = self._pattern.fullmatch(topic.decode())
+        except UnicodeDecodeError:
+            return None
+        return Place(match["org"], match["site"], match["device"]) if match else None
+
+
+class TopicTable:
+    """The topics of all enabled devices; lookup compares bytes after the hash matches.
+
+    The hash's key is drawn per table, so nobody outside can aim at one slot.
+    The arrays are as `kernels_topics` describes them.
+    """
+
+    def __init__(self, directory: Directory, template: TopicTemplate, room: int = 0) -> None:
+        """`room`: how many devices may be added later without a new hash table."""
+        n = directory.n_devices
+        size = 16
+        while size < 2 * (n + room):
+            size *= 2
+        self._template = template
+        self.n = 0
+        self.key = np.uint64(secrets.randbits(64))
+        self.slots: U64 = np.zeros(size, np.uint64)
+        self.blob: U8 = np.zeros(_SPARE, np.uint8)
+        self.off: I64 = np.zeros(n + room + 1, np.int64)
+        self.extend(directory)
+
+    def extend(self, directory: Directory) -> None:
+        """Enter the devices that `directory` has and the table has not, at most `room` in all."""
+        first, last = self.n, directory.n_devices
+        topics = [
+            self._template.topic(
+                directory.org.raw(directory.org_of[i]),
+                directory.site.raw(directory.site_of[i]),
+                directory.device.raw(i),
+            )
+            for i in range(first, last)
+        ]
+        if not topics:
+            return
+        start = int(self.off[first])
+        self.off[first + 1 : last + 1] = start + np.cumsum([len(t) for t in topics])
+        end = int(self.off[last])
+        if end + _SPARE > len(self.blob):
+            blob = np.zeros(2 * end + _SPARE if first else end + _SPARE, np.uint8)
+            blob[:start] = self.blob[:start]
+            self.blob = blob
+        self.blob[start:end] = np.frombuffer(b"".join(topics), np.uint8)
+        enabled = np.ascontiguousarray(directory.enabled)
+        insert_topics(first, last, enabled, self.slots, self.blob, self.off, self.key)
+        self.n = last
+
+    def find(self, frames: FrameBatch, device: I32) -> None:
+        """Write the device of each frame (−1: not in the table) to `device[:frames.n]`."""
+        find_topics(
+            frames.n,
+            frames.buffer,
+            frames.topic_off,
+            frames.topic_len,
+            self.slots,
+            self.blob,
+            self.off,
+            self.key,
+            device,
+        )
