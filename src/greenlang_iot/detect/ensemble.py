@@ -1,30 +1,15 @@
 """The detector of a shard: state rows, the scoring kernel, the second stage, silence."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from greenlang_iot.detect import checkpoint, kernels, state
 from greenlang_iot.detect.limits import limits
 from greenlang_iot.detect.river_bank import RiverBank
-from greenlang_iot.model.batches import I32, I64, ReadingBatch, ScoreBatch
+from greenlang_iot.model.batches import I64, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.outcomes import Silences
 from greenlang_iot.settings.model import DetectSettings
-
-
-@dataclass(slots=True, frozen=True)
-class Silences:
-    """Series whose next reading is overdue. Columns of equal length.
-
-    last_seen_ns: event time of the newest reading; 0 for a series that never sent one.
-    overdue_ns: how long ago the next reading should have come, in event time.
-    """
-
-    series: I32
-    last_seen_ns: I64
-    overdue_ns: I64
-    never: npt.NDArray[np.bool_]  # registered, and not heard of since the start
 
 
 class Detector:

@@ -37,7 +37,7 @@ from greenlang_iot.model.flags import (
     SUSPECT,
     TS_COLLISION,
 )
-from greenlang_iot.model.jit import inlined, kernel
+from greenlang_iot.model.jit import kernel, leaf
 
 Row = Any
 """One record of Rows: a view, so what is assigned to its fields stays."""
@@ -48,7 +48,7 @@ MAX_SCORE = 30.0
 CERTAIN = 12.0
 """Score of a violated limit."""
 
-LEVEL_RATE = 0.05
+LEVEL_RATE = 0.15
 SPREAD_RATE = 0.02
 OTHER_RATE = 0.1
 SPIKE_RATE = 1 / 64
@@ -70,7 +70,7 @@ HUGE = 1e308
 NO_SEQ = 0xFFFFFFFF
 
 
-@inlined
+@leaf
 def fold_seq(seq: int, flags: int) -> int:
     """A seq as 32 bits; only values from 2**32 − 1 on can meet another's."""
     if flags & HAS_SEQ == 0:
@@ -78,7 +78,7 @@ def fold_seq(seq: int, flags: int) -> int:
     return (seq & 0xFFFFFFFF) ^ ((seq >> 32) & 0xFFFFFFFF)
 
 
-@inlined
+@leaf
 def identify(row: Row, ts: int, bits: int, seq: int, connection: int) -> int:
     """Look the identity (ts, seq) up and remember it; returns the flag that it earns, or 0."""
     oldest = 0
@@ -108,7 +108,7 @@ def identify(row: Row, ts: int, bits: int, seq: int, connection: int) -> int:
     return 0
 
 
-@inlined
+@leaf
 def spike_score(z: float, excess: float) -> float:
     """−log10 of the two-sided tail at z."""
     if z <= TAIL_FROM:
@@ -116,7 +116,7 @@ def spike_score(z: float, excess: float) -> float:
     return TAIL_SCORE + LOG10E * (z - TAIL_FROM) / excess
 
 
-@inlined
+@leaf
 def follow_run(row: Row, x: float) -> None:
     """Count equal values in a row; a finished run tells what is usual."""
     if x == row["last_value"]:
@@ -131,7 +131,7 @@ def follow_run(row: Row, x: float) -> None:
     row["run"] = 1
 
 
-@inlined
+@leaf
 def learn(row: Row, y: float, deviation: float, sigma: float) -> None:
     """Move level and spread towards a reading that is inside (or part of the warm-up)."""
     n = int(row["n"])
@@ -148,7 +148,7 @@ def learn(row: Row, y: float, deviation: float, sigma: float) -> None:
         row["n"] = n + 1
 
 
-@inlined
+@leaf
 def stay_outside(row: Row, y: float) -> None:
     """Follow the readings outside; when they last, theirs becomes the baseline."""
     if row["outside"] == 0:
@@ -167,7 +167,7 @@ def stay_outside(row: Row, y: float) -> None:
         row["shift_down"] = 0.0
 
 
-@inlined
+@leaf
 def follow_shift(row: Row, z: float, above: bool) -> float:
     """Add a signed z to the CUSUMs; returns the score of the side that this reading is on."""
     excess = float(row["shift_excess"])
@@ -188,7 +188,7 @@ def follow_shift(row: Row, z: float, above: bool) -> float:
     return LOG10E * (up if above else down) / excess
 
 
-@inlined
+@leaf
 def judge(
     row: Row, limit: Row, x: float, ts: int, warmup: int
 ) -> tuple[float, int, int, float, float, float, float]:

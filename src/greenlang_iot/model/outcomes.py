@@ -1,7 +1,12 @@
-"""What a sink says of a chunk, what the dead letter keeps, what an alert transition is."""
+"""What a sink says of a chunk, what the dead letter keeps, who is silent, what an alert transition is."""
 
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from greenlang_iot.model.batches import I32, I64
 
 
 @dataclass(slots=True, frozen=True)
@@ -40,6 +45,20 @@ class DeadLetter:
     answer: str = ""
     count: int = 0
     digest: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class Silences:
+    """Series whose next reading is overdue. Columns of equal length.
+
+    last_seen_ns: event time of the newest reading; 0 for a series that never sent one.
+    overdue_ns: how long ago the next reading should have come, in event time.
+    """
+
+    series: I32
+    last_seen_ns: I64
+    overdue_ns: I64
+    never: npt.NDArray[np.bool_]  # registered, and not heard of since the start
 
 
 @dataclass(slots=True, frozen=True)

@@ -186,7 +186,7 @@ class SecondStageSettings(Section):
 class DetectSettings(Section):
     enabled: bool = True
     threshold: float = Field(
-        4.0, gt=0, le=30, description="suspect at or above this score, as −log10 of the tail share"
+        5.0, gt=0, le=30, description="suspect at or above this score, as −log10 of the tail share"
     )
     warmup: int = Field(30, ge=2, description="readings of a series before it is scored")
     silence_intervals: float = Field(

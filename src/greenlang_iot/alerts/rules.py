@@ -1,0 +1,371 @@
+"""From suspect readings to alerts that a person wants to see: one per episode.
+
+A series has at most four alerts at a time, one per kind: value (rules spike, shift, rate, river:
+what the value does), stuck, range, silence.
+
+    pending ──(open_after suspects, pending_for event time)──▶ open ──(normal readings)──▶ resolved
+
+An alert resolves after `resolve_after` normal readings in a row (`resolve_spike_after` while it
+rests on single readings; silence: at the first reading), and does not open again within `cooldown`.
+An open spike that lasts becomes a shift: one more transition, the same alert.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from greenlang_iot.alerts import words
+from greenlang_iot.model.batches import U8, ReadingBatch, Reject, ScoreBatch
+from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.flags import (
+    DETECTOR_NAMES,
+    DETECTOR_RANGE,
+    DETECTOR_SILENCE,
+    DETECTOR_STUCK,
+    NOT_LEARNT,
+    RETAINED,
+    SUSPECT,
+)
+from greenlang_iot.model.outcomes import Silences, Transition
+from greenlang_iot.model.reasons import Reason
+from greenlang_iot.settings.model import AlertSettings
+
+VALUE, STUCK, RANGE, SILENCE = 1, 2, 4, 8
+"""Kinds of alerts of a series, as bits of `Alerter.active`."""
+TOUCHED = 128
+"""Only within `evaluate`: a suspect row of this batch belongs to the series."""
+KINDS = (VALUE, STUCK, RANGE, SILENCE)
+KIND_OF = {
+    DETECTOR_NAMES[DETECTOR_STUCK]: STUCK,
+    DETECTOR_NAMES[DETECTOR_RANGE]: RANGE,
+    DETECTOR_NAMES[DETECTOR_SILENCE]: SILENCE,
+}
+
+CRITICAL_SCORE = 12.0
+"""A spike or shift is critical from this score (−log10) on."""
+CERTAIN = 12.0
+"""Score of what rests on a limit, not on statistics."""
+
+
+class _Seen(NamedTuple):
+    """What an alert is about: one reading, or the lack of one."""
+
+    ts_ns: int
+    value: float | None
+    expected: float | None
+    band: float | None
+    score: float  # −log10
+    detector: str
+    severity: str
+    summary: str
+
+
+@dataclass(slots=True)
+class _Alert:
+    alert_id: str
+    rule: str
+    detector: str
+    severity: str
+    scope: tuple[str, str, str, str]
+    opened_ns: int
+    state: str
+    number: int = 0
+    last_ns: int = 0
+    suspects: int = 0
+    normal: int = 0  # in a row
+
+
+class Alerter:
+    """Rules over scored batches. Pure: returns transitions, delivers nothing.
+
+    active: per series the kinds (bits) that have an alert; the normal path only looks at it.
+    suppressed: openings refused because `max_active` alerts are not resolved.
+    """
+
+    def __init__(self, directory: Directory, settings: AlertSettings) -> None:
+        self.settings = settings
+        self.active: U8 = np.zeros(directory.n_series, np.uint8)
+        self.suppressed = 0
+        self._directory = directory
+        self._alerts: dict[tuple[int, int], _Alert] = {}
+        self._cool: dict[tuple[int, int], int] = {}  # event time until which nothing opens
+        self._wide: dict[tuple[str, str], _Alert] = {}
+
+    def evaluate(self, batch: ReadingBatch, scores: ScoreBatch) -> list[Transition]:
+        """Look at rows that are suspect or whose series has an alert."""
+        series = batch.series[: batch.n]
+        # a series that gets an alert in this batch is followed through the rest of it
+        touched = series[(scores.verdict[: batch.n] & SUSPECT) != 0]
+        self.active[touched] |= TOUCHED
+        rows = np.flatnonzero(self.active[series])
+        self.active[touched] &= ~TOUCHED & 0xFF
+        result: list[Transition] = []
+        for row in rows.tolist():
+            self._row(batch, scores, row, result)
+        return result
+
+    def evaluate_rejects(self, rejects: list[Reject]) -> list[Transition]:
+        """Readings outside their valid range never reach a sink, but a person should know."""
+        result: list[Transition] = []
+        for reject in rejects:
+            entries = zip(reject.paths, reject.series, reject.values, reject.ts_ns, strict=False)
+            for (_, reason), series, value, ts_ns in entries:
+                if reason == Reason.OUT_OF_RANGE and series >= 0 and ts_ns > 0:
+                    low, high = self._directory.low[series], self._directory.high[series]
+                    middle, half = float(low + high) / 2, float(high - low) / 2
+                    summary = words.rejected(self._directory, series, value)
+                    seen = _Seen(ts_ns, value, middle, half, CERTAIN, "range", "critical", summary)
+                    self._suspect(series, RANGE, seen, result)
+        return result
+
+    def evaluate_silence(self, silences: Silences, now_ns: int) -> list[Transition]:
+        """Open alerts for series that fell silent; `now_ns` dates those that never spoke."""
+        result: list[Transition] = []
+        fresh = np.flatnonzero((self.active[silences.series] & SILENCE) == 0)
+        for i in fresh.tolist():
+            series, never = int(silences.series[i]), bool(silences.never[i])
+            overdue = int(silences.overdue_ns[i])
+            interval = int(self._directory.interval_ns[series])
+            due = now_ns - overdue if never else int(silences.last_seen_ns[i]) + interval
+            summary = words.silent(self._directory, series, overdue + interval, never)
+            seen = _Seen(due, None, None, None, CERTAIN, "silence", "warning", summary)
+            self._suspect(series, SILENCE, seen, result, at_ns=due + overdue)
+        return result
+
+    def outage(
+        self, scope: str, is_open: bool, at_ns: int, summary: str, rule: str = "outage"
+    ) -> list[Transition]:
+        """Open or resolve the one alert of something wider than a device.
+
+        scope names it ("gateway", "broker:default"); rule is "outage" or "clock".
+        """
+        key = (rule, scope)
+        alert = self._wide.get(key)
+        if is_open == (alert is not None):
+            return []
+        if alert is None:
+            severity = "critical" if rule == "outage" else "warning"
+            seen = _Seen(at_ns, None, None, None, CERTAIN, scope, severity, summary)
+            alert = _new(rule, ("", "", "", ""), seen)
+            self._wide[key] = alert
+            return [_change(alert, "open", seen, at_ns)]
+        del self._wide[key]
+        seen = _Seen(at_ns, None, None, None, 0.0, scope, alert.severity, summary)
+        return [_change(alert, "resolved", seen, at_ns)]
+
+    def restore(self, open_alerts: list[dict[str, Any]]) -> list[Transition]:
+        """Take over what the outbox says is not resolved (last `Transition.as_dict` of each).
+
+        Returns the resolutions of alerts whose series the registry does not have any more.
+        """
+        result: list[Transition] = []
+        index = self._index() if open_alerts else {}
+        for saved in open_alerts:
+            scope = (saved["org"], saved["site"], saved["device"], saved["metric"])
+            alert = _Alert(
+                alert_id=saved["alert_id"],
+                rule=saved["rule"],
+                detector=saved["detector"],
+                severity=saved["severity"],
+                scope=scope,
+                opened_ns=saved["opened"],
+                state=saved["state"],
+                number=saved["number"],
+                last_ns=saved["at"],
+                suspects=1,
+            )
+            if not saved["device"]:
+                self._wide[(alert.rule, alert.detector)] = alert
+                continue
+            series = index.get(scope)
+            if series is None:
+                result.append(_unwatched(alert))
+                continue
+            self._keep(series, KIND_OF.get(alert.rule, VALUE), alert)
+        return result
+
+    def grow(self, directory: Directory) -> list[Transition]:
+        """Go on with a newer Directory; alerts of series that it does not watch are resolved."""
+        old = self._alerts
+        self._directory = directory
+        self._alerts = {}
+        self._cool = {
+            key: until for key, until in self._cool.items() if key[0] < directory.n_series
+        }
+        self.active = np.zeros(directory.n_series, np.uint8)
+        result: list[Transition] = []
+        for (series, kind), alert in old.items():
+            if (
+                series < directory.n_series
+                and self._scope(series) == alert.scope
+                and self._on(series)
+            ):
+                self._keep(series, kind, alert)
+            else:
+                result.append(_unwatched(alert))
+        return result
+
+    def _row(
+        self, batch: ReadingBatch, scores: ScoreBatch, row: int, result: list[Transition]
+    ) -> None:
+        flags = int(batch.flags[row])
+        if flags & RETAINED:
+            return
+        series, ts_ns = int(batch.series[row]), int(batch.ts_ns[row])
+        value = float(batch.value[row])
+        here = int(self.active[series])
+        if here & SILENCE:
+            self._resolve(series, SILENCE, ts_ns, value, result)
+        if flags & NOT_LEARNT:
+            return
+        kind = 0
+        if scores.verdict[row] & SUSPECT:
+            seen = self._read(batch, scores, row)
+            kind = KIND_OF.get(seen.detector, VALUE)
+            self._suspect(series, kind, seen, result)
+        for other in KINDS[:3]:
+            if here & other and other != kind:
+                self._normal(series, other, ts_ns, value, result)
+
+    def _read(self, batch: ReadingBatch, scores: ScoreBatch, row: int) -> _Seen:
+        """A suspect row in words."""
+        rule = DETECTOR_NAMES[scores.detector[row]]
+        value, score = float(batch.value[row]), float(scores.score[row])
+        expected, band = float(scores.expected[row]), float(scores.band[row])
+        severity = "info" if rule == "river" else "warning"
+        if rule in ("spike", "shift") and score >= CRITICAL_SCORE:
+            severity = "critical"
+        series = int(batch.series[row])
+        summary = words.reading(self._directory, series, rule, value, expected, band)
+        ts_ns = int(batch.ts_ns[row])
+        return _Seen(ts_ns, value, expected, band, score, rule, severity, summary)
+
+    def _suspect(
+        self,
+        series: int,
+        kind: int,
+        seen: _Seen,
+        result: list[Transition],
+        at_ns: int | None = None,
+    ) -> None:
+        """A suspect reading (or silence) of this kind: open, extend, or nothing."""
+        at = seen.ts_ns if at_ns is None else at_ns
+        alert = self._alerts.get((series, kind))
+        if alert is None:
+            if at < self._cool.get((series, kind), at):
+                return
+            if len(self._alerts) >= self.settings.max_active:
+                self.suppressed += 1
+                return
+            alert = _new(seen.detector, self._scope(series), seen)
+            self._keep(series, kind, alert)
+        elif seen.ts_ns <= alert.last_ns:
+            return  # a retry, or late: it tells nothing new
+        alert.last_ns = seen.ts_ns
+        alert.suspects += 1
+        alert.normal = 0
+        if alert.state == "pending":
+            needed = self.settings.open_after if kind == VALUE else 1
+            held = (
+                kind == SILENCE or (seen.ts_ns - alert.opened_ns) / 1e9 >= self.settings.pending_for
+            )
+            if alert.suspects >= needed and held:
+                result.append(_change(alert, "open", seen, at))
+            elif alert.number == 0:
+                result.append(_change(alert, "pending", seen, at))
+        elif seen.detector == "shift" != alert.detector:
+            alert.detector = "shift"
+            result.append(_change(alert, alert.state, seen, at))
+
+    def _normal(
+        self, series: int, kind: int, ts_ns: int, value: float, result: list[Transition]
+    ) -> None:
+        alert = self._alerts[(series, kind)]
+        alert.normal += 1
+        single = kind == VALUE and alert.detector != "shift"
+        settings = self.settings
+        needed = settings.resolve_spike_after if single else settings.resolve_after
+        if alert.normal >= needed:
+            self._resolve(series, kind, ts_ns, value, result)
+
+    def _resolve(
+        self, series: int, kind: int, ts_ns: int, value: float, result: list[Transition]
+    ) -> None:
+        alert = self._alerts.pop((series, kind))
+        self.active[series] &= ~kind & 0xFF
+        if alert.state != "pending":
+            self._cool.pop((series, kind), None)  # to the end of the line: the oldest goes first
+            self._cool[(series, kind)] = ts_ns + int(self.settings.cooldown * 1e9)
+            while len(self._cool) > self.settings.max_active:
+                del self._cool[next(iter(self._cool))]
+        summary = words.resolved(self._directory, series, alert.rule, value)
+        seen = _Seen(ts_ns, value, None, None, 0.0, alert.detector, alert.severity, summary)
+        result.append(_change(alert, "resolved", seen, ts_ns))
+
+    def _keep(self, series: int, kind: int, alert: _Alert) -> None:
+        self._alerts[(series, kind)] = alert
+        self.active[series] |= kind
+
+    def _scope(self, series: int) -> tuple[str, str, str, str]:
+        d = self._directory
+        device = int(d.series_device[series])
+        return (
+            d.org[int(d.org_of[device])],
+            d.site[int(d.site_of[device])],
+            d.device[device],
+            d.metric[int(d.series_metric[series])],
+        )
+
+    def _on(self, series: int) -> bool:
+        d = self._directory
+        return bool(d.series_enabled[series] and d.enabled[d.series_device[series]])
+
+    def _index(self) -> dict[tuple[str, str, str, str], int]:
+        """Series by scope, of those that are watched."""
+        return {self._scope(s): s for s in range(self._directory.n_series) if self._on(s)}
+
+
+def _new(rule: str, scope: tuple[str, str, str, str], seen: _Seen) -> _Alert:
+    """An alert that `seen` begins; its id is the same whoever computes it."""
+    wide = () if scope[2] else (seen.detector,)
+    text = "\0".join((rule, *scope, *wide, str(seen.ts_ns)))
+    alert_id = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return _Alert(alert_id, rule, seen.detector, seen.severity, scope, seen.ts_ns, "pending")
+
+
+def _change(alert: _Alert, state: str, seen: _Seen, at_ns: int) -> Transition:
+    alert.state = state
+    alert.number += 1
+    org, site, device, metric = alert.scope
+    return Transition(
+        alert_id=alert.alert_id,
+        number=alert.number,
+        state=state,
+        rule=alert.rule,
+        severity=alert.severity,
+        org=org,
+        site=site,
+        device=device,
+        metric=metric,
+        opened_ns=alert.opened_ns,
+        at_ns=at_ns,
+        value=_finite(seen.value),
+        expected=_finite(seen.expected),
+        band=_finite(seen.band),
+        score=1.0 - 10.0**-seen.score,
+        detector=alert.detector,
+        summary=seen.summary,
+    )
+
+
+def _unwatched(alert: _Alert) -> Transition:
+    summary = words.unwatched(alert.scope[3], alert.scope[2])
+    seen = _Seen(alert.last_ns, None, None, None, 0.0, alert.detector, alert.severity, summary)
+    return _change(alert, "resolved", seen, alert.last_ns)
+
+
+def _finite(x: float | None) -> float | None:
+    return x if x is not None and math.isfinite(x) else None

@@ -1,0 +1,147 @@
+"""The scoring kernel against its slow twin, and with the JIT off."""
+
+import dataclasses
+import hashlib
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.fakes.directory import directory
+from tests.fakes.readings import MINUTE, SECOND, readings
+from tests.reference.detect import Limits, Series
+
+from greenlang_iot.detect.ensemble import Detector
+from greenlang_iot.model import flags as f
+from greenlang_iot.model.directory import PROFILES, Directory
+from greenlang_iot.settings.model import DetectSettings, SecondStageSettings
+
+WARMUP = 12
+SETTINGS = DetectSettings(warmup=WARMUP, second_stage=SecondStageSettings(enabled=False))
+PROFILE_LIMITS = {
+    "default": Limits(),
+    "spiky": Limits(threshold=7.5),
+    "counter": Limits(counter=True, stuck=False),
+    "binary": Limits(spike=False, shift=False, stuck=False),
+}
+
+
+def one_series(profile: str, **columns: float) -> Directory:
+    d = directory(1, ("m",), units=("Cel",), low=-math.inf, high=math.inf)
+    changed = {name: np.full(1, value) for name, value in columns.items()}
+    return dataclasses.replace(d, profile=np.full(1, PROFILES.index(profile), np.uint8), **changed)
+
+
+values = st.one_of(
+    st.sampled_from([0.0, -0.0, 20.0, 20.5, 21.0, 1e308, -1e308, 5e-324, 1e-300, 1e9]),
+    st.floats(19.0, 22.0),
+    st.floats(allow_nan=True, allow_infinity=True),
+)
+rows = st.lists(
+    st.tuples(
+        st.integers(-2, 3),  # minutes since the row before
+        values,
+        st.sampled_from([None, None, None, 0, 1, 2**40, -1]),
+        st.sampled_from([1, 1, 1, 2]),  # connection
+        st.sampled_from([0, 0, 0, f.RETAINED]),
+    ),
+    min_size=1,
+    max_size=120,
+)
+
+
+@given(rows=rows, profile=st.sampled_from(sorted(PROFILE_LIMITS)))
+@settings(max_examples=60, deadline=None)
+def test_kernel_is_its_twin(
+    rows: list[tuple[int, float, int | None, int, int]], profile: str
+) -> None:
+    d = one_series(profile, warn_high=21.8, step=0.02)
+    detector = Detector(d, SETTINGS)
+    limits = dataclasses.replace(
+        PROFILE_LIMITS[profile], warn_high=21.8, step=0.02, gap_ns=120 * MINUTE
+    )
+    twin = Series(limits, WARMUP)
+    ts = 1_000 * MINUTE
+    for minutes, x, seq, connection, flag in rows:
+        ts += minutes * MINUTE
+        batch = readings([0], [ts], [x], flags=[flag], connection=connection)
+        if seq is not None:
+            batch.seq[0] = seq
+            batch.flags[0] |= f.HAS_SEQ
+        expect = twin.read(ts, x, seq, connection, int(batch.flags[0]))
+        got = detector.score(batch)
+        assert batch.flags[0] == expect.flag
+        assert got.verdict[0] == expect.verdict
+        assert got.detector[0] == expect.detector
+        for column, wanted in (
+            ("score", expect.score),
+            ("expected", expect.expected),
+            ("band", expect.band),
+        ):
+            np.testing.assert_equal(float(getattr(got, column)[0]), wanted, err_msg=column)
+
+
+def test_twin_agrees_over_a_long_series_with_faults() -> None:
+    rng = np.random.default_rng(3)
+    n = 3_000
+    x = 20 + 5 * np.sin(np.arange(n) * math.tau / 1440) + rng.normal(size=n)
+    x[700] += 12  # spike
+    x[1200:] += 8  # lasting shift
+    x[2000:2080] = x[2000]  # stuck
+    ts = np.cumsum(rng.integers(30, 90, n)) * SECOND
+    detector = Detector(one_series("default"), SETTINGS)
+    got = detector.score(readings([0] * n, ts, x))
+    twin = Series(Limits(gap_ns=120 * MINUTE), WARMUP)
+    expect = [twin.read(int(t), float(v), None, 1) for t, v in zip(ts, x, strict=True)]
+    np.testing.assert_array_equal(got.score, np.array([e.score for e in expect], np.float32))
+    np.testing.assert_array_equal(got.verdict, [e.verdict for e in expect])
+    np.testing.assert_array_equal(got.detector, [e.detector for e in expect])
+    assert {f.DETECTOR_SPIKE, f.DETECTOR_SHIFT, f.DETECTOR_STUCK} <= set(
+        got.detector[got.verdict == f.SUSPECT].tolist()
+    )
+
+
+def digest() -> str:
+    """Scores and state of a stream over 5 series, as one hash."""
+    rng = np.random.default_rng(11)
+    n = 1_500
+    d = dataclasses.replace(
+        directory(5, ("m",), units=("Cel",), step=0.2), profile=np.arange(5, dtype=np.uint8)
+    )
+    detector = Detector(d, SETTINGS)
+    x = np.abs(rng.normal(size=n)).cumsum() + rng.choice([0.0, 50.0], n, p=[0.98, 0.02])
+    x[5], x[6], x[7] = math.nan, math.inf, 1e308
+    ts = (np.arange(n) - rng.integers(0, 3, n)) * MINUTE
+    seen = hashlib.sha256()
+    for part in np.array_split(np.arange(n), 7):
+        batch = readings(rng.integers(0, 5, len(part)), ts[part], x[part])
+        scores = detector.score(batch)
+        for column in (batch.flags, scores.score, scores.verdict, scores.expected, scores.band):
+            seen.update(column.tobytes())
+    seen.update(detector.checkpoint())
+    return seen.hexdigest()
+
+
+def test_jit_off_gives_the_same_bits() -> None:
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_detect_kernels as t; print(t.digest())"
+    flipped = "0" if os.environ.get("NUMBA_DISABLE_JIT") == "1" else "1"
+    env = {**os.environ, "NUMBA_DISABLE_JIT": flipped, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == digest()
+
+
+@pytest.mark.parametrize("z", [0.0, 0.5, 1.0, 1.5, 2.0])
+def test_score_is_the_gaussian_tail_up_to_two_sigma(z: float) -> None:
+    from greenlang_iot.detect.kernels import spike_score
+
+    assert spike_score(z, 0.373) == pytest.approx(
+        -math.log10(math.erfc(z / math.sqrt(2))), abs=0.02
+    )
