@@ -7,6 +7,7 @@ costs one kernel call.
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -24,6 +25,7 @@ CLOSE_WITHIN = 2.0
 class Link(asyncio.BufferedProtocol):
     """From connect to close of one transport.
 
+    made: called with this link when it has its transport, before anything is received.
     accepted, ready: done at the CONNACK and at the last SUBACK, or when it ended before them.
     closed: what ended the connection: an MqttError, another error of the handler, or None after
     `goodbye()`.
@@ -35,9 +37,9 @@ class Link(asyncio.BufferedProtocol):
         session: Session,
         handler: ConnectionHandler,
         linger: float,
+        made: Callable[["Link"], None],
         *,
         clean: bool = False,
-        paused: bool = False,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.accepted: asyncio.Future[None] = loop.create_future()
@@ -48,8 +50,9 @@ class Link(asyncio.BufferedProtocol):
         self._session = session
         self._handler = handler
         self._linger = linger
+        self._made = made
         self._clean = clean
-        self._paused = paused  # by the shard
+        self._paused = False  # by the shard
         self._blocked = False  # by the window
         self._reading = True
         self._ending = False
@@ -96,6 +99,7 @@ class Link(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._session.connect(self._loop.time(), clean=self._clean)
+        self._made(self)
         self._tick()
 
     def get_buffer(self, sizehint: int) -> memoryview:

@@ -139,6 +139,7 @@ class Session:
         """`nbytes` were written to the start of `framer.space()`."""
         self.framer.received(nbytes)
         self._heard = now
+        self._pinged = None  # any byte proves that the broker lives
 
     def advance(self) -> Event:
         """Go through the bytes received up to the next event. MqttError ends the connection."""
@@ -193,6 +194,7 @@ class Session:
         """Reading was paused or goes on: without reading nobody hears an answer."""
         if on and not self._reading:
             self._heard = now
+            self._pinged = None
         self._reading = on
 
     def tick(self, now: float) -> float:
@@ -203,8 +205,6 @@ class Session:
         period = self._keep_alive
         if self.state in (State.IDLE, State.CONNECTING) or not period:
             return now + PING_AFTER * self._broker.keep_alive
-        if self._pinged is not None and self._heard > self._pinged:
-            self._pinged = None
         if self._pinged is None:
             ping_at = min(self._sent, self._heard) + PING_AFTER * period
         else:

@@ -168,13 +168,12 @@ class Connection:
         context = ssl_context(broker.tls) if broker.tls is not None else None
         if broker.tls is not None and not broker.tls.verify:
             self._log.warning("tls_not_verified", advice="any certificate is accepted: tests only")
-        link = Link(self._session, self._handler, self._linger, clean=clean, paused=self._paused)
+        link = Link(self._session, self._handler, self._linger, self._use, clean=clean)
         try:
             async with asyncio.timeout(broker.connect_timeout):
                 await asyncio.get_running_loop().create_connection(
                     lambda: link, broker.host, broker.port, ssl=context
                 )
-                self._link = link
                 await asyncio.shield(link.accepted)
         except OSError as error:
             if self._link is link:
@@ -185,6 +184,12 @@ class Connection:
                 link.abort()
             raise
         return link
+
+    def _use(self, link: Link) -> None:
+        """From now on acknowledgements go there: frames may come before `_open` goes on."""
+        self._link = link
+        if self._paused:
+            link.pause()
 
     async def _drained(self, link: Link) -> bool:
         """Wait until nothing came for `quiet` seconds and all is acknowledged; False: it closed."""
