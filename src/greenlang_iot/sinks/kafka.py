@@ -1,0 +1,385 @@
+"""The Kafka sink: finished record batches through aiokafka's idempotent producer, acks=all.
+
+aiokafka goes on trying an idempotent batch for ever, and that is wanted: batches stay in its queue per
+partition, in order, with the sequence number that keeps a second try from being a second copy. So a
+`send` that ran out of time does not take its batches back. The sender remembers them, and when the
+same body comes again (the runner's retry, or the spool after a pause) it waits for what is missing
+instead of sending twice. What is remembered is bounded by `chunk_bytes × (in_flight + 1)`.
+
+A batch that the broker refuses leaves a gap in its partition's sequence, so the producer is then
+replaced by one with a new id, and everything remembered is handed to the new one, in order. Only
+there copies can arise: readings whose answer was still open. `resent` counts them.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.message_accumulator import MessageBatch
+from aiokafka.structs import TopicPartition
+
+from greenlang_iot.encode.records import pieces
+from greenlang_iot.model.errors import SinkError
+from greenlang_iot.model.outcomes import Outcome, Refused
+from greenlang_iot.model.protocols import Body
+from greenlang_iot.settings.model import KafkaSettings
+from greenlang_iot.sinks.kafka_batches import (
+    FinishedBatch,
+    KafkaRecord,
+    batch_of,
+    codec_of,
+    records_of,
+)
+from greenlang_iot.sinks.kafka_client import POISON, SEQUENCE, client_options, sink_error
+
+PROBE_EVERY: Final = 1.0
+"""Seconds without any answer after which a waiting send asks whether a broker is there at all."""
+
+_partition_of = DefaultPartitioner()
+
+
+@dataclass(slots=True, eq=False)
+class _Part:
+    """One record batch: acknowledged, or on its way (`pending`), or to be handed over (again)."""
+
+    partition: int
+    records: int
+    batch: Body
+    acked: bool = False
+    pending: MessageBatch | None = None
+    error: BaseException | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Delivery:
+    """What became of one body so far."""
+
+    topic: str
+    body: Body
+    parts: list[_Part]
+    refused: list[Refused] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    awaited: bool = False  # a send() waits for it
+
+    @property
+    def pending(self) -> bool:
+        return any(part.pending is not None for part in self.parts)
+
+    @property
+    def done(self) -> bool:
+        return all(part.acked for part in self.parts)
+
+
+class KafkaSender:
+    """Sends record batches to `topic` and single records to any topic (model.protocols.Sender).
+
+    Every call ends within `settings.timeout`. Not for use by more than one event loop.
+    """
+
+    def __init__(self, settings: KafkaSettings, topic: str) -> None:
+        self.resent = 0  # readings sent again without knowing whether they had arrived
+        self._settings = settings
+        self._topic = topic
+        self._producer: AIOKafkaProducer | None = None
+        self._opening = asyncio.Lock()
+        self._deliveries: list[_Delivery] = []
+        self._discarding: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Connect and check the topic. Raises SinkError."""
+        async with self._within(self._deadline()):
+            await self._ready(self._topic)
+
+    async def send(self, body: Body, rows: int) -> Outcome:
+        """Deliver a body of encode.records; `refused` holds the JSON values of refused records."""
+        try:
+            parts = [_Part(*piece) for piece in pieces(body)]
+        except ValueError as error:
+            raise SinkError(str(error), reason="bad_body", retryable=False) from error
+        return await self._deliver(self._admit(self._topic, body, parts))
+
+    async def publish(self, topic: str, key: bytes, value: bytes | None, timestamp_ms: int) -> None:
+        """One record, durable when this returns; `value=None` deletes the key from a compacted topic.
+
+        Raises SinkError; not retryable where the broker refuses the record itself.
+        """
+        async with self._within(self._deadline()):
+            producer = await self._ready(topic)
+            partitions = sorted(await producer.partitions_for(topic))
+        batch = batch_of([KafkaRecord(timestamp_ms, key, value)])
+        part = _Part(_partition_of(key, partitions, partitions), 1, batch)
+        outcome = await self._deliver(self._admit(topic, batch, [part]))
+        if outcome.refused:
+            raise SinkError(
+                f"Kafka refused a record for {topic}: {outcome.refused[0].answer}",
+                reason="refused",
+                retryable=False,
+            )
+
+    async def close(self) -> None:
+        """Close the connections; what is unanswered stays unknown. Idempotent."""
+        self._replace()
+        if self._discarding:
+            await asyncio.wait(self._discarding, timeout=self._settings.timeout)
+        for task in self._discarding:
+            task.cancel()
+
+    # ---- one delivery ---------------------------------------------------------------------------
+
+    async def _deliver(self, delivery: _Delivery) -> Outcome:
+        deadline = self._deadline()
+        delivery.awaited = True
+        try:
+            self._judge(
+                delivery
+            )  # what was answered while nobody waited; any failure is tried again
+            while not delivery.done:
+                async with self._within(deadline):
+                    self._hand_over(await self._ready(delivery.topic), delivery)
+                await self._answers(delivery, deadline)
+                failure = self._judge(delivery)
+                if failure is not None:
+                    raise sink_error(
+                        failure, f"Kafka did not take a batch for {delivery.topic}"
+                    ) from failure
+        finally:
+            delivery.awaited = False
+        self._deliveries.remove(delivery)
+        records = sum(part.records for part in delivery.parts)
+        return Outcome(records, delivery.refused)
+
+    def _admit(self, topic: str, body: Body, parts: list[_Part]) -> _Delivery:
+        """The remembered delivery of the same bytes, or a new one. Raises SinkError when full."""
+        for known in self._deliveries:
+            if not known.awaited and known.topic == topic and known.body == body:
+                return known
+        limit = self._settings.chunk_bytes * (self._settings.in_flight + 1)
+        held = sum(len(known.body) for known in self._deliveries)
+        for known in list(self._deliveries):
+            if held + len(body) <= limit:
+                break
+            if not known.awaited and not known.pending:
+                self._deliveries.remove(known)
+                held -= len(known.body)
+        if self._deliveries and held + len(body) > limit:
+            raise SinkError(
+                f"Kafka has not answered {len(self._deliveries)} earlier chunks",
+                reason="backlog",
+                down=True,
+            )
+        delivery = _Delivery(topic, body, parts)
+        self._deliveries.append(delivery)
+        return delivery
+
+    async def _answers(self, delivery: _Delivery, deadline: float) -> None:
+        """Wait until nothing of the delivery is on its way. Raises SinkError."""
+        loop = asyncio.get_running_loop()
+        while delivery.pending:
+            delivery.changed.clear()
+            try:
+                async with asyncio.timeout_at(min(deadline, loop.time() + PROBE_EVERY)):
+                    await delivery.changed.wait()
+            except TimeoutError:
+                if loop.time() >= deadline:
+                    raise SinkError(
+                        f"Kafka has not acknowledged a chunk for {delivery.topic} in time",
+                        reason="timeout",
+                    ) from None
+                await self._probe(delivery.topic, deadline)
+
+    async def _probe(self, topic: str, deadline: float) -> None:
+        """Say why nothing is answered: raises SinkError where no broker or no topic is there."""
+        producer = self._producer
+        if producer is None:
+            return
+        async with self._within(deadline):
+            try:
+                cluster = await producer.client.fetch_all_metadata()
+            except KafkaError as error:
+                if self._replaced(producer):
+                    return
+                raise SinkError(
+                    f"no Kafka broker of {self._settings.bootstrap_servers} answers",
+                    reason="no_brokers",
+                    down=True,
+                ) from error
+        if topic not in cluster.topics():
+            raise _topic_missing(topic)
+
+    @staticmethod
+    def _judge(delivery: _Delivery) -> BaseException | None:
+        """Clear the errors of a delivery: poison is halved or refused, a lost sequence is nothing;
+        returns another error, if there is one."""
+        parts: list[_Part] = []
+        failure: BaseException | None = None
+        for part in delivery.parts:
+            error, part.error = part.error, None
+            if error is None or isinstance(error, SEQUENCE):
+                parts.append(part)
+            elif not isinstance(error, POISON):
+                failure = error
+                parts.append(part)
+            elif part.records > 1:
+                parts += _halves(part)
+            else:
+                (record,) = records_of(part.batch)
+                delivery.refused.append(
+                    Refused(record.value or b"", f"{error.message}: {error.description}")
+                )
+        delivery.parts = parts
+        return failure
+
+    # ---- the producer ---------------------------------------------------------------------------
+
+    async def _ready(self, topic: str) -> AIOKafkaProducer:
+        """The producer, connected and knowing the topic; a new one is given all that is remembered."""
+        async with self._opening:
+            producer = self._producer
+            if producer is None:
+                producer = self._producer = await self._start()
+                for delivery in self._deliveries:
+                    with contextlib.suppress(SinkError):  # its own send() reports that
+                        await self._learn(producer, delivery.topic)
+                        self._hand_over(producer, delivery)
+            await self._learn(producer, topic)
+            return producer
+
+    async def _start(self) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            **client_options(self._settings), enable_idempotence=True, acks="all"
+        )
+        try:
+            await producer.start()
+        except (KafkaError, OSError) as error:
+            what = f"cannot connect to Kafka at {self._settings.bootstrap_servers}"
+            raise sink_error(error, what) from error
+        finally:
+            if producer._sender.sender_task is None:
+                await producer.stop()
+        return producer
+
+    async def _learn(self, producer: AIOKafkaProducer, topic: str) -> None:
+        """Have the producer follow a topic; never by a request that would create it."""
+        if producer.client.cluster.partitions_for_topic(topic) is not None:
+            return
+        try:
+            if topic not in (await producer.client.fetch_all_metadata()).topics():
+                raise _topic_missing(topic)
+            await producer.partitions_for(topic)
+        except KafkaError as error:
+            raise sink_error(error, f"Kafka says nothing of topic {topic}") from error
+
+    def _hand_over(self, producer: AIOKafkaProducer, delivery: _Delivery) -> None:
+        """Queue what is not acknowledged and not on its way, synchronously: so order is kept.
+
+        `send_batch` would do the same after waiting until the partition's queue is empty, which takes
+        a task per partition and loses the order of two chunks.
+        """
+        if self._replaced(producer):
+            return  # the caller comes again
+        known = producer.client.cluster.partitions_for_topic(delivery.topic) or set()
+        for part in delivery.parts:
+            if part.acked or part.pending is not None or part.error is not None:
+                continue
+            if part.partition not in known:
+                raise SinkError(
+                    f"Kafka topic {delivery.topic} has no partition {part.partition}: set "
+                    "sinks.kafka.partitions to the topic's number, or run setup",
+                    reason="partition_missing",
+                    down=True,
+                )
+            batch = producer._message_accumulator._append_batch(
+                FinishedBatch(part.batch, part.records),
+                TopicPartition(delivery.topic, part.partition),
+            )
+            part.pending = batch
+            batch.future.add_done_callback(
+                lambda _, part=part, batch=batch: self._answered(producer, delivery, part, batch)
+            )
+
+    def _answered(
+        self,
+        producer: AIOKafkaProducer,
+        delivery: _Delivery,
+        part: _Part,
+        batch: MessageBatch,
+    ) -> None:
+        error = batch.future.exception()
+        if part.pending is not batch:
+            return  # the part was handed to another producer since
+        part.pending = None
+        part.acked = error is None
+        part.error = error
+        if error is not None and not self._replaced(producer):
+            self._replace()
+        delivery.changed.set()
+
+    def _replaced(self, producer: AIOKafkaProducer) -> bool:
+        return producer is not self._producer
+
+    def _replace(self) -> None:
+        """Give the producer up; what it has not answered is to be handed to the next one."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        for delivery in self._deliveries:
+            for part in delivery.parts:
+                if part.pending is not None and not part.pending.future.done():
+                    self.resent += part.records
+                    part.pending = None
+                    delivery.changed.set()
+        task = asyncio.get_running_loop().create_task(_discard(producer))
+        self._discarding.add(task)
+        task.add_done_callback(self._discarding.discard)
+
+    # ---- time -----------------------------------------------------------------------------------
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._settings.timeout
+
+    @contextlib.asynccontextmanager
+    async def _within(self, deadline: float) -> AsyncIterator[None]:
+        """Past the deadline: the SinkError of brokers that are silent."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                yield
+        except TimeoutError as late:
+            raise SinkError(
+                f"Kafka at {self._settings.bootstrap_servers} does not answer in time",
+                reason="timeout",
+                down=True,
+            ) from late
+
+
+def _topic_missing(topic: str) -> SinkError:
+    return SinkError(
+        f"Kafka has no topic {topic}: run setup, or create it", reason="topic_missing", down=True
+    )
+
+
+def _halves(part: _Part) -> list[_Part]:
+    records = list(records_of(part.batch))
+    codec = codec_of(part.batch)
+    middle = len(records) // 2
+    return [
+        _Part(part.partition, len(half), batch_of(half, codec))
+        for half in (records[:middle], records[middle:])
+    ]
+
+
+async def _discard(producer: AIOKafkaProducer) -> None:
+    """Close a producer without waiting for the batches it still has.
+
+    `producer.stop()` would wait until all are delivered. Its task lets a request that is on the wire
+    end (at most its time-out) when it is cancelled.
+    """
+    task = producer._sender.sender_task
+    task.cancel()
+    await asyncio.wait([task])
+    producer._closed = True
+    await producer.client.close()

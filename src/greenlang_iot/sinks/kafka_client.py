@@ -1,0 +1,95 @@
+"""What every Kafka client of the gateway shares: connection options and the meaning of errors."""
+
+from typing import Any, Final
+
+from aiokafka import errors
+
+from greenlang_iot.model.errors import SinkError
+from greenlang_iot.mqtt.tls import ssl_context
+from greenlang_iot.settings.model import KafkaSettings, TlsSettings
+
+
+class InvalidRecord(errors.BrokerResponseError):  # type: ignore[misc]
+    """Error 87, which aiokafka 0.14 does not know: the broker's validation refused a record."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+    description = "This record has failed the validation on the broker and hence was rejected."
+
+
+errors.kafka_errors.setdefault(InvalidRecord.errno, InvalidRecord)
+
+POISON: Final = (
+    errors.MessageSizeTooLargeError,
+    errors.RecordListTooLargeError,
+    errors.InvalidTimestampError,
+    errors.CorruptRecordException,
+    errors.InvalidMessageError,
+    InvalidRecord,
+)
+"""The broker wrote nothing of the batch and never will: find the records it means."""
+
+SEQUENCE: Final = (
+    errors.OutOfOrderSequenceNumber,
+    errors.UnknownProducerId,
+    errors.InvalidProducerEpoch,
+    errors.InvalidProducerIdMapping,
+    errors.ProducerFenced,
+)
+"""The broker does not follow this producer's sequence any more: a new producer id heals it."""
+
+_MEANING: Final[tuple[tuple[tuple[type[BaseException], ...], str, bool], ...]] = (
+    # errors, reason, down
+    (
+        (
+            errors.TopicAuthorizationFailedError,
+            errors.ClusterAuthorizationFailedError,
+            errors.SaslAuthenticationFailed,
+            errors.UnsupportedSaslMechanismError,
+            errors.IllegalSaslStateError,
+        ),
+        "unauthorized",
+        True,
+    ),
+    ((errors.UnknownTopicOrPartitionError, errors.InvalidTopicError), "topic_missing", True),
+    (
+        (errors.NotEnoughReplicasError, errors.NotEnoughReplicasAfterAppendError),
+        "not_enough_replicas",
+        False,
+    ),
+    ((errors.NotLeaderForPartitionError, errors.LeaderNotAvailableError), "no_leader", False),
+    ((errors.RequestTimedOutError, errors.KafkaTimeoutError, TimeoutError), "timeout", False),
+    (
+        (errors.KafkaConnectionError, errors.NodeNotReadyError, errors.StaleMetadata, OSError),
+        "no_brokers",
+        True,
+    ),
+)
+
+
+def sink_error(error: BaseException, what: str) -> SinkError:
+    """aiokafka's error as ours; `what` begins the sentence."""
+    for kinds, reason, down in _MEANING:
+        if isinstance(error, kinds):
+            return SinkError(f"{what}: {error or reason}", reason=reason, down=down)
+    return SinkError(f"{what}: {error!r}", reason="broker_error")
+
+
+def client_options(settings: KafkaSettings) -> dict[str, Any]:
+    """Keyword arguments for aiokafka's producer and admin client.
+
+    Raises InputError where a certificate cannot be read.
+    """
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.bootstrap_servers,
+        "request_timeout_ms": max(1, int(settings.timeout * 1000)),
+        "security_protocol": settings.security_protocol,
+    }
+    if settings.security_protocol in ("SSL", "SASL_SSL"):
+        options["ssl_context"] = ssl_context(settings.tls or TlsSettings())
+    if settings.security_protocol in ("SASL_PLAINTEXT", "SASL_SSL"):
+        options["sasl_mechanism"] = settings.sasl_mechanism or "PLAIN"
+        options["sasl_plain_username"] = settings.username or ""
+        password = settings.password
+        options["sasl_plain_password"] = password.get_secret_value() if password else ""
+    return options
