@@ -185,3 +185,16 @@ class LineEncoder:
 
 def _field_keys(directory: Directory) -> list[bytes]:
     return [escape_key(directory.metric[m]).encode() for m in range(len(directory.metric))]
+
+
+_UNESCAPED_SPACE = re.compile(rb"(?<!\\) ")
+_UNESCAPED_COMMA = re.compile(rb"(?<!\\),")
+
+
+def readings_in(line: bytes) -> int:
+    """How many readings a line of LineEncoder holds (its fields less the scores); 1 for other lines."""
+    parts = _UNESCAPED_SPACE.split(line)
+    if len(parts) != 3 or b'"' in parts[1]:
+        return 1
+    keys = [field.partition(b"=")[0] for field in _UNESCAPED_COMMA.split(parts[1])]
+    return sum(not key.endswith(b"_score") for key in keys)

@@ -115,7 +115,12 @@ class InfluxSettings(RunnerSettings):
     username: str | None = Field(None, description="1.x only")
     password: SecretStr | None = None
     password_file: Path | None = None
-    measurement: str = "telemetry"
+    measurement: str = Field("telemetry", pattern=r"^[A-Za-z][^\x00-\x1f\\]{0,127}$")
+    max_refusals: int = Field(
+        256,
+        ge=1,
+        description="refused parts of one chunk before what is undecided is dead-lettered",
+    )
     tiebreak: Literal["none", "seq"] = "none"
     gzip: bool = False
     tls: TlsSettings | None = None

@@ -1,0 +1,135 @@
+"""HTTP towards InfluxDB: sessions, credentials, and what can go wrong on the way."""
+
+import base64
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+
+from greenlang_iot.model.errors import SinkError
+from greenlang_iot.mqtt.tls import ssl_context
+from greenlang_iot.settings.model import InfluxSettings
+
+_SLICE = 262_144
+"""Bytes given to the transport at once, so that a large body does not hold up the loop."""
+
+
+@dataclass(slots=True, frozen=True)
+class Answer:
+    """What InfluxDB said: headers case-insensitive, `message` in its own words (2.x and 1.x)."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+    @property
+    def error(self) -> str | None:
+        """The message of InfluxDB's own error document; None if it is not one."""
+        try:
+            document = orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            return None
+        if not isinstance(document, dict):
+            return None
+        message = document.get("message", document.get("error"))
+        return message if isinstance(message, str) else None
+
+    @property
+    def message(self) -> str:
+        return self.error or self.body[:500].decode(errors="replace") or f"HTTP {self.status}"
+
+
+class InfluxHttp:
+    """A few connections to one InfluxDB. Every failure on the way is a SinkError."""
+
+    def __init__(self, settings: InfluxSettings, *, connections: int) -> None:
+        self._settings = settings
+        self._connections = connections
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Make the session and see that something answers at the URL."""
+        if self._session is None:
+            settings = self._settings
+            tls = ssl_context(settings.tls) if settings.tls else True
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections, ssl=tls),
+                timeout=aiohttp.ClientTimeout(total=settings.timeout),
+                headers=_credentials(settings),
+            )
+        await self.request("GET", "/ping")
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """One request and its whole answer, whatever the status. Raises SinkError."""
+        assert self._session is not None, "open() comes first"
+        sent = dict(headers or {})
+        if body is not None:
+            sent["Content-Length"] = str(len(body))
+        try:
+            async with self._session.request(
+                method,
+                self._settings.url.rstrip("/") + path,
+                params=params,
+                data=None if body is None else _slices(body),
+                headers=sent,
+                allow_redirects=False,
+            ) as response:
+                return Answer(response.status, response.headers, await response.read())
+        except TimeoutError as error:
+            raise SinkError(
+                f"InfluxDB at {self._settings.url} did not answer within {self._settings.timeout:g} s",
+                reason="timeout",
+            ) from error
+        except aiohttp.ClientSSLError as error:
+            raise SinkError(
+                f"TLS with InfluxDB at {self._settings.url} failed: {error}",
+                reason="tls",
+                down=True,
+            ) from error
+        except aiohttp.ClientConnectorError as error:
+            raise SinkError(
+                f"InfluxDB at {self._settings.url} cannot be reached: {error}",
+                reason="refused",
+                down=True,
+            ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise SinkError(
+                f"the connection to InfluxDB at {self._settings.url} broke: {error!r}",
+                reason="reset",
+            ) from error
+
+
+def _credentials(settings: InfluxSettings) -> dict[str, str]:
+    if settings.version == "2":
+        if settings.token is None:
+            return {}
+        return {"Authorization": f"Token {settings.token.get_secret_value()}"}
+    if settings.username is None:
+        return {}
+    password = settings.password.get_secret_value() if settings.password else ""
+    pair = base64.b64encode(f"{settings.username}:{password}".encode()).decode()
+    return {"Authorization": f"Basic {pair}"}
+
+
+async def _slices(body: bytes) -> AsyncIterator[memoryview]:
+    view = memoryview(body)
+    for start in range(0, len(view), _SLICE):
+        yield view[start : start + _SLICE]
