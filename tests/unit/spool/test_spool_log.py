@@ -5,12 +5,12 @@ import stat
 from pathlib import Path
 
 import pytest
+from tests.fakes.disk import Crash, SimulatedDisk
 
 from greenlang_iot.spool.format import RECORD_SIZE, Damage, FormatError, Record
 from greenlang_iot.spool.log import SegmentLog, SpoolFull
 from greenlang_iot.spool.reader import SegmentReader, list_segments, unlink_before
 from greenlang_iot.spool.store import LogInUse
-from tests.fakes.disk import SimulatedDisk
 
 
 def opened(folder: Path, **options: object) -> SegmentLog:
@@ -73,7 +73,7 @@ async def test_a_failing_disk_reports_nothing_durable_until_it_works() -> None:
     disk.failing = {"sync"}
     log = opened(Path("/log"), files=disk, max_pending=3 * (RECORD_SIZE + 10))
     waiting = asyncio.ensure_future(log.durable(log.append(bytes(10), 1)))
-    while not log.failures:
+    while not log.failures:  # noqa: ASYNC110
         await asyncio.sleep(0)
     assert not waiting.done()
     assert isinstance(log.last_error, OSError)
@@ -308,3 +308,35 @@ def test_the_newest_segment_is_never_unlinked_by_others(tmp_path: Path) -> None:
     assert list_segments(tmp_path) == segments[-1:]
     asyncio.run(log.close())
     assert opened(tmp_path).last == 25
+
+
+def test_what_a_killed_writer_left_is_made_durable_before_numbers_go_on() -> None:
+    disk = SimulatedDisk()
+    log = opened(Path("/log"), files=disk)
+    fill(log, 2)
+    log.append(b"three", 1)
+    disk.crash_in = 1  # written, not synced
+    with pytest.raises(Crash):
+        log.flush()
+    disk.process_death()
+    again = opened(Path("/log"), files=disk)
+    assert again.last == 3
+    fill(again, 1)
+    disk.power_loss()
+    final = opened(Path("/log"), files=disk)
+    assert numbers(list(final.read(1))) == [1, 2, 3, 4]
+    assert final.lost == 0
+
+
+def test_after_a_failed_write_records_go_to_a_new_segment() -> None:
+    disk = SimulatedDisk(seed=1)
+    log = opened(Path("/log"), files=disk)
+    fill(log, 2)
+    log.append(bytes(50), 1)
+    disk.failing = {"write"}
+    with pytest.raises(OSError, match="write"):
+        log.flush()
+    disk.failing = set()
+    log.flush()
+    assert [s.first for s in list_segments(Path("/log"), disk)] == [1, 3]
+    assert numbers(list(log.read(1))) == [1, 2, 3]

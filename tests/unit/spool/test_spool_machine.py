@@ -5,11 +5,12 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-
-from greenlang_iot.spool.log import SegmentLog
 from tests.fakes.disk import Crash, SimulatedDisk
 
+from greenlang_iot.spool.log import SegmentLog
+
 FOLDER = Path("/log")
+SIZES = st.lists(st.integers(0, 40), max_size=3)
 
 
 def body_of(number: int, size: int) -> bytes:
@@ -49,44 +50,52 @@ class LogMachine(RuleBasedStateMachine):
         # What was never durable may be gone; its numbers are free again.
         self.bodies = {n: b for n, b in self.bodies.items() if n <= self.log.last}
 
-    @rule(size=st.integers(0, 60), seconds=st.integers(0, 20))
-    def append(self, size: int, seconds: int) -> None:
+    def append(self, sizes: list[int]) -> None:
         assert self.log is not None
-        self.now += seconds
-        body = body_of(self.log.last + 1, size)
-        self.bodies[self.log.append(body, 1)] = body
+        for size in sizes:
+            body = body_of(self.log.last + 1, size)
+            self.bodies[self.log.append(body, 1)] = body
 
-    @rule()
-    def flush(self) -> None:
+    @rule(nanoseconds=st.sampled_from([1, 60]))
+    def wait(self, nanoseconds: int) -> None:
+        self.now += nanoseconds
+
+    @rule(sizes=SIZES)
+    def flush(self, sizes: list[int]) -> None:
+        self.append(sizes)
         self.commit()
 
-    @rule(calls=st.integers(0, 12))
-    def flush_in_a_power_loss(self, calls: int) -> None:
+    @rule(sizes=SIZES, calls=st.integers(0, 9), power=st.booleans())
+    def crash(self, sizes: list[int], calls: int, power: bool) -> None:
+        self.append(sizes)
         self.disk.crash_in = calls
         self.commit()
-        self.disk.power_loss()
+        self.stop(power)
         self.reopen()
 
-    @rule(calls=st.integers(0, 12))
-    def flush_in_a_kill(self, calls: int) -> None:
-        self.disk.crash_in = calls
-        self.commit()
-        self.disk.process_death()
-        self.reopen()
-
-    @rule(calls=st.integers(0, 6))
-    def power_loss_at_start(self, calls: int) -> None:
-        self.disk.power_loss()
+    @rule(calls=st.integers(0, 6), power=st.booleans())
+    def crash_at_start(self, calls: int, power: bool) -> None:
+        self.stop(power)
         self.disk.crash_in = calls
         try:
             self.reopen()
         except Crash:
-            self.disk.power_loss()
+            self.stop(power=True)
             self.reopen()
         self.disk.crash_in = -1
 
-    @rule(call=st.sampled_from(["sync", "write", "sync_folder", "rename", "create", "unlink"]))
-    def flush_on_a_failing_disk(self, call: str) -> None:
+    def stop(self, power: bool) -> None:
+        if power:
+            self.disk.power_loss()
+        else:
+            self.disk.process_death()
+
+    @rule(
+        sizes=SIZES,
+        call=st.sampled_from(["sync", "write", "sync_folder", "rename", "create", "unlink"]),
+    )
+    def failing_disk(self, sizes: list[int], call: str) -> None:
+        self.append(sizes)
         self.disk.failing = {call}
         self.commit()
         self.disk.failing = set()
@@ -122,4 +131,4 @@ class LogMachine(RuleBasedStateMachine):
 
 
 TestLogMachine = LogMachine.TestCase
-TestLogMachine.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+TestLogMachine.settings = settings(max_examples=150, stateful_step_count=20, deadline=None)
