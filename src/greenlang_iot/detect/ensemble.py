@@ -37,6 +37,16 @@ class Detector:
         if self.settings.second_stage.enabled:
             self._bank.load()
 
+    @property
+    def observations(self) -> int:
+        """What the second stage has looked at since the start."""
+        return self._bank.observations
+
+    @property
+    def models(self) -> int:
+        """Second-stage models held now."""
+        return self._bank.models
+
     def score(self, batch: ReadingBatch) -> ScoreBatch:
         """Score a batch row by row; sets the duplicate bits in `batch.flags`."""
         n = batch.n

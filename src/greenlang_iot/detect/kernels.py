@@ -72,10 +72,11 @@ NO_SEQ = 0xFFFFFFFF
 
 @leaf
 def fold_seq(seq: int, flags: int) -> int:
-    """A seq as 32 bits; only values from 2**32 − 1 on can meet another's."""
+    """A seq as 32 bits: exact below 2**32 − 1, spread out beyond and below 0."""
     if flags & HAS_SEQ == 0:
         return NO_SEQ
-    return (seq & 0xFFFFFFFF) ^ ((seq >> 32) & 0xFFFFFFFF)
+    # the product stays below 2**61: nothing wraps around
+    return ((seq & 0xFFFFFFFF) + ((seq >> 32) & 0xFFFFFFFF) * 0x1E3779B1) & 0xFFFFFFFF
 
 
 @leaf

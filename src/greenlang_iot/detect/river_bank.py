@@ -72,6 +72,10 @@ class RiverBank:
         """Import river (some seconds; may run in a thread). Until then all that is due is SHED."""
         self._river = importlib.import_module("river.anomaly")
 
+    @property
+    def models(self) -> int:
+        return len(self._models)
+
     def counters(self) -> dict[str, int]:
         """What the checkpoint keeps."""
         return {"credit": self._credit, "since_sample": self._since_sample}

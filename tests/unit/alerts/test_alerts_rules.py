@@ -1,0 +1,364 @@
+"""Alerts: one per episode, with hysteresis and cooldown, restored, bounded, and said in words."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from tests.fakes.directory import directory
+from tests.fakes.readings import MINUTE, SECOND, readings, scores
+
+from greenlang_iot.alerts.rules import Alerter
+from greenlang_iot.detect.ensemble import Detector
+from greenlang_iot.model import flags as f
+from greenlang_iot.model.batches import Reject
+from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.outcomes import Silences, Transition
+from greenlang_iot.settings.model import AlertSettings, DetectSettings, SecondStageSettings
+
+T0 = 1_700_000_000 * SECOND
+SPIKE, RATE, STUCK, RANGE, SHIFT = (
+    f.DETECTOR_SPIKE,
+    f.DETECTOR_RATE,
+    f.DETECTOR_STUCK,
+    f.DETECTOR_RANGE,
+    f.DETECTOR_SHIFT,
+)
+
+
+def fleet() -> Directory:
+    return directory(3, names=["boiler-1", "boiler-2", "boiler-3"])
+
+
+def alerter(**settings: float) -> Alerter:
+    return Alerter(fleet(), AlertSettings(**settings))  # type: ignore[arg-type]
+
+
+def feed(
+    a: Alerter,
+    codes: list[int],
+    *,
+    start: int = 0,
+    series: int = 4,
+    value: float = 93.1,
+    flags: int = 0,
+    score: float = 7.0,
+) -> list[Transition]:
+    """One reading a minute from minute `start`; a code is the detector that suspects it, 0 none."""
+    n = len(codes)
+    ts = [T0 + (start + i) * MINUTE for i in range(n)]
+    batch = readings([series] * n, ts, [value] * n, flags=[flags] * n)
+    verdict = [f.SUSPECT if code else 0 for code in codes]
+    return a.evaluate(batch, scores([score if c else 0.3 for c in codes], codes, verdict))
+
+
+def states(transitions: list[Transition]) -> list[tuple[str, str]]:
+    return [(t.rule, t.state) for t in transitions]
+
+
+def minute(t: Transition) -> float:
+    return (t.at_ns - T0) / MINUTE
+
+
+# -- the life of an alert --------------------------------------------------------------------------
+
+
+def test_a_spike_opens_at_once_and_resolves_after_three_normal_readings() -> None:
+    opened, resolved = feed(alerter(), [0, SPIKE, 0, 0, 0, 0])
+    assert (opened.state, opened.number, minute(opened)) == ("open", 1, 1)
+    assert (resolved.state, resolved.number, minute(resolved)) == ("resolved", 2, 4)
+    assert opened.alert_id == resolved.alert_id
+    assert resolved.opened_ns == opened.opened_ns == T0 + MINUTE
+    assert (opened.org, opened.site, opened.device, opened.metric) == (
+        "acme",
+        "site-0",
+        "boiler-3",
+        "temperature",
+    )
+    assert opened.detector == "spike"
+    assert opened.severity == "warning"
+    assert opened.score == pytest.approx(1 - 1e-7)
+    assert opened.value == 93.1
+    assert opened.expected == pytest.approx(61.04, abs=1e-5)
+    assert opened.summary == "temperature of boiler-3 read 93.1 Cel; expected 61.0 ± 2.2"
+    assert resolved.summary == "temperature of boiler-3 is back to normal: 93.1 Cel"
+
+
+def test_one_alert_per_episode() -> None:
+    a = alerter()
+    codes = [SPIKE, SPIKE, SHIFT, SPIKE, SHIFT, SHIFT, 0, 0, SHIFT] + [0] * 9
+    got = feed(a, codes)
+    assert states(got) == [("spike", "open"), ("spike", "open")]
+    assert [t.number for t in got] == [1, 2]
+    assert [t.detector for t in got] == ["spike", "shift"]  # it lasts: said once
+    assert states(feed(a, [0], start=len(codes))) == [("spike", "resolved")]  # the tenth in a row
+
+
+def test_batches_of_one_give_the_same_transitions() -> None:
+    codes = [0, SPIKE, 0, 0, 0, STUCK, STUCK] + [0] * 10 + [RANGE, SPIKE] + [0] * 20
+    singly = alerter(cooldown=0)
+    parts = [t for i, code in enumerate(codes) for t in feed(singly, [code], start=i)]
+    assert feed(alerter(cooldown=0), codes) == parts
+    assert len(parts) == 8
+
+
+def test_kinds_have_alerts_of_their_own() -> None:
+    got = feed(alerter(), [SPIKE, RANGE, RANGE, RANGE, STUCK])
+    assert states(got) == [
+        ("spike", "open"),
+        ("range", "open"),
+        ("spike", "resolved"),
+        ("stuck", "open"),
+    ]
+
+
+def test_cooldown_is_event_time() -> None:
+    a = alerter(cooldown=600)
+    assert states(feed(a, [SPIKE, 0, 0, 0])) == [("spike", "open"), ("spike", "resolved")]
+    assert feed(a, [SPIKE], start=12) == []
+    assert states(feed(a, [SPIKE], start=13)) == [("spike", "open")]
+    assert states(feed(a, [SPIKE], start=5, series=2)) == [("spike", "open")]
+
+
+def test_open_after_counts_suspects_and_a_pending_alert_ends_without_cooldown() -> None:
+    a = alerter(open_after=3)
+    got = feed(a, [SPIKE, SPIKE, 0, 0, 0, SPIKE, SPIKE, SPIKE])
+    assert states(got) == [
+        ("spike", "pending"),
+        ("spike", "resolved"),
+        ("spike", "pending"),
+        ("spike", "open"),
+    ]
+    assert [t.number for t in got] == [1, 2, 1, 2]
+    assert states(feed(a, [STUCK], series=2)) == [("stuck", "open")]
+
+
+def test_pending_for_is_event_time_that_the_condition_holds() -> None:
+    got = feed(alerter(pending_for=120), [RANGE, RANGE, RANGE])
+    assert [(t.state, minute(t)) for t in got] == [("pending", 0), ("open", 2)]
+    assert got[0].opened_ns == got[1].opened_ns == T0
+
+
+@pytest.mark.parametrize("flag", [f.DUPLICATE, f.REPLAYED, f.TS_COLLISION, f.LATE, f.RETAINED])
+def test_what_is_not_learnt_neither_resolves_nor_opens(flag: int) -> None:
+    a = alerter()
+    feed(a, [SPIKE])
+    assert feed(a, [0] * 20, start=1, flags=flag) == []
+
+
+def test_a_retry_of_an_anomaly_does_not_alert_again() -> None:
+    detect = DetectSettings(second_stage=SecondStageSettings(enabled=False))
+    d = fleet()
+    detector, a = Detector(d, detect), Alerter(d, AlertSettings(cooldown=0))
+    x = 20 + np.random.default_rng(1).normal(size=120)
+    x[60] += 30
+    ts = T0 + np.arange(120) * MINUTE
+
+    def go(rows: slice, connection: int) -> list[Transition]:
+        batch = readings([4] * len(x[rows]), ts[rows], x[rows], connection=connection)
+        return a.evaluate(batch, detector.score(batch))
+
+    assert states(go(slice(0, 61), 1)) == [("spike", "open")]
+    assert go(slice(58, 61), 2) == []
+    assert states(go(slice(61, 65), 2)) == [("spike", "resolved")]
+    assert go(slice(60, 64), 3) == []
+    detector.restore(detector.checkpoint())
+    assert go(slice(0, 65), 4) == []
+
+
+def test_critical_from_a_score_of_12() -> None:
+    assert feed(alerter(), [SPIKE], score=12.0)[0].severity == "critical"
+    assert feed(alerter(), [STUCK], score=12.0)[0].severity == "warning"
+
+
+def test_values_that_are_not_finite_are_left_out() -> None:
+    a = alerter()
+    batch = readings([4], [T0], [5.0])
+    (t,) = a.evaluate(batch, scores([7.0], [SPIKE], [f.SUSPECT], expected=math.nan, band=math.inf))
+    assert (t.expected, t.band) == (None, None)
+    assert t.summary == "temperature of boiler-3 read 5 Cel"
+
+
+def test_the_normal_path_visits_no_row() -> None:
+    a = alerter()
+    assert feed(a, [0] * 100) == []
+    assert not a.active.any()
+    feed(a, [SPIKE])
+    assert np.flatnonzero(a.active).tolist() == [4]
+    feed(a, [0] * 3, start=1)
+    assert not a.active.any()
+
+
+def test_alerts_are_bounded_and_refusals_are_counted() -> None:
+    a = alerter(max_active=2)
+    for series in range(4):
+        feed(a, [STUCK], series=series)
+    assert np.count_nonzero(a.active) == 2
+    assert a.suppressed == 2
+
+
+# -- words -----------------------------------------------------------------------------------------
+
+
+def test_summaries() -> None:
+    d = dataclasses.replace(
+        fleet(), step=np.full(6, 0.5), warn_low=np.full(6, 5.0), warn_high=np.full(6, 90.0)
+    )
+
+    def said(code: int) -> str:
+        return feed(Alerter(d, AlertSettings()), [code])[0].summary
+
+    assert said(RATE) == (
+        "temperature of boiler-3 jumped to 93.1 Cel, faster than 0.5 Cel a second; expected 61.0 ± 2.2"
+    )
+    assert said(SHIFT) == (
+        "temperature of boiler-3 stays away from its level, now 93.1 Cel; expected 61.0 ± 2.2"
+    )
+    assert said(STUCK) == (
+        "temperature of boiler-3 has not changed from 93.1 Cel for far longer than usual"
+    )
+    assert said(RANGE) == ("temperature of boiler-3 read 93.1 Cel; its operating range is 5 to 90")
+
+
+# -- rejects ---------------------------------------------------------------------------------------
+
+
+def reject(at_minute: int, value: float = 999.0, reason: str = "out_of_range") -> Reject:
+    return Reject(
+        topic=b"t",
+        payload=b"{}",
+        device="boiler-3",
+        paths=[("values.temperature", reason)],
+        readings=1,
+        series=[4],
+        values=[value],
+        ts_ns=[T0 + at_minute * MINUTE],
+    )
+
+
+def test_readings_out_of_their_valid_range_open_a_range_alert() -> None:
+    a = alerter()
+    (opened,) = a.evaluate_rejects([reject(0), reject(1), reject(2)])
+    assert (opened.rule, opened.state, opened.severity) == ("range", "open", "critical")
+    assert opened.summary == "temperature of boiler-3 read 999 Cel; valid is -50 to 150"
+    assert (opened.expected, opened.band) == (50.0, 100.0)
+    assert feed(a, [0] * 9, start=3) == []
+    assert states(feed(a, [0], start=12)) == [("range", "resolved")]
+    assert a.evaluate_rejects([reject(0), reject(2)]) == []  # retries
+
+
+def test_a_retried_reject_does_not_keep_an_alert_open() -> None:
+    a = alerter()
+    a.evaluate_rejects([reject(0)])
+    feed(a, [0] * 9, start=1)
+    a.evaluate_rejects([reject(0)])
+    assert states(feed(a, [0], start=10)) == [("range", "resolved")]
+
+
+def test_other_rejects_are_no_alerts() -> None:
+    assert alerter().evaluate_rejects([reject(0, reason="unknown_unit")]) == []
+
+
+# -- silence and outages ---------------------------------------------------------------------------
+
+
+def silences(series: list[int], last_minute: int, overdue_minutes: int, never: bool) -> Silences:
+    n = len(series)
+    return Silences(
+        np.array(series, np.int32),
+        np.full(n, 0 if never else T0 + last_minute * MINUTE, np.int64),
+        np.full(n, overdue_minutes * MINUTE, np.int64),
+        np.full(n, never),
+    )
+
+
+def test_silence_opens_once_and_resolves_at_the_first_reading() -> None:
+    a = alerter()
+    (opened,) = a.evaluate_silence(silences([4], 10, 3, False), 0)
+    assert (opened.rule, opened.state, opened.value) == ("silence", "open", None)
+    assert (opened.opened_ns, opened.at_ns) == (T0 + 11 * MINUTE, T0 + 14 * MINUTE)
+    assert opened.summary == "boiler-3 has sent no temperature for 4 min; expected every 60 s"
+    assert a.evaluate_silence(silences([4], 10, 4, False), 0) == []
+    assert feed(a, [0], start=15, flags=f.RETAINED) == []
+    (resolved,) = feed(a, [0], start=16, flags=f.REPLAYED)
+    assert (resolved.state, resolved.number) == ("resolved", 2)
+    assert resolved.summary == "boiler-3 sends temperature again"
+
+
+def test_silence_after_a_short_return_opens_when_the_cooldown_is_over() -> None:
+    a = alerter(cooldown=600)
+    a.evaluate_silence(silences([4], 10, 3, False), 0)
+    feed(a, [0], start=16)
+    assert a.evaluate_silence(silences([4], 16, 3, False), 0) == []
+    (again,) = a.evaluate_silence(silences([4], 16, 9, False), 0)
+    assert (minute(again), again.opened_ns) == (26, T0 + 17 * MINUTE)
+
+
+def test_a_series_that_never_spoke() -> None:
+    (opened,) = alerter().evaluate_silence(silences([4], 0, 3, True), T0)
+    assert opened.summary == (
+        "boiler-3 has not sent any temperature since the start; expected every 60 s"
+    )
+    assert opened.at_ns == T0
+
+
+def test_an_outage_is_one_alert() -> None:
+    a = alerter()
+    (opened,) = a.outage("broker:default", True, T0, "the broker is gone")
+    assert a.outage("broker:default", True, T0 + 1, "still gone") == []
+    assert (opened.rule, opened.severity, opened.device) == ("outage", "critical", "")
+    (clock,) = a.outage("gateway", True, T0, "the clock stepped by 7 s", rule="clock")
+    (other,) = a.outage("broker:second", True, T0, "this one too")
+    assert len({opened.alert_id, other.alert_id, clock.alert_id}) == 3
+    (closed,) = a.outage("broker:default", False, T0 + 5, "the broker is back")
+    assert (closed.alert_id, closed.state, closed.number) == (opened.alert_id, "resolved", 2)
+    assert a.outage("broker:default", False, T0 + 6, "") == []
+
+
+# -- restart and reload ----------------------------------------------------------------------------
+
+
+def test_open_alerts_are_restored_and_neither_open_again_nor_restart_their_number() -> None:
+    a = alerter()
+    last = [
+        feed(a, [SPIKE, SHIFT])[-1],
+        feed(a, [STUCK], series=0)[-1],
+        *a.evaluate_silence(silences([2], 0, 3, False), 0),
+        *a.outage("gateway", True, T0, "down"),
+    ]
+    again = alerter()
+    assert again.restore([t.as_dict() for t in last]) == []
+    np.testing.assert_array_equal(again.active, a.active)
+    assert feed(again, [SHIFT], start=2) == []
+    assert again.evaluate_silence(silences([2], 0, 5, False), 0) == []
+    (resolved,) = feed(again, [0] * 10, start=3)
+    assert (resolved.alert_id, resolved.number) == (last[0].alert_id, 3)
+    assert states(again.outage("gateway", False, T0 + 1, "up")) == [("outage", "resolved")]
+
+
+def test_the_id_depends_on_rule_scope_and_opening_only() -> None:
+    first = feed(alerter(), [SPIKE])[0]
+    assert feed(alerter(open_after=2), [SPIKE], value=1.0, score=9)[0].alert_id == first.alert_id
+    others = {
+        feed(alerter(), [STUCK])[0].alert_id,
+        feed(alerter(), [SPIKE], series=5)[0].alert_id,
+        feed(alerter(), [SPIKE], start=1)[0].alert_id,
+    }
+    assert len(others | {first.alert_id}) == 4
+    assert len(first.alert_id) == 16
+
+
+def test_alerts_of_devices_that_left_are_resolved() -> None:
+    a = alerter()
+    opened = [feed(a, [STUCK], series=s)[0] for s in (0, 2, 4)]
+    smaller = directory(3, names=["boiler-1", "other", "boiler-3"])
+    smaller = dataclasses.replace(smaller, enabled=np.array([1, 1, 0], np.uint8))
+    gone = a.grow(smaller)
+    assert [(t.device, t.state) for t in gone] == [
+        ("boiler-2", "resolved"),
+        ("boiler-3", "resolved"),
+    ]
+    assert np.flatnonzero(a.active).tolist() == [0]
+    again = Alerter(smaller, AlertSettings())
+    assert len(again.restore([t.as_dict() for t in opened])) == 2
+    assert gone[0].summary == "temperature of boiler-2 is no longer watched"

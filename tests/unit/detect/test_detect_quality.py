@@ -1,0 +1,140 @@
+"""What the detectors find and what they leave alone, at default settings; seeds are fixed."""
+
+import dataclasses
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from tests.fakes.directory import directory
+from tests.fakes.readings import MINUTE, readings
+
+from greenlang_iot.detect.ensemble import Detector
+from greenlang_iot.detect.kernels import ADOPT_AFTER
+from greenlang_iot.model import flags as f
+from greenlang_iot.model.directory import PROFILES
+from greenlang_iot.settings.model import DetectSettings, SecondStageSettings
+
+SERIES = 100
+SETTINGS = DetectSettings(second_stage=SecondStageSettings(enabled=False))
+Matrix = npt.NDArray[np.float64]
+
+
+def fleet(n: int, amplitude: float, seed: int) -> Matrix:
+    """Rows of readings, a minute apart, of SERIES sensors: a daily sine with Gaussian noise of 1."""
+    rng = np.random.default_rng(seed)
+    minute = np.arange(n)[:, None] + rng.uniform(0, 1440, SERIES)
+    return 20 + amplitude * np.sin(math.tau * minute / 1440) + rng.normal(size=(n, SERIES))
+
+
+def run(x: Matrix, profile: str = "default", **columns: float) -> tuple[Matrix, Matrix]:
+    """Detector code of suspect readings (0 = not suspect), and the verdicts, shaped like `x`."""
+    d = directory(SERIES, ("m",), units=("Cel",), low=-100, high=100)
+    changed = {name: np.full(SERIES, value) for name, value in columns.items()}
+    index = np.full(SERIES, PROFILES.index(profile), np.uint8)
+    detector = Detector(dataclasses.replace(d, profile=index, **changed), SETTINGS)
+    n = len(x)
+    ts = np.repeat((np.arange(n) + 1) * MINUTE, SERIES)
+    scores = detector.score(readings(np.tile(np.arange(SERIES), n), ts, x.ravel()))
+    found = np.where(scores.verdict & f.SUSPECT, scores.detector, 0)
+    return found.reshape(x.shape), scores.verdict.reshape(x.shape)
+
+
+@pytest.mark.parametrize("amplitude", [0.0, 5.0, 10.0])
+def test_clean_seasonal_series_are_left_alone(amplitude: float) -> None:
+    found, _ = run(fleet(2_000, amplitude, seed=21))
+    assert np.count_nonzero(found) <= 2_000 * SERIES / 10_000 / 2
+
+
+@pytest.mark.parametrize("amplitude", [0.0, 5.0, 10.0])
+def test_spikes_of_8_sigma_are_found_at_once(amplitude: float) -> None:
+    x = fleet(1_000, amplitude, seed=22)
+    x[900] += 8 * np.where(np.arange(SERIES) % 2, 1, -1)
+    found, _ = run(x)
+    assert np.count_nonzero(found[900]) >= 0.95 * SERIES
+    assert np.count_nonzero(found[901:]) <= 1  # a spike does not poison the level
+
+
+@pytest.mark.parametrize("amplitude", [0.0, 5.0, 10.0])
+def test_shifts_of_6_sigma_are_found_within_5_readings(amplitude: float) -> None:
+    x = fleet(1_000, amplitude, seed=23)
+    x[900:] += 6 * np.where(np.arange(SERIES) % 2, 1, -1)
+    found, _ = run(x)
+    assert np.count_nonzero(found[900:905].any(axis=0)) >= 0.95 * SERIES
+
+
+@pytest.mark.parametrize("size", [5.0, 8.0, 30.0, 1e4])
+def test_a_lasting_change_becomes_normal(size: float) -> None:
+    x = fleet(1_000, 0.0, seed=24)
+    x[500:] += size
+    found, _ = run(x)
+    assert found[500:510].any(axis=0).mean() >= 0.95
+    assert np.count_nonzero(found[500 + 2 * ADOPT_AFTER :]) <= 2
+
+
+def test_a_stuck_sensor_is_found_and_a_coarse_one_is_not() -> None:
+    x = fleet(1_000, 5.0, seed=25)
+    x[900:940] = x[899]
+    found, _ = run(x)
+    assert (found[900:940] == f.DETECTOR_STUCK).any(axis=0).all()
+    found, _ = run(np.round(fleet(2_000, 5.0, seed=26)))
+    assert not (found == f.DETECTOR_STUCK).any()
+
+
+def test_a_step_beyond_physics_is_certain_and_its_return_is_not_a_second_one() -> None:
+    x = fleet(300, 0.0, seed=27)
+    x[250] += 40
+    found, _ = run(x, step=0.2)  # 12 a minute
+    assert (found[250] == f.DETECTOR_RATE).all()
+    assert not found[251].any()
+    x[250] -= 32
+    found, _ = run(x, step=0.2, profile="binary")
+    assert not found.any()
+
+
+def test_outside_the_operating_range() -> None:
+    x = np.full((100, SERIES), 20.0) + fleet(100, 0.0, seed=28) * 0.01
+    x[90:] = 25.0
+    found, _ = run(x, warn_high=25.0)
+    assert not (found == f.DETECTOR_RANGE).any()
+    found, _ = run(x, warn_high=24.9)
+    assert (found[90:] == f.DETECTOR_RANGE).all()
+
+
+def test_warm_up_is_silent_and_a_long_gap_begins_a_new_one() -> None:
+    x = fleet(100, 0.0, seed=29)
+    x[10] += 100
+    found, verdict = run(x)
+    assert not found[:30].any()
+    assert ((verdict[:30] & f.LEARNING) != 0).all()
+    assert ((verdict[30:] & f.LEARNING) == 0).all()
+
+    detector = Detector(directory(1, ("m",), units=("Cel",)), SETTINGS)
+    detector.score(readings([0] * 50, np.arange(50) * MINUTE, x[50:, 0]))
+    later = 49 * MINUTE + np.array([120, 241]) * MINUTE
+    assert detector.score(readings([0, 0], later, [20.0, 20.1])).verdict.tolist() == [0, f.LEARNING]
+
+
+def test_counters_are_judged_by_their_increase() -> None:
+    rng = np.random.default_rng(30)
+    steps = np.abs(60 + rng.normal(size=(600, SERIES)))
+    steps[550] += 20
+    x = np.cumsum(steps, axis=0)
+    x[400:] -= x[400]  # restart
+    found, _ = run(x, profile="counter")
+    assert np.count_nonzero(found[:550]) <= 2
+    assert (found[550] != 0).all()
+
+
+def test_expected_and_band_are_what_the_verdict_says() -> None:
+    rng = np.random.default_rng(31)
+    d = directory(1, ("m",), units=("Cel",))
+    detector = Detector(d, SETTINGS)
+    x = 20 + rng.standard_t(4, 2_000)
+    s = detector.score(readings([0] * 2_000, np.arange(2_000) * MINUTE, x))
+    judged = (s.verdict & f.LEARNING) == 0
+    spike = (s.detector == f.DETECTOR_SPIKE) & judged
+    outside = np.abs(x - s.expected) > s.band
+    agree = outside[spike] == ((s.verdict[spike] & f.SUSPECT) != 0)
+    assert outside.any()
+    assert agree.all()

@@ -1,0 +1,232 @@
+"""Checkpoints, growth of the registry, silence, the switch."""
+
+import dataclasses
+import json
+
+import google_crc32c
+import numpy as np
+import pytest
+from tests.fakes.directory import directory
+from tests.fakes.readings import MINUTE, SECOND, readings
+
+from greenlang_iot.detect import checkpoint, state
+from greenlang_iot.detect.ensemble import Detector
+from greenlang_iot.detect.warm import warm
+from greenlang_iot.model import flags as f
+from greenlang_iot.settings.model import DetectSettings, SecondStageSettings
+
+SETTINGS = DetectSettings(second_stage=SecondStageSettings(enabled=False))
+METRICS = ("temperature", "humidity")
+
+
+def trained(names: list[str], n: int = 100) -> Detector:
+    d = directory(len(names), names=names)
+    detector = Detector(d, SETTINGS)
+    rng = np.random.default_rng(4)
+    for t in range(n):
+        x = 10.0 * np.arange(d.n_series) + rng.normal(size=d.n_series)
+        detector.score(readings(np.arange(d.n_series), [t * MINUTE] * d.n_series, x))
+    return detector
+
+
+def expectations(detector: Detector, n_series: int, t: int = 100) -> list[float]:
+    scores = detector.score(
+        readings(np.arange(n_series), [t * MINUTE] * n_series, [0.0] * n_series)
+    )
+    return scores.expected.tolist()
+
+
+def test_a_checkpoint_follows_the_names_and_not_the_slots() -> None:
+    blob = trained(["a", "b", "c"]).checkpoint()
+    want = expectations(trained(["a", "b", "c"]), 6)
+    other = Detector(directory(3, ("humidity", "temperature"), names=["c", "new", "a"]), SETTINGS)
+    assert other.restore(blob) == 4
+    got = expectations(other, 6)
+    assert [got[0], got[1], got[4], got[5]] == [want[5], want[4], want[1], want[0]]
+    assert np.isnan(got[2:4]).all()
+
+
+def test_round_trip_is_bit_for_bit() -> None:
+    one = trained(["a", "b"])
+    blob = one.checkpoint()
+    two = Detector(directory(2, names=["a", "b"]), SETTINGS)
+    assert two.restore(blob) == 4
+    assert two.checkpoint() == blob
+    assert expectations(two, 4) == expectations(one, 4)
+
+
+def test_an_empty_checkpoint() -> None:
+    blob = Detector(directory(3), SETTINGS).checkpoint()
+    assert Detector(directory(3), SETTINGS).restore(blob) == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda b: b[:20], "cut short"),
+        (lambda b: b"x" + b[1:], "not a detector checkpoint"),
+        (lambda b: b[:16] + b"\x09" + b[17:], "format 9 is not known"),
+        (lambda b: b[:-1] + bytes([b[-1] ^ 1]), "damaged"),
+        (lambda b: b[:-8], "damaged"),
+    ],
+)
+def test_a_bad_checkpoint_is_refused_with_the_reason(damage, reason: str) -> None:  # type: ignore[no-untyped-def]
+    detector = trained(["a"])
+    before = detector.checkpoint()
+    with pytest.raises(ValueError, match=reason):
+        detector.restore(damage(before))
+    assert detector.checkpoint() == before
+
+
+def rewritten(blob: bytes, rename: dict[str, str]) -> bytes:
+    """The checkpoint as another version of the program would have named its fields."""
+    body = blob[24:]
+    length = int.from_bytes(body[:8], "little")
+    header = json.loads(body[8 : 8 + length])
+    for entry in header["fields"]:
+        entry[0] = rename.get(entry[0], entry[0])
+    text = json.dumps(header).encode()
+    body = len(text).to_bytes(8, "little") + text + body[8 + length :]
+    return blob[:20] + google_crc32c.value(body).to_bytes(4, "little") + body
+
+
+def test_unknown_fields_are_ignored_and_missing_ones_start_in_learning() -> None:
+    blob = rewritten(trained(["a"]).checkpoint(), {"shift_excess": "of_tomorrow"})
+    detector = Detector(directory(1, names=["a"]), SETTINGS)
+    assert detector.restore(blob) == 2
+    batch = readings([0, 0], [99 * MINUTE, 100 * MINUTE], [1.0, 1.0])
+    scores = detector.score(batch)
+    assert batch.flags[0] == f.TS_COLLISION  # the duplicate memory is whole
+    assert scores.verdict[1] == f.LEARNING
+
+
+def test_without_a_whole_duplicate_memory_there_is_none() -> None:
+    blob = rewritten(trained(["a"]).checkpoint(), {"recent_seq": "of_yesterday"})
+    detector = Detector(directory(1, names=["a"]), SETTINGS)
+    detector.restore(blob)
+    batch = readings([0], [99 * MINUTE], [1.0])
+    assert detector.score(batch).verdict[0] == 0
+    assert batch.flags[0] == 0
+
+
+def test_grow_keeps_known_series_and_clears_reused_ones() -> None:
+    want = expectations(trained(["a", "b"]), 4)
+    detector = trained(["a", "b"])
+    detector.grow(directory(3, names=["a", "z", "c"]))
+    got = expectations(detector, 6)
+    assert got[:2] == want[:2]
+    assert np.isnan(got[2:]).all()
+    detector = trained(["a", "b"])
+    detector.grow(directory(3, names=["a", "b", "c"]))
+    assert expectations(detector, 6)[:4] == want
+
+
+def test_rows_are_three_cache_lines() -> None:
+    rows = state.fresh(5)
+    assert rows.itemsize == 192
+    assert rows.ctypes.data % 64 == 0
+
+
+def test_checkpoint_names_every_field() -> None:
+    blob = trained(["a"]).checkpoint()
+    start = blob.index(b"{")
+    header = json.JSONDecoder().raw_decode(blob[start:].decode("latin-1"))[0]
+    assert [entry[0] for entry in header["fields"]] == list(state.ROW.names or ())
+    assert set(checkpoint.MEMORY) | set(checkpoint.PROCESS_LOCAL) < set(state.ROW.names or ())
+
+
+# -- silence ---------------------------------------------------------------------------------------
+
+START = 1_000_000 * SECOND
+
+
+def hear(detector: Detector, series: list[int], at_s: int) -> None:
+    ts = [START + at_s * SECOND] * len(series)
+    detector.score(readings(series, ts, [1.0] * len(series), received_ns=START + at_s * SECOND))
+
+
+def quiet(detector: Detector, at_s: int, watched: list[bool] | None = None) -> list[int]:
+    mask = np.array(watched) if watched is not None else None
+    return detector.silent(START + at_s * SECOND, mask).series.tolist()
+
+
+def test_a_series_is_silent_after_three_intervals() -> None:
+    d = dataclasses.replace(
+        directory(3, ("m",), units=("Cel",), interval_s=60),
+        interval_ns=np.array([60 * SECOND, 600 * SECOND, 0]),
+    )
+    detector = Detector(d, SETTINGS)
+    assert quiet(detector, 0) == []
+    hear(detector, [0, 1, 2], 10)
+    assert quiet(detector, 190) == []
+    silences = detector.silent(START + 200 * SECOND)
+    assert silences.series.tolist() == [0]
+    assert silences.last_seen_ns.tolist() == [START + 10 * SECOND]
+    assert silences.overdue_ns.tolist() == [130 * SECOND]
+    assert silences.never.tolist() == [False]
+    hear(detector, [0], 201)
+    assert quiet(detector, 210) == []
+
+
+def test_never_heard_of_is_told_after_the_same_grace() -> None:
+    detector = Detector(directory(2, ("m",), units=("Cel",)), SETTINGS)
+    assert quiet(detector, 0) == []
+    assert quiet(detector, 180) == []
+    hear(detector, [1], 100)
+    silences = detector.silent(START + 181 * SECOND)
+    assert silences.series.tolist() == [0]
+    assert silences.never.tolist() == [True]
+    assert silences.last_seen_ns.tolist() == [0]
+
+
+def test_disabled_and_foreign_devices_are_not_missed() -> None:
+    d = directory(3, ("m",), units=("Cel",))
+    d = dataclasses.replace(d, enabled=np.array([1, 0, 1], np.uint8))
+    detector = Detector(d, SETTINGS)
+    quiet(detector, 0)
+    assert quiet(detector, 500) == [0, 2]
+    assert quiet(detector, 500, [True, True, False]) == [0]
+
+
+def test_an_outage_does_not_count() -> None:
+    detector = Detector(directory(2, ("m",), units=("Cel",)), SETTINGS)
+    quiet(detector, 0)
+    hear(detector, [0, 1], 100)
+    hear(detector, [1], 700)  # caught up with the input, before the caller said so
+    detector.pause_clock(START + 150 * SECOND, START + 750 * SECOND)
+    assert quiet(detector, 750) == []
+    assert quiet(detector, 880) == []  # 50 + 130 s
+    assert quiet(detector, 881) == [0]
+    assert quiet(detector, 931) == [0, 1]
+
+
+def test_event_time_may_run_faster_than_wall_time() -> None:
+    detector = Detector(directory(1, ("m",), units=("Cel",)), SETTINGS, time_scale=60.0)
+    quiet(detector, 0)
+    hear(detector, [0], 1)
+    assert quiet(detector, 4) == []
+    assert detector.silent(START + 5 * SECOND).overdue_ns.tolist() == [180 * SECOND]
+
+
+def test_a_restart_starts_the_clocks_again() -> None:
+    detector = Detector(directory(1, ("m",), units=("Cel",)), SETTINGS)
+    hear(detector, [0], 0)
+    again = Detector(directory(1, ("m",), units=("Cel",)), SETTINGS)
+    again.restore(detector.checkpoint())
+    assert quiet(again, 100_000) == []
+    assert quiet(again, 100_180) == []
+    silences = again.silent(START + 100_181 * SECOND)
+    assert silences.series.tolist() == [0]
+    assert silences.never.tolist() == [False]
+
+
+def test_switched_off_it_still_recognises_duplicates() -> None:
+    detector = Detector(directory(1), DetectSettings(enabled=False))
+    batch = readings([0, 0], [1, 1], [5.0, 5.0])
+    scores = detector.score(batch)
+    assert batch.flags.tolist() == [0, f.DUPLICATE]
+    assert scores.verdict.tolist() == [0, 0]
+
+
+def test_warm_compiles_without_touching_anything() -> None:
+    warm()
