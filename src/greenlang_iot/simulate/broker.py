@@ -187,7 +187,7 @@ class Broker:
         if packet.authentication_method is not None:
             return code.BAD_AUTHENTICATION_METHOD, "no authentication method is supported"
         if packet.will is not None:
-            if packet.will.qos is mqtt5.QoS.EXACTLY_ONCE:
+            if packet.will.qos == mqtt5.QoS.EXACTLY_ONCE:
                 return code.QUALITY_NOT_SUPPORTED, "QoS 2 is not supported"
             try:
                 valid_topic(packet.will.topic.encode())
@@ -243,7 +243,7 @@ class Broker:
             will.payload or b"",
             qos=will.qos,
             retain=will.retain,
-            packet_id=1 if will.qos else None,
+            packet_id=1 if int(will.qos) else None,
             payload_format_indicator=will.payload_format_indicator,
             message_expiry_interval=will.message_expiry_interval,
             content_type=will.content_type,
@@ -307,16 +307,14 @@ class Broker:
                 continue
             if group is not None and topic_filter.no_local:
                 raise ProtocolError(Reason.PROTOCOL_ERROR, "no local on a shared subscription")
-            qos = min(1, topic_filter.max_qos)
+            qos = min(1, int(topic_filter.max_qos))
             options = Options(qos, topic_filter.no_local, topic_filter.retain_as_published)
             new = self._subscriptions.add(pattern, session, options)
             session.subscriptions.add(pattern)
             codes.append(mqtt5.SubAckReasonCode(qos))
             handling = topic_filter.retain_handling
-            always = handling is mqtt5.RetainHandling.SEND_ALWAYS
-            if group is None and (
-                always or (new and handling is not mqtt5.RetainHandling.SEND_NEVER)
-            ):
+            always = handling == mqtt5.RetainHandling.SEND_ALWAYS
+            if group is None and (always or (new and handling != mqtt5.RetainHandling.SEND_NEVER)):
                 wanted.append((pattern, qos))
         connection.send(mqtt5.SubAckPacket(packet.packet_id, codes).write())
         for pattern, qos in wanted:

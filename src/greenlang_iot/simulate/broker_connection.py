@@ -7,7 +7,7 @@ so that one TLS record holds many packets.
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import mqtt5
 
@@ -56,9 +56,9 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.set_write_buffer_limits(high=1_048_576)
-        self._transport = transport
+        # uvloop's TLS transport is not a subclass of asyncio.Transport, only looks like one
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=1_048_576)
         self._broker.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -213,7 +213,7 @@ class Connection(asyncio.Protocol):
                 if packet.session_expiry_interval and not self.session.expiry:
                     raise ProtocolError(Reason.PROTOCOL_ERROR, "the session was to end at once")
                 self.session.expiry = packet.session_expiry_interval
-            if packet.reason_code is not Reason.DISCONNECT_WITH_WILL_MESSAGE:
+            if packet.reason_code != Reason.DISCONNECT_WITH_WILL_MESSAGE:
                 self.session.will = None
             self.close()
         else:

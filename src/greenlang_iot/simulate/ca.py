@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -39,9 +40,7 @@ class Authority:
         self.ca_file = folder / "ca.pem"
         self._key_file = folder / "ca.key"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.renewed = not _usable(self.ca_file, self._key_file)
-        """True if this call made the CA, so that nothing signed before is trusted."""
-        if self.renewed:
+        if not _usable(self.ca_file, self._key_file):
             key = ec.generate_private_key(ec.SECP256R1())
             _write(self._key_file, _pem(key))
             _write(self.ca_file, _self_signed(key).public_bytes(serialization.Encoding.PEM))
@@ -71,7 +70,9 @@ class Authority:
         expired: bool,
     ) -> Identity:
         identity = Identity(self.folder / f"{name}.pem", self.folder / f"{name}.key")
-        if not expired and not self.renewed and _usable(identity.cert_file, identity.key_file):
+        names = x509.SubjectAlternativeName([_alternative(host) for host in hosts])
+        reusable = not expired and _usable(identity.cert_file, identity.key_file)
+        if reusable and self._issued(identity.cert_file, names):
             return identity
         key = ec.generate_private_key(ec.SECP256R1())
         now = dt.datetime.now(dt.UTC)
@@ -86,13 +87,24 @@ class Authority:
             )
         )
         if hosts:
-            builder = builder.add_extension(
-                x509.SubjectAlternativeName([_alternative(host) for host in hosts]), critical=False
-            )
+            builder = builder.add_extension(names, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         _write(identity.key_file, _pem(key))
         _write(identity.cert_file, certificate.public_bytes(serialization.Encoding.PEM))
         return identity
+
+    def _issued(self, cert_file: Path, names: x509.SubjectAlternativeName) -> bool:
+        """True if this CA signed the certificate, for these names (clients have none)."""
+        certificate = x509.load_pem_x509_certificate(cert_file.read_bytes())
+        try:
+            certificate.verify_directly_issued_by(self._cert)
+        except (ValueError, InvalidSignature):
+            return False
+        try:
+            found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        except x509.ExtensionNotFound:
+            return not list(names)
+        return found.value == names
 
 
 def loopback(folder: Path) -> tuple[Path, Identity]:
