@@ -111,6 +111,8 @@ class Connection(asyncio.Protocol):
             elif kind == 0x30:
                 self._on_publish(data, at, body, stop)
             elif kind == 0x40:
+                if length < 2:
+                    raise ProtocolError(Reason.MALFORMED_PACKET, "a truncated PUBACK")
                 # reason code and properties of a PUBACK change nothing for us
                 self.session.acknowledge(data[body] << 8 | data[body + 1])
                 acknowledged = True
