@@ -4,7 +4,7 @@ import numpy as np
 
 from greenlang_iot.decode.general import Message, MessageReader, parse_payloads
 from greenlang_iot.decode.guests import Guests
-from greenlang_iot.decode.kernels import scan
+from greenlang_iot.decode.kernels import FIELDS, NUMBERS, scan
 from greenlang_iot.decode.lookup import Lookup
 from greenlang_iot.decode.rows import DTYPES, Columns, Rows, Window, merged
 from greenlang_iot.decode.tables import Tables
@@ -45,6 +45,7 @@ class Decoder:
             if accept
             else None
         )
+        self._fields, self._numbers = np.zeros(FIELDS, np.int64), np.zeros(NUMBERS)
         self._device: I32 = np.empty(0, np.int32)
         self._rest: I32 = np.empty(0, np.int32)
         self._columns: Columns = {name: np.empty(0, dtype) for name, dtype in DTYPES.items()}
@@ -114,14 +115,9 @@ class Decoder:
             frames.flags,
             self._device,
             tables.series_start,
-            tables.meta,
+            tables.lines,
             tables.bounds,
-            tables.metric.blob,
-            tables.metric.off,
-            tables.metric.head,
-            tables.unit.blob,
-            tables.unit.off,
-            tables.unit.head,
+            tables.blob,
             limits.max_payload_bytes,
             limits.max_readings_per_message,
             window.oldest_ns,
@@ -129,6 +125,8 @@ class Decoder:
             window.receive_ns or 0,
             window.receive_ns is not None,
             base,
+            self._fields,
+            self._numbers,
             self._rest,
             *self._columns.values(),
         )

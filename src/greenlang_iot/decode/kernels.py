@@ -4,11 +4,10 @@ It takes flat objects, `{"ts", "metric", "value", …}` and `{"ts", "values": {�
 keys, whose readings are all good. Anything else, be it wrong or merely unusual, it leaves to the
 general path, so that everything is decided in exactly one place.
 
-Tables of the Directory (see `tables.py`), per series s and per text t:
-  meta[2s], meta[2s + 1]    metric (−1: disabled) and unit
-  bounds[2s], bounds[2s + 1]  valid range
-  head[t]                   the first 8 bytes of the text, zeros behind its end
-  blob[off[t]:off[t + 1]]   its bytes; the blob has 8 spare bytes at its end
+A message's fields come first into a small scratch array, `fields`:
+  fields[0..4]        bits of the keys seen, ts (ns), seq, position and length of the unit's text
+  fields[8 + 4k …]    reading k: position and length of its metric's name and of its value's text
+and its values into `numbers`. Then they are checked against the tables of the Directory (`tables.py`).
 """
 
 import numpy as np
@@ -25,10 +24,10 @@ from greenlang_iot.decode.kernels_json import (
     to_float,
 )
 from greenlang_iot.decode.kernels_topics import same_bytes
-from greenlang_iot.decode.kernels_words import load64
+from greenlang_iot.decode.kernels_words import load8, load64, signed
 from greenlang_iot.model.batches import F64, I16, I32, I64, U8, U16, U64
 from greenlang_iot.model.flags import FRAME_RETAIN, HAS_SEQ, RETAINED
-from greenlang_iot.model.jit import inlined, kernel
+from greenlang_iot.model.jit import kernel, leaf
 
 _TS, _METRIC, _VALUE, _UNIT, _SEQ, _VALUES = 1, 2, 4, 8, 16, 32
 
@@ -48,10 +47,17 @@ _VALUES_MASK, _VALUES_WORD = _name(b"values")
 
 _ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _64 = np.uint64(64)
-_MOST_VALUES = 64  # series of a device that one `values` object may address here
+_MOST = 64  # readings of a message that are taken here
+_AT = 8  # where the readings begin in `fields`
+FIELDS = _AT + 4 * _MOST
+"""Length of the scratch array `fields`; `numbers` has one entry for each reading."""
+NUMBERS = _MOST
+LINE = 8
+"""Words of a series' line in the scanner's table (`tables.Tables`): one cache line."""
+METRIC_TEXT, UNIT_TEXT, LOW, HIGH = 0, 3, 6, 7
 
 
-@inlined
+@leaf
 def _key(buffer: U8, i: int) -> tuple[int, int]:
     """(which key begins at `i`, its length with the closing quote); (0, 0) for any other."""
     word = load64(buffer, i)
@@ -70,97 +76,83 @@ def _key(buffer: U8, i: int) -> tuple[int, int]:
     return 0, 0
 
 
-@inlined
-def _same_text(buffer: U8, at: int, length: int, t: int, blob: U8, off: I64, head: U64) -> bool:
-    """Whether `buffer[at:at + length]` is text `t`."""
-    word = load64(buffer, at)
-    if length < 8:
-        word = word & (_ALL >> (_64 - np.uint64(8 * length))) if length > 0 else np.uint64(0)
-    if word != head[t] or off[t + 1] - off[t] != length:
-        return False
-    return length <= 8 or same_bytes(buffer, at + 8, blob, off[t] + 8, length - 8)
-
-
-@inlined
-def _find_series(
-    buffer: U8, at: int, length: int, first: int, last: int, hint: int,
-    meta: I32, blob: U8, off: I64, head: U64,
-) -> int:  # fmt: skip
-    """The series in `first:last` whose metric is `buffer[at:at + length]`, or −1; tries `hint` first."""
-    s = hint
-    for _ in range(last - first):
-        if s >= last:
-            s = first
-        t = meta[2 * s]
-        if t >= 0 and _same_text(buffer, at, length, t, blob, off, head):
-            return s
-        s += 1
-    return -1
-
-
-@inlined
-def _values(
-    buffer: U8, i: int, end: int, first: int, last: int, row: int,
-    meta: I32, bounds: F64, blob: U8, off: I64, head: U64,
-    series: I32, value: F64, text_off: I32, text_len: I16,
-) -> tuple[int, int]:  # fmt: skip
-    """(position behind a `values` object, row behind its readings), or (−1, …)."""
-    if i >= end or buffer[i] != 123 or last - first > _MOST_VALUES:
-        return -1, row
+@leaf
+def _values(buffer: U8, i: int, end: int, fields: I64, numbers: F64) -> tuple[int, int]:
+    """(position behind a `values` object, its readings), or (−1, …)."""
+    count = 0
+    if load8(buffer, i) != 123:
+        return -1, 0
     i = skip_space(buffer, i + 1, end)
-    if buffer[i] == 125:
-        return i + 1, row
-    seen = 0
-    hint = first
-    while i < end and buffer[i] == 34:
-        at = i + 1
-        i = text_end(buffer, at, end, ANY_TEXT)
+    if load8(buffer, i) == 125:
+        return i + 1, 0
+    while i < end and load8(buffer, i) == 34 and count < _MOST:
+        field = _AT + 4 * count
+        fields[field] = i + 1
+        i = text_end(buffer, i + 1, end, ANY_TEXT)
         if i < 0:
-            return -1, row
-        s = _find_series(buffer, at, i - at, first, last, hint, meta, blob, off, head)
+            break
+        fields[field + 1] = i - fields[field]
         i = skip_space(buffer, i + 1, end)
-        if s < 0 or seen >> (s - first) & 1 or buffer[i] != 58:
-            return -1, row
-        seen |= 1 << (s - first)
-        hint = s + 1
+        if load8(buffer, i) != 58:
+            break
         at = skip_space(buffer, i + 1, end)
         i, mantissa, exponent, real, negative = number(buffer, at, end)
-        good, x = to_float(mantissa, exponent, real, negative)
-        if i < 0 or not good or not bounds[2 * s] <= x <= bounds[2 * s + 1]:
-            return -1, row
-        series[row], value[row], text_off[row], text_len[row] = s, x, at, i - at
-        row += 1
+        good, numbers[count] = to_float(mantissa, exponent, real, negative)
+        if i < 0 or not good:
+            break
+        fields[field + 2] = at
+        fields[field + 3] = i - at
+        count += 1
         i = skip_space(buffer, i, end)
-        if buffer[i] == 125:
-            return i + 1, row
-        if buffer[i] != 44:
-            return -1, row
+        c = load8(buffer, i)
+        if c == 125:
+            return i + 1, count
+        if c != 44:
+            break
         i = skip_space(buffer, i + 1, end)
-    return -1, row
+    return -1, 0
 
 
-@inlined
-def _message(
-    buffer: U8, i: int, end: int, first: int, last: int, row: int,
-    meta: I32, bounds: F64, metric_blob: U8, metric_off: I64, metric_head: U64,
-    unit_blob: U8, unit_off: I64, unit_head: U64,
-    oldest: int, newest: int, receive: int, has_receive: bool, base: int, frame: int,
-    series: I32, ts_ns: I64, value: F64, seq: I64, flags: U16, out_frame: I32,
-    text_off: I32, text_len: I16,
-) -> int:  # fmt: skip
-    """The row behind the readings of one payload, or −1 where it is for the general path."""
-    i = skip_space(buffer, i, end)
-    if i >= end or buffer[i] != 123:
+@leaf
+def _text(buffer: U8, i: int, end: int, fields: I64, field: int) -> int:
+    """Position behind the string at `i`, whose place is written to `fields[field:field + 2]`, or −1."""
+    if load8(buffer, i) != 34:
         return -1
+    stop = text_end(buffer, i + 1, end, ANY_TEXT)
+    fields[field] = i + 1
+    fields[field + 1] = stop - i - 1
+    return -1 if stop < 0 else stop + 1
+
+
+@leaf
+def _number_member(buffer: U8, i: int, end: int, key: int, fields: I64, numbers: F64) -> int:
+    """Position behind the number of a `ts`, `value` or `seq`, or −1."""
+    stop, mantissa, exponent, real, negative = number(buffer, i, end)
+    if stop < 0:
+        return -1
+    if key == _VALUE:
+        good, numbers[0] = to_float(mantissa, exponent, real, negative)
+        fields[_AT + 2] = i
+        fields[_AT + 3] = stop - i
+        return stop if good else -1
+    if key == _TS:
+        fields[1] = epoch_ns(mantissa, exponent, real, negative)
+        return stop if fields[1] >= 0 else -1
+    fields[2] = mantissa
+    return -1 if real or negative else stop
+
+
+@leaf
+def _message(buffer: U8, i: int, end: int, fields: I64, numbers: F64) -> int:
+    """The number of readings in one payload, or −1 where it is for the general path."""
     seen = 0
-    ts = receive
-    number_seq = 0
-    metric_at = metric_len = unit_at = unit_len = 0
-    x = 0.0
-    stop = row
+    count = 1
+    i = skip_space(buffer, i, end)
+    if i >= end or load8(buffer, i) != 123:
+        return -1
     while True:
         i = skip_space(buffer, i + 1, end)
-        if i >= end or buffer[i] != 34:
+        if i >= end or load8(buffer, i) != 34:
             return -1
         key, length = _key(buffer, i + 1)
         i = i + length if key else text_end(buffer, i + 1, end, ASCII_TEXT)
@@ -168,118 +160,138 @@ def _message(
             return -1
         seen |= key
         i = skip_space(buffer, i + 1, end)
-        if buffer[i] != 58:
+        if load8(buffer, i) != 58:
             return -1
         i = skip_space(buffer, i + 1, end)
         if i >= end:
             return -1
-        if key == _TS and buffer[i] == 34:
-            i, ts = iso_ns(buffer, i + 1)
+        if key == _TS and load8(buffer, i) == 34:
+            i, fields[1] = iso_ns(buffer, i + 1)
+        elif key & (_TS | _VALUE | _SEQ):
+            i = _number_member(buffer, i, end, key, fields, numbers)
+        elif key == _METRIC:
+            i = _text(buffer, i, end, fields, _AT)
+        elif key == _UNIT:
+            i = _text(buffer, i, end, fields, 3)
         elif key == _VALUES:
-            i, stop = _values(
-                buffer, i, end, first, last, row, meta, bounds, metric_blob, metric_off,
-                metric_head, series, value, text_off, text_len,
-            )  # fmt: skip
-        elif key & (_METRIC | _UNIT):
-            at = i + 1
-            i = text_end(buffer, at, end, ANY_TEXT) if buffer[i] == 34 else -1
-            if i < 0:
-                return -1
-            if key == _METRIC:
-                metric_at, metric_len = at, i - at
-            else:
-                unit_at, unit_len = at, i - at
-            i += 1
-        elif key == 0:
-            i = skip_scalar(buffer, i, end)
+            i, count = _values(buffer, i, end, fields, numbers)
         else:
-            at = i
-            i, mantissa, exponent, real, negative = number(buffer, i, end)
-            if i < 0:
-                return -1
-            if key == _VALUE:
-                good, x = to_float(mantissa, exponent, real, negative)
-                if not good:
-                    return -1
-                text_off[row], text_len[row] = at, i - at
-            elif key == _TS:
-                ts = epoch_ns(mantissa, exponent, real, negative)
-                if ts < 0:
-                    return -1
-            else:
-                if real or negative:
-                    return -1
-                number_seq = mantissa
+            i = skip_scalar(buffer, i, end)
         if i < 0:
             return -1
         i = skip_space(buffer, i, end)
-        if i >= end:
-            return -1
-        if buffer[i] == 125:
+        c = load8(buffer, i)
+        if c != 44:
             break
-        if buffer[i] != 44:
-            return -1
-    if skip_space(buffer, i + 1, end) != end or not oldest <= ts <= newest:
+    fields[0] = seen
+    if i >= end or c != 125 or skip_space(buffer, i + 1, end) != end:
         return -1
-    if not seen & _TS and not has_receive:
-        return -1
-    if seen & _VALUES:
-        if seen & (_METRIC | _VALUE | _UNIT):
-            return -1
-    else:
-        if seen & (_METRIC | _VALUE) != _METRIC | _VALUE:
-            return -1
-        s = _find_series(
-            buffer, metric_at, metric_len, first, last, first, meta, metric_blob, metric_off,
-            metric_head,
-        )  # fmt: skip
-        if s < 0 or not bounds[2 * s] <= x <= bounds[2 * s + 1]:
-            return -1
-        if seen & _UNIT and not _same_text(
-            buffer, unit_at, unit_len, meta[2 * s + 1], unit_blob, unit_off, unit_head
-        ):
-            return -1
-        series[row], value[row] = s, x
-        stop = row + 1
-    if seen & _SEQ:
-        base |= HAS_SEQ
-    for r in range(row, stop):
-        ts_ns[r], seq[r], flags[r], out_frame[r] = ts, number_seq, base, frame
-    return stop
+    kind = seen & (_METRIC | _VALUE | _UNIT | _VALUES)
+    return count if kind == _VALUES or kind & ~_UNIT == _METRIC | _VALUE else -1
+
+
+@leaf
+def _head(buffer: U8, at: int, length: int) -> np.uint64:
+    """The first 8 bytes of a text, zeros behind the end of a shorter one."""
+    word = load64(buffer, at)
+    if length >= 8:
+        return word
+    return word & (_ALL >> (_64 - np.uint64(8 * length))) if length > 0 else np.uint64(0)
+
+
+@leaf
+def _same_text(buffer: U8, at: int, length: int, lines: U64, word: int, blob: U8) -> bool:
+    """Whether `buffer[at:at + length]` is the text whose head, length and start are at `word`."""
+    if lines[word] != _head(buffer, at, length) or lines[word + 1] != np.uint64(length):
+        return False
+    return length <= 8 or same_bytes(buffer, at + 8, blob, signed(lines[word + 2]) + 8, length - 8)
+
+
+@leaf
+def _find_series(
+    buffer: U8, count: int, first: int, last: int, fields: I64, numbers: F64,
+    lines: U64, bounds: F64, blob: U8,
+) -> bool:  # fmt: skip
+    """Write each reading's series (in `first:last`) to `fields`, in place of its metric's position.
+
+    False if a metric or its unit is not the registry's, is there twice, or a value is out of range.
+    """
+    s = first  # the order of metrics is mostly the registry's
+    found = 0
+    for k in range(count):
+        field = _AT + 4 * k
+        at, length = fields[field], fields[field + 1]
+        tries = last - first
+        while tries > 0:
+            if s >= last:
+                s = first
+            if _same_text(buffer, at, length, lines, LINE * s + METRIC_TEXT, blob):
+                break
+            s += 1
+            tries -= 1
+        bit = 1 << (s - first)
+        x = numbers[k]
+        if tries <= 0 or found & bit or not bounds[LINE * s + LOW] <= x <= bounds[LINE * s + HIGH]:
+            return False
+        found |= bit
+        fields[field] = s
+        s += 1
+    return fields[0] & _UNIT == 0 or _same_text(
+        buffer, fields[3], fields[4], lines, LINE * (s - 1) + UNIT_TEXT, blob
+    )
 
 
 @kernel
 def scan(
     n: int, buffer: U8, payload_off: I32, payload_len: I32, frame_flags: U8, device: I32,
-    series_start: I64, meta: I32, bounds: F64, metric_blob: U8, metric_off: I64, metric_head: U64,
-    unit_blob: U8, unit_off: I64, unit_head: U64,
+    series_start: I64, lines: U64, bounds: F64, blob: U8,
     max_payload: int, max_readings: int, oldest: int, newest: int, receive: int, has_receive: bool,
-    base: int, rest: I32,
-    series: I32, ts_ns: I64, value: F64, seq: I64, flags: U16, out_frame: I32,
+    base: int, fields: I64, numbers: F64, rest: I32,
+    series: I32, ts_ns: I64, value: F64, seq: I64, flags: U16, frame: I32,
     text_off: I32, text_len: I16,
 ) -> tuple[int, int]:  # fmt: skip
     """(rows written, frames left to the general path, whose numbers are written to `rest`).
 
-    device: per frame, −1 where the topic is not known. base: flags of every row. receive: the time
-    stamp of a reading that has none, if has_receive. The row columns need room for one row per
-    frame and one per 5 bytes of payload; `rest` for n.
+    device: per frame, −1 where the topic is not known. lines, bounds, blob: see `tables.Tables`.
+    receive: the time stamp of a reading that has none, if has_receive. base: flags of every row.
+    fields, numbers: scratch. The row columns need room for one row per frame and one per 5 bytes of
+    payload; `rest` for n.
     """
     row = left = 0
     for f in range(n):
         d = device[f]
-        stop = -1
+        count = -1
         if d >= 0 and payload_len[f] <= max_payload:
+            fields[1] = receive
+            fields[2] = 0
             i = payload_off[f]
-            stop = _message(
-                buffer, i, i + payload_len[f], series_start[d], series_start[d + 1], row,
-                meta, bounds, metric_blob, metric_off, metric_head, unit_blob, unit_off, unit_head,
-                oldest, newest, receive, has_receive,
-                base | RETAINED if frame_flags[f] & FRAME_RETAIN else base, f,
-                series, ts_ns, value, seq, flags, out_frame, text_off, text_len,
-            )  # fmt: skip
-        if stop < 0 or stop - row > max_readings:
+            count = _message(buffer, i, i + payload_len[f], fields, numbers)
+        if (
+            count < 0
+            or count > max_readings
+            or not oldest <= fields[1] <= newest
+            or not (has_receive or fields[0] & _TS)
+            or series_start[d + 1] - series_start[d] > _MOST
+            or not _find_series(
+                buffer, count, series_start[d], series_start[d + 1], fields, numbers,
+                lines, bounds, blob,
+            )
+        ):  # fmt: skip
             rest[left] = f
             left += 1
-        else:
-            row = stop
+            continue
+        row_flags = base | RETAINED if frame_flags[f] & FRAME_RETAIN else base
+        if fields[0] & _SEQ:
+            row_flags |= HAS_SEQ
+        for k in range(count):
+            field = _AT + 4 * k
+            series[row] = fields[field]
+            ts_ns[row] = fields[1]
+            value[row] = numbers[k]
+            seq[row] = fields[2]
+            flags[row] = row_flags
+            frame[row] = f
+            text_off[row] = fields[field + 2]
+            text_len[row] = fields[field + 3]
+            row += 1
     return row, left

@@ -6,9 +6,9 @@ A piece reads at most 63 bytes beyond `end`; its caller checks that what was rea
 
 import numpy as np
 
-from greenlang_iot.decode.kernels_words import load64, trailing_zeros
+from greenlang_iot.decode.kernels_words import load8, load64, signed, trailing_zeros
 from greenlang_iot.model.batches import U8
-from greenlang_iot.model.jit import inlined
+from greenlang_iot.model.jit import leaf
 
 _LOW7 = np.uint64(0x7F7F_7F7F_7F7F_7F7F)
 _HIGH1 = np.uint64(0x8080_8080_8080_8080)
@@ -32,18 +32,32 @@ _WORD4 = np.uint64(0xFFFF_FFFF)
 
 _POWERS = np.array([float(f"1e{i}") for i in range(23)])  # exact in float64
 _EXACT = 2**53
+_WHOLE_POWERS = 10 ** np.arange(10, dtype=np.int64)
+
+_ZEROS = np.uint64(0x3030_3030_3030_3030)
+_ABOVE9 = np.uint64(0x7676_7676_7676_7676)  # added to 7 bits of a byte it sets the 8th from 10 on
+_EVEN_BYTES = np.uint64(0x00FF_00FF_00FF_00FF)
+_EVEN_PAIRS = np.uint64(0x0000_FFFF_0000_FFFF)
+_HUNDRED = np.uint64(100)
+_TEN4 = np.uint64(10_000)
+_16 = np.uint64(16)
+_32 = np.uint64(32)
+_64 = np.uint64(64)
 _LARGEST_EXPONENT = 200  # a number of at most 19 digits stays finite below it
 
 
-@inlined
+@leaf
 def skip_space(buffer: U8, i: int, end: int) -> int:
     """The first position from `i` on that is not insignificant whitespace (`end` at most)."""
-    while i < end and (buffer[i] == 32 or buffer[i] == 10 or buffer[i] == 13 or buffer[i] == 9):
+    while i < end:
+        c = load8(buffer, i)
+        if c > 32 or not (c == 32 or c == 10 or c == 13 or c == 9):
+            break
         i += 1
     return i
 
 
-@inlined
+@leaf
 def text_end(buffer: U8, i: int, end: int, refuse: np.uint64) -> int:
     """Position of the closing quote of a string without escapes whose first character is at `i`."""
     while i < end:
@@ -55,68 +69,91 @@ def text_end(buffer: U8, i: int, end: int, refuse: np.uint64) -> int:
         stop = (~(no_quote & no_backslash & no_control) & _HIGH1) | (word & refuse)
         if stop != _NOTHING:
             i += trailing_zeros(stop) >> 3
-            return i if i < end and buffer[i] == 34 else -1
+            return i if i < end and load8(buffer, i) == 34 else -1
         i += 8
     return -1
 
 
-@inlined
+@leaf
+def digits8(buffer: U8, i: int) -> tuple[int, int]:
+    """(how many of the 8 bytes at `i` are digits before the first other one, their value)."""
+    x = load64(buffer, i) ^ _ZEROS
+    others = ((x & _LOW7) + _ABOVE9 | x) & _HIGH1
+    n = trailing_zeros(others) >> 3
+    if n == 0:
+        return 0, 0
+    x = x << np.uint64(64 - 8 * n)  # the last digit to the last byte, zeros before the first one
+    pairs = (x * _TEN + (x >> _8)) & _EVEN_BYTES
+    fours = (pairs * _HUNDRED + (pairs >> _16)) & _EVEN_PAIRS
+    return n, signed((fours & _WORD4) * _TEN4 + (fours >> _32))
+
+
+@leaf
+def digits(buffer: U8, i: int) -> tuple[int, int]:
+    """(how many digits from `i` on, their value); more than 24 count as 24.
+
+    The value is right for up to 18 digits, and for 19 that begin with 1 to 8.
+    """
+    n, value = digits8(buffer, i)
+    if n == 8:
+        more, low = digits8(buffer, i + 8)
+        n, value = 8 + more, value * _WHOLE_POWERS[more] + low
+        if more == 8:
+            more, low = digits8(buffer, i + 16)
+            n += more
+            if more < 3 or (more == 3 and load8(buffer, i) < 57):
+                value = value * _WHOLE_POWERS[more] + low
+    return n, value
+
+
+@leaf
 def number(buffer: U8, i: int, end: int) -> tuple[int, int, int, bool, bool]:
     """(position, mantissa, exponent of ten, has a fraction or exponent, is negative).
 
     Takes up to 18 digits in all (an integer: 19 below 9e18) and an exponent of up to 3.
     """
-    negative = buffer[i] == 45
+    negative = load8(buffer, i) == 45
     if negative:
         i += 1
-    first = i
-    mantissa = 0
-    while i < end and 48 <= buffer[i] <= 57:
-        mantissa = mantissa * 10 + (int(buffer[i]) - 48)
-        i += 1
-    digits = i - first
-    if digits == 0 or digits > 19 or (digits > 1 and buffer[first] == 48):
+    n, mantissa = digits(buffer, i)
+    c = load8(buffer, i)
+    if n == 0 or (n > 1 and c == 48) or n > 19 or (n == 19 and c == 57):
         return -1, 0, 0, False, False
-    real = False
+    i += n
+    c = load8(buffer, i)
+    real = c == 46
     exponent = 0
-    if buffer[i] == 46:
-        real = True
-        i += 1
-        point = i
-        while i < end and 48 <= buffer[i] <= 57:
-            mantissa = mantissa * 10 + (int(buffer[i]) - 48)
-            i += 1
-        exponent = point - i
-        digits -= exponent
-        if i == point:
+    if real:
+        more, low = digits(buffer, i + 1)
+        if more == 0 or n + more > 18:
             return -1, 0, 0, False, False
-    if digits > 18 and (real or digits > 19 or buffer[first] == 57):
-        return -1, 0, 0, False, False
-    if buffer[i] == 101 or buffer[i] == 69:
+        if more < 10:
+            mantissa = mantissa * _WHOLE_POWERS[more] + low
+        else:
+            mantissa = mantissa * _WHOLE_POWERS[9] * _WHOLE_POWERS[more - 9] + low
+        exponent = -more
+        i += more + 1
+        c = load8(buffer, i)
+    if c | 32 == 101:
         real = True
         i, power = _exponent(buffer, i + 1, end)
         exponent += power
     return i, mantissa, exponent, real, negative
 
 
-@inlined
+@leaf
 def _exponent(buffer: U8, i: int, end: int) -> tuple[int, int]:
     """(position, power) of the part of a number behind its `e`."""
     sign = 1
-    if buffer[i] == 45 or buffer[i] == 43:
-        sign = 44 - int(buffer[i])
+    c = load8(buffer, i)
+    if c == 45 or c == 43:
+        sign = 44 - c
         i += 1
-    first = i
-    power = 0
-    while i < end and 48 <= buffer[i] <= 57:
-        power = power * 10 + (int(buffer[i]) - 48)
-        i += 1
-    if i == first or i - first > 3:
-        return -1, 0
-    return i, sign * power
+    n, power = digits(buffer, i)
+    return (i + n, sign * power) if 0 < n <= 3 else (-1, 0)
 
 
-@inlined
+@leaf
 def to_float(mantissa: int, exponent: int, real: bool, negative: bool) -> tuple[bool, float]:
     """(whether it can be converted here, the nearest float64), as Clinger's fast path does.
 
@@ -135,10 +172,10 @@ def to_float(mantissa: int, exponent: int, real: bool, negative: bool) -> tuple[
     return True, -value if negative else value
 
 
-@inlined
+@leaf
 def skip_scalar(buffer: U8, i: int, end: int) -> int:
     """Position behind a string, number, true, false or null."""
-    c = buffer[i]
+    c = load8(buffer, i)
     if c == 34:
         i = text_end(buffer, i + 1, end, ASCII_TEXT)
         return -1 if i < 0 else i + 1
@@ -147,11 +184,11 @@ def skip_scalar(buffer: U8, i: int, end: int) -> int:
         return i if -_LARGEST_EXPONENT <= exponent <= _LARGEST_EXPONENT else -1
     word = load64(buffer, i) & _WORD4
     if word == _FALS:
-        return i + 5 if buffer[i + 4] == 101 else -1
+        return i + 5 if load8(buffer, i + 4) == 101 else -1
     return i + 4 if word in (_NULL, _TRUE) else -1
 
 
-@inlined
+@leaf
 def epoch_ns(mantissa: int, exponent: int, real: bool, negative: bool) -> int:
     """An epoch time's unit follows from its magnitude (see `timestamps`); ns, or −1."""
     if negative:
@@ -181,7 +218,7 @@ _SIXES = np.uint64(0x0606_0606_0606_0606)  # added to a byte below 16 it reaches
 _HIGH4 = np.uint64(0xF0F0_F0F0_F0F0_F0F0)
 
 
-@inlined
+@leaf
 def _pairs(word: np.uint64, digits: np.uint64, shape: np.uint64) -> tuple[bool, np.uint64]:
     """(whether `word` has digits and separators as in `shape`, ten × each byte + the next)."""
     x = word ^ shape
@@ -190,12 +227,12 @@ def _pairs(word: np.uint64, digits: np.uint64, shape: np.uint64) -> tuple[bool, 
     return True, x * _TEN + (x >> _8)
 
 
-@inlined
+@leaf
 def _byte(word: np.uint64, number: int) -> int:
-    return int((word >> np.uint64(8 * number)) & _BYTE)
+    return signed((word >> np.uint64(8 * number)) & _BYTE)
 
 
-@inlined
+@leaf
 def _days(year: int, month: int, day: int) -> int:
     """Days since 1970 of a date from 1970 to 2261, or −1 where there is no such date."""
     leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
@@ -209,7 +246,7 @@ def _days(year: int, month: int, day: int) -> int:
     return y * 365 + y // 4 - y // 100 + y // 400 + (153 * m + 2) // 5 + day - 719_469
 
 
-@inlined
+@leaf
 def iso_ns(buffer: U8, i: int) -> tuple[int, int]:
     """(position behind the closing quote, ns since 1970) of an ISO 8601 time with `T` from 1970 on."""
     good1, a = _pairs(load64(buffer, i), _D1, _S1)
@@ -224,25 +261,23 @@ def iso_ns(buffer: U8, i: int) -> tuple[int, int]:
     seconds = days * 86_400 + hour * 3600 + minute * 60 + second
     i += 19
     fraction = 0
-    if buffer[i] == 46:
-        i += 1
-        scale = 1_000_000_000
-        while scale > 1 and 48 <= buffer[i] <= 57:
-            fraction = fraction * 10 + (int(buffer[i]) - 48)
-            scale //= 10
-            i += 1
-        if scale == 1_000_000_000:
+    c = load8(buffer, i)
+    if c == 46:
+        n, fraction = digits(buffer, i + 1)
+        if n == 0 or n > 9:
             return -1, 0
-        fraction *= scale
-    if buffer[i] == 90:
+        fraction *= _WHOLE_POWERS[9 - n]
+        i += n + 1
+        c = load8(buffer, i)
+    if c == 90:
         i += 1
-    elif buffer[i] == 43 or buffer[i] == 45:
+    elif c == 43 or c == 45:
         good, offset = _pairs(load64(buffer, i) & _6BYTES, _D6, _S6)
         if not good or _byte(offset, 1) > 23 or _byte(offset, 4) > 59:
             return -1, 0
         shift = _byte(offset, 1) * 3600 + _byte(offset, 4) * 60
-        seconds += shift if buffer[i] == 45 else -shift
+        seconds += shift if c == 45 else -shift
         i += 6
-    if buffer[i] != 34:
+    if load8(buffer, i) != 34:
         return -1, 0
     return i + 1, seconds * 1_000_000_000 + fraction

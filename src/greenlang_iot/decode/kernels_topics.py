@@ -6,9 +6,9 @@ blob, off: topic bytes of device d are `blob[off[d]:off[d + 1]]`; the blob ends 
 
 import numpy as np
 
-from greenlang_iot.decode.kernels_words import load64
+from greenlang_iot.decode.kernels_words import load64, signed
 from greenlang_iot.model.batches import I32, I64, U8, U64
-from greenlang_iot.model.jit import inlined, kernel
+from greenlang_iot.model.jit import kernel, leaf
 
 _LOW = np.uint64(0xFFFF_FFFF)
 _HIGH = np.uint64(0xFFFF_FFFF_0000_0000)
@@ -20,7 +20,7 @@ _29 = np.uint64(29)
 _35 = np.uint64(35)
 
 
-@inlined
+@leaf
 def hash_bytes(buffer: U8, at: int, length: int, key: np.uint64) -> np.uint64:
     """Keyed hash of `buffer[at:at + length]`; reads up to 8 bytes beyond.
 
@@ -39,7 +39,7 @@ def hash_bytes(buffer: U8, at: int, length: int, key: np.uint64) -> np.uint64:
     return ((h & _LOW) * (_MIX >> _32)) ^ ((h >> _32) * (_MIX & _LOW)) ^ h
 
 
-@inlined
+@leaf
 def same_bytes(a: U8, a_at: int, b: U8, b_at: int, length: int) -> bool:
     """Whether two regions hold the same bytes; reads up to 8 bytes beyond either."""
     done = 0
@@ -53,20 +53,20 @@ def same_bytes(a: U8, a_at: int, b: U8, b_at: int, length: int) -> bool:
     return bool((differ << (_64 - np.uint64(8 * (length - done)))) == np.uint64(0))
 
 
-@inlined
+@leaf
 def find_topic(
     buffer: U8, at: int, length: int, slots: U64, blob: U8, off: I64, key: np.uint64
 ) -> int:
     """The device whose topic is `buffer[at:at + length]`, or −1."""
     h = hash_bytes(buffer, at, length, key)
     mask = len(slots) - 1
-    slot = np.int64(h & _LOW) & mask
+    slot = signed(h & _LOW) & mask
     while True:
         entry = slots[slot]
         if entry == np.uint64(0):
             return -1
         if (entry ^ h) & _HIGH == np.uint64(0):
-            device = int(entry & _LOW) - 1
+            device = signed(entry & _LOW) - 1
             start = off[device]
             if off[device + 1] - start == length and same_bytes(buffer, at, blob, start, length):
                 return device
@@ -83,7 +83,7 @@ def insert_topics(
         if not enabled[device]:
             continue
         h = hash_bytes(blob, off[device], off[device + 1] - off[device], key)
-        slot = np.int64(h & _LOW) & mask
+        slot = signed(h & _LOW) & mask
         while slots[slot] != np.uint64(0):
             slot = (slot + 1) & mask
         slots[slot] = (h & _HIGH) | np.uint64(device + 1)

@@ -1,6 +1,6 @@
-"""Two machine instructions that numba has no name for: an unaligned 8-byte load, trailing zeros.
+"""What numba has no name for: unchecked loads of one byte and of 8 unaligned ones, trailing zeros.
 
-Both are plain Python functions with an overload for compiled code, so that `NUMBA_DISABLE_JIT=1`
+All are plain Python functions with an overload for compiled code, so that `NUMBA_DISABLE_JIT=1`
 runs the same kernels.
 """
 
@@ -12,6 +12,12 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 from greenlang_iot.model.batches import U8
+from greenlang_iot.model.jit import leaf
+
+
+def load8(buffer: U8, at: int) -> int:
+    """The byte at `at`; unlike `buffer[at]` without a test for a negative index."""
+    return int(buffer[at])
 
 
 def load64(buffer: U8, at: int) -> np.uint64:
@@ -26,6 +32,15 @@ def trailing_zeros(word: np.uint64) -> int:
     """Number of zero bits below the lowest one bit; 64 for zero."""
     bits = int(word)
     return (bits & -bits).bit_length() - 1 if bits else 64
+
+
+def _typed_load8(_: Any, buffer: Any, at: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        byte = builder.load(builder.gep(array.data, [arguments[1]]))
+        return builder.zext(byte, ir.IntType(64))
+
+    return types.int64(buffer, types.int64), generate
 
 
 def _typed_load64(_: Any, buffer: Any, at: Any) -> Any:
@@ -45,11 +60,16 @@ def _typed_trailing_zeros(_: Any, word: Any) -> Any:
     return types.int64(types.uint64), generate
 
 
+_load8 = intrinsic(_typed_load8)
 _load64 = intrinsic(_typed_load64)
 _trailing_zeros = intrinsic(_typed_trailing_zeros)
 
 
 # numba wants the names and the (missing) annotations of both functions alike.
+def _compile_load8(buffer, at):  # type: ignore[no-untyped-def]
+    return lambda buffer, at: _load8(buffer, at)
+
+
 def _compile_load64(buffer, at):  # type: ignore[no-untyped-def]
     return lambda buffer, at: _load64(buffer, at)
 
@@ -58,5 +78,12 @@ def _compile_trailing_zeros(word):  # type: ignore[no-untyped-def]
     return lambda word: _trailing_zeros(word)
 
 
+overload(load8, inline="never")(_compile_load8)
 overload(load64, inline="never")(_compile_load64)
 overload(trailing_zeros, inline="never")(_compile_trailing_zeros)
+
+
+@leaf
+def signed(word: np.uint64) -> int:
+    """A word below 2⁶³ as int64 (numba would make float64 of uint64 and int64 where branches meet)."""
+    return np.int64(word)  # type: ignore[return-value]

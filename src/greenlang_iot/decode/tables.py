@@ -1,51 +1,53 @@
-"""The Directory in the form that the scanner reads: few columns, those read together side by side."""
+"""The Directory in the form that the scanner reads: all that it asks of a series in one cache line."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from greenlang_iot.model.batches import F64, I32, I64, U8, U64
+from greenlang_iot.decode.kernels import HIGH, LINE, LOW, METRIC_TEXT, UNIT_TEXT
+from greenlang_iot.model.batches import F64, I64, U8, U64
 from greenlang_iot.model.directory import Directory, Texts
 
 _SPARE = 8  # readable bytes behind the last text (wide loads)
-
-
-@dataclass(slots=True, frozen=True)
-class TextTable:
-    """Texts with their first 8 bytes as a word (zeros behind the end of a shorter one)."""
-
-    blob: U8
-    off: I64
-    head: U64
-
-    @staticmethod
-    def of(texts: Texts) -> "TextTable":
-        heads = [int.from_bytes(texts.raw(i)[:8], "little") for i in range(len(texts))]
-        spare = np.zeros(_SPARE, np.uint8)
-        return TextTable(
-            np.concatenate((texts.blob, spare)), texts.off.copy(), np.array(heads, np.uint64)
-        )
+_DISABLED = np.uint64(2**63)  # as the length of a metric's name: no text is that long
 
 
 @dataclass(slots=True, frozen=True)
 class Tables:
-    """What `kernels.scan` needs of a Directory; copies, so that every array is writable."""
+    """What `kernels.scan` needs of a Directory; copies, so that every array is writable.
+
+    A text is three words: its first 8 bytes (zeros behind the end of a shorter one), its length, and
+    where it begins in `blob`. The line of series s are the words `LINE * s` and on: the text of the
+    metric at METRIC_TEXT, that of the unit at UNIT_TEXT, the valid range (float64) at LOW and HIGH.
+    """
 
     series_start: I64
-    meta: I32  # per series: metric (−1: disabled), unit
-    bounds: F64  # per series: lowest and highest valid value
-    metric: TextTable
-    unit: TextTable
+    lines: U64
+    bounds: F64  # the same memory as `lines`
+    blob: U8
 
     @staticmethod
     def of(directory: Directory) -> "Tables":
-        meta = np.empty((directory.n_series, 2), np.int32)
-        meta[:, 0] = np.where(directory.series_enabled != 0, directory.series_metric, -1)
-        meta[:, 1] = directory.series_unit
+        metric, unit = directory.metric, directory.unit
+        lines = np.empty((directory.n_series, LINE), np.uint64)
+        bounds = lines.view(np.float64)
+        lines[:, METRIC_TEXT : METRIC_TEXT + 3] = _words(metric, 0)[directory.series_metric]
+        lines[:, UNIT_TEXT : UNIT_TEXT + 3] = _words(unit, len(metric.blob))[directory.series_unit]
+        lines[directory.series_enabled == 0, METRIC_TEXT + 1] = _DISABLED
+        bounds[:, LOW] = directory.low
+        bounds[:, HIGH] = directory.high
         return Tables(
             directory.series_start.copy(),
-            meta.ravel(),
-            np.stack((directory.low, directory.high), axis=1).ravel(),
-            TextTable.of(directory.metric),
-            TextTable.of(directory.unit),
+            lines.reshape(-1),
+            bounds.reshape(-1),
+            np.concatenate((metric.blob, unit.blob, np.zeros(_SPARE, np.uint8))),
         )
+
+
+def _words(texts: Texts, start: int) -> U64:
+    """The three words of each text of a column whose blob begins at `start`; shape (n, 3)."""
+    words = np.empty((len(texts), 3), np.uint64)
+    words[:, 0] = [int.from_bytes(texts.raw(i)[:8], "little") for i in range(len(texts))]
+    words[:, 1] = np.diff(texts.off)
+    words[:, 2] = texts.off[:-1] + start
+    return words
