@@ -136,7 +136,7 @@ class Framer:
             if reason == kernels.TOO_LARGE:
                 raise self._too_large()
             if reason == kernels.MALFORMED:
-                raise _malformed("its length")
+                raise _malformed("a length")
             if reason != kernels.UNUSUAL:
                 return Stop(reason)
             if not self._frame_unusual():
@@ -144,12 +144,11 @@ class Framer:
 
     def control(self) -> memoryview | None:
         """The next packet, whole, and step over it; None: it is incomplete."""
-        sizes = self._next_packet()
-        if sizes is None:
+        bounds = self._next_packet()
+        if bounds is None:
             return None
-        packet = self._view[self._start : self._start + sizes[1]]
-        self._start += sizes[1]
-        return packet
+        start, self._start = self._start, bounds[1]
+        return self._view[start : bounds[1]]
 
     def take(self, connection: int, received_ns: int) -> FrameBatch:
         """The frames so far. Buffer and columns are reused by the next `space()` or `scan()`."""
@@ -178,41 +177,51 @@ class Framer:
             self._end = self._first + tail
 
     def _next_packet(self) -> tuple[int, int] | None:
-        """Size of the next packet's fixed header, size of all of it; None: it is incomplete."""
-        length = 0
-        for i in range(1, 5):
-            if self._start + i >= self._end:
+        """Where the next packet's body starts and where it ends; None: it is incomplete."""
+        known = self._variable_byte_integer(self._start + 1)
+        if known is None:
+            return None
+        length, body = known
+        end = body + length
+        if end - self._start > self._maximum_packet_size:
+            raise self._too_large()
+        return (body, end) if end <= self._end else None
+
+    def _variable_byte_integer(self, at: int) -> tuple[int, int] | None:
+        """Its value and where it ends; None: its bytes are not all there."""
+        value = 0
+        for i in range(4):
+            if at + i >= self._end:
                 return None
-            byte = self._view[self._start + i]
-            length |= (byte & 127) << 7 * (i - 1)
+            byte = self._view[at + i]
+            value |= (byte & 127) << 7 * i
             if not byte & 128:
-                size = 1 + i + length
-                if size > self._maximum_packet_size:
-                    raise self._too_large()
-                return (1 + i, size) if self._start + size <= self._end else None
-        raise _malformed("its length")
+                return value, at + i + 1
+        raise _malformed("a length")
 
     def _frame_unusual(self) -> bool:
         """Frame one PUBLISH with a topic alias or a subscription identifier.
 
         False: the arena has no room for its topic. MqttError where it is no valid QoS 0/1 PUBLISH.
         """
-        sizes = self._next_packet()
-        assert sizes is not None, "the kernel calls only whole packets unusual"
-        start, end = self._start, self._start + sizes[1]
-        qos = (self._buffer[start] >> 1) & 3
+        bounds = self._next_packet()
+        assert bounds is not None, "the kernel calls only whole packets unusual"
+        start, (body, end) = self._start, bounds
+        qos = (self._view[start] >> 1) & 3
         if qos == 2:
             raise MqttError("the broker sent QoS 2, which was not asked", reason="protocol_error")
         if not self._version5:
             raise _malformed("a PUBLISH")
         packet = codec5.read_publish(self._view[start:end])
+        topic = packet.topic.encode()
+        known = self._variable_byte_integer(body + 2 + len(topic) + 2 * qos)
+        if known is None or sum(known) + len(packet.payload) != end:
+            raise _malformed("its properties do not fill their length")  # mqtt5 does not check that
         if qos and not packet.packet_id:
             raise _malformed("a packet id of 0")
-        topic = packet.topic.encode()
-        at = start + sizes[0] + 2
-        place: tuple[int, int] | None = (at, len(topic))
+        place: tuple[int, int] | None = (body + 2, len(topic))
         if packet.topic_alias is not None:
-            place = self._place(packet.topic_alias, topic, at)
+            place = self._place(packet.topic_alias, topic, body + 2)
         if place is None:
             return False
         n = self._n
