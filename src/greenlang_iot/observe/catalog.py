@@ -8,7 +8,7 @@ Two identities hold at every moment, per shard, and the names below are their wo
 
     messages_received = messages_decoded + messages_undecodable + messages_shed
     readings_decoded  = readings_rejected + readings_duplicate
-                        + per sink: delivered + refused + spool_readings + queue_readings
+                        + per sink: delivered + refused + dropped + spool_readings + queue_readings
 
 Messages and readings are counted apart everywhere.
 """
@@ -42,27 +42,45 @@ READING_REASONS = tuple(
 SINK_REASONS = (
     "timeout",
     "refused",
-    "connection",
+    "reset",
+    "tls",
     "unauthorized",
     "forbidden",
     "not_found",
-    "too_large",
-    "busy",
     "http_429",
     "http_500",
+    "http_502",
     "http_503",
-    "leader",
+    "http_504",
+    "no_brokers",
+    "no_leader",
+    "not_enough_replicas",
+    "topic_missing",
+    "partition_missing",
+    "broker_error",
     "disk",
     OTHER,
 )
 DISCONNECT_REASONS = (
-    "refused",
-    "closed",
     "timeout",
+    "refused",
+    "connection_lost",
     "tls",
-    "protocol",
-    "taken_over",
-    "shutdown",
+    "tls_certificate",
+    "tls_client_certificate",
+    "bad_user_name_or_password",
+    "not_authorized",
+    "client_id_not_valid",
+    "quota_exceeded",
+    "server_busy",
+    "server_unavailable",
+    "server_shutting_down",
+    "session_taken_over",
+    "keep_alive_timeout",
+    "subscription_refused",
+    "packet_too_large",
+    "malformed_packet",
+    "protocol_error",
     OTHER,
 )
 
@@ -150,6 +168,7 @@ CATALOG: tuple[Metric, ...] = (
     # sinks
     _counter("sink_delivered_readings", "Readings durable in the sink.", labels=_SINK),
     _counter("sink_refused_readings", "Readings the sink refused for good.", labels=_SINK),
+    _counter("sink_dropped_readings", "Readings a best-effort sink did not get.", labels=_SINK),
     _counter("sink_spooled_readings", "Readings that took the way over the spool.", labels=_SINK),
     _counter("sink_chunks", "Chunks delivered.", labels=_SINK),
     _counter("sink_sent_bytes", "Bytes of chunks delivered.", "bytes", labels=_SINK),
