@@ -3,12 +3,13 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 from tests.fakes.directory import directory
 from tests.services.kafka_server import KafkaServer, missing, start_kafka
 
@@ -55,17 +56,23 @@ def body(
     compression: Compression = "none",
     max_batch_bytes: int = 524_288,
     decimals: int = 2,
+    ahead: Collection[int] = (),
 ) -> tuple[bytes, dict[tuple[str, str, int], float]]:
-    """Readings first … first + n (as seq, ts and part of the value), and what must be read back."""
+    """Readings first … first + n (as seq, ts and part of the value), and what must be read back.
+
+    ahead: seqs whose time stamp lies thirty years later.
+    """
     where = directory(DEVICES)
     series = (np.arange(first, first + n) * 7 % (2 * DEVICES)).astype(np.int32)
     texts = [f"{i / 4:.{decimals}f}" for i in range(first, first + n)]
     off = np.zeros(n + 1, np.int64)
     np.cumsum([len(text) for text in texts], out=off[1:])
+    ts_ns = NOW + np.arange(first, first + n) * 1_000_003
+    ts_ns[np.isin(np.arange(first, first + n), list(ahead))] += 30 * 365 * 86_400 * 10**9
     batch = ReadingBatch(
         n=n,
         series=series,
-        ts_ns=NOW + np.arange(first, first + n) * 1_000_003,
+        ts_ns=ts_ns,
         value=np.array([float(text) for text in texts]),
         seq=np.arange(first, first + n),
         flags=np.ones(n, np.uint16),
@@ -289,19 +296,25 @@ async def test_a_partition_the_topic_lacks_is_down(kafka: KafkaServer) -> None:
 
 async def test_time_stamps_out_of_bounds_are_refused_alone(tmp_path: Path) -> None:
     # the broker's own default bound of one hour ahead, on a topic that setup has not made
-    server = start_kafka(tmp_path / "kafka", auto_create_topics_enable="true", num_partitions="12")
+    server = start_kafka(tmp_path / "kafka")
     try:
-        producer = Producer({"bootstrap.servers": server.bootstrap})
-        producer.produce("delivery.bounds", key=b"first", value=b"{}")
-        assert producer.flush(20) == 0
-        ahead = 10**18 * 9 // 1_000_003  # as seq: event time in the year 2310
-        encoded, expected = body(ahead, 3)
+        admin = AdminClient({"bootstrap.servers": server.bootstrap})
+        for made in admin.create_topics([NewTopic("delivery.bounds", 12)]).values():
+            made.result(20)
+        ahead = {17, 300, 301, 999}
+        encoded, expected = body(0, 1_000, ahead=ahead)
         sender = KafkaSender(settings(server), "delivery.bounds")
-        outcome = await sender.send(encoded, 3)
-        assert outcome.delivered == 0
-        assert {json.loads(r.body)["ts"] for r in outcome.refused} == {ts for *_, ts in expected}
+        outcome = await sender.send(encoded, 1_000)
+        assert outcome.delivered == 996
+        refused = [json.loads(r.body) for r in outcome.refused]
+        assert {value["seq"] for value in refused} == ahead
         assert all("INVALID_TIMESTAMP" in r.answer for r in outcome.refused)
         await sender.close()
+        found = read_all(server, "delivery.bounds")
+        for value in refused:
+            del expected[value["device"], value["metric"], value["ts"]]
+        assert values_of(found) == expected
+        assert (len(found), sender.resent) == (996, 0)
     finally:
         server.stop()
 

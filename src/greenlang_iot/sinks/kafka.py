@@ -4,11 +4,12 @@ aiokafka goes on trying an idempotent batch for ever, and that is wanted: batche
 partition, in order, with the sequence number that keeps a second try from being a second copy. So a
 `send` that ran out of time does not take its batches back. The sender remembers them, and when the
 same body comes again (the runner's retry, or the spool after a pause) it waits for what is missing
-instead of sending twice. What is remembered is bounded by `chunk_bytes × (in_flight + 1)`.
+instead of sending twice. Past `chunk_bytes × (in_flight + 1)` of remembered bytes the oldest answered
+are forgotten, and while none is, nothing new is taken.
 
 A batch that the broker refuses leaves a gap in its partition's sequence, so the producer is then
 replaced by one with a new id, and everything remembered is handed to the new one, in order. Only
-there copies can arise: readings whose answer was still open. `resent` counts them.
+there copies can arise: readings on the wire whose answer was still open. `resent` counts them.
 """
 
 import asyncio
@@ -63,6 +64,7 @@ class _Delivery:
     body: Body
     parts: list[_Part]
     refused: list[Refused] = field(default_factory=list)
+    failure: BaseException | None = None  # neither poison nor a lost sequence
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     awaited: bool = False  # a send() waits for it
 
@@ -86,6 +88,7 @@ class KafkaSender:
         self._settings = settings
         self._topic = topic
         self._producer: AIOKafkaProducer | None = None
+        self._broken = False  # a batch failed: its partition's sequence has a gap
         self._opening = asyncio.Lock()
         self._deliveries: list[_Delivery] = []
         self._discarding: set[asyncio.Task[None]] = set()
@@ -135,14 +138,14 @@ class KafkaSender:
         deadline = self._deadline()
         delivery.awaited = True
         try:
-            self._judge(
-                delivery
-            )  # what was answered while nobody waited; any failure is tried again
+            self._judge(delivery)  # what was answered while nobody waited
+            delivery.failure = None  # is tried again
             while not delivery.done:
                 async with self._within(deadline):
                     self._hand_over(await self._ready(delivery.topic), delivery)
                 await self._answers(delivery, deadline)
-                failure = self._judge(delivery)
+                self._judge(delivery)
+                failure, delivery.failure = delivery.failure, None
                 if failure is not None:
                     raise sink_error(
                         failure, f"Kafka did not take a batch for {delivery.topic}"
@@ -158,19 +161,16 @@ class KafkaSender:
         for known in self._deliveries:
             if not known.awaited and known.topic == topic and known.body == body:
                 return known
+        idle = [known for known in self._deliveries if not known.awaited]
+        held = sum(len(known.body) for known in idle)
         limit = self._settings.chunk_bytes * (self._settings.in_flight + 1)
-        held = sum(len(known.body) for known in self._deliveries)
-        for known in list(self._deliveries):
-            if held + len(body) <= limit:
-                break
-            if not known.awaited and not known.pending:
+        for known in idle:
+            if held > limit and not known.pending:
                 self._deliveries.remove(known)
                 held -= len(known.body)
-        if self._deliveries and held + len(body) > limit:
+        if held > limit:
             raise SinkError(
-                f"Kafka has not answered {len(self._deliveries)} earlier chunks",
-                reason="backlog",
-                down=True,
+                f"Kafka has not answered {len(idle)} earlier chunks", reason="backlog", down=True
             )
         delivery = _Delivery(topic, body, parts)
         self._deliveries.append(delivery)
@@ -212,17 +212,16 @@ class KafkaSender:
             raise _topic_missing(topic)
 
     @staticmethod
-    def _judge(delivery: _Delivery) -> BaseException | None:
-        """Clear the errors of a delivery: poison is halved or refused, a lost sequence is nothing;
-        returns another error, if there is one."""
+    def _judge(delivery: _Delivery) -> None:
+        """Clear the errors of the parts: poison is halved or refused, a lost sequence is nothing, any
+        other is the delivery's failure."""
         parts: list[_Part] = []
-        failure: BaseException | None = None
         for part in delivery.parts:
             error, part.error = part.error, None
             if error is None or isinstance(error, SEQUENCE):
                 parts.append(part)
             elif not isinstance(error, POISON):
-                failure = error
+                delivery.failure = error
                 parts.append(part)
             elif part.records > 1:
                 parts += _halves(part)
@@ -232,17 +231,20 @@ class KafkaSender:
                     Refused(record.value or b"", f"{error.message}: {error.description}")
                 )
         delivery.parts = parts
-        return failure
 
     # ---- the producer ---------------------------------------------------------------------------
 
     async def _ready(self, topic: str) -> AIOKafkaProducer:
         """The producer, connected and knowing the topic; a new one is given all that is remembered."""
         async with self._opening:
+            if self._broken:
+                await self._last_answers()
+                self._replace()
             producer = self._producer
             if producer is None:
                 producer = self._producer = await self._start()
                 for delivery in self._deliveries:
+                    self._judge(delivery)
                     with contextlib.suppress(SinkError):  # its own send() reports that
                         await self._learn(producer, delivery.topic)
                         self._hand_over(producer, delivery)
@@ -316,8 +318,19 @@ class KafkaSender:
         part.acked = error is None
         part.error = error
         if error is not None and not self._replaced(producer):
-            self._replace()
+            self._broken = True
         delivery.changed.set()
+
+    async def _last_answers(self) -> None:
+        """Let a broken producer's other batches be answered, so that few of them stay in doubt."""
+        futures = [
+            part.pending.future
+            for delivery in self._deliveries
+            for part in delivery.parts
+            if part.pending is not None
+        ]
+        if futures:
+            await asyncio.wait(futures, timeout=PROBE_EVERY)
 
     def _replaced(self, producer: AIOKafkaProducer) -> bool:
         return producer is not self._producer
@@ -325,12 +338,14 @@ class KafkaSender:
     def _replace(self) -> None:
         """Give the producer up; what it has not answered is to be handed to the next one."""
         producer, self._producer = self._producer, None
+        self._broken = False
         if producer is None:
             return
         for delivery in self._deliveries:
             for part in delivery.parts:
                 if part.pending is not None and not part.pending.future.done():
-                    self.resent += part.records
+                    if part.pending.retry_count:  # it has been on the wire
+                        self.resent += part.records
                     part.pending = None
                     delivery.changed.set()
         task = asyncio.get_running_loop().create_task(_discard(producer))

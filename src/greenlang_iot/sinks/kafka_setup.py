@@ -165,7 +165,9 @@ class KafkaSetup:
         """Wait until the broker itself knows what the controller made (a moment later)."""
         wanted = {topic.name for topic in self._wanted()}
         async with asyncio.timeout(self._settings.timeout):
-            while not wanted <= set(await admin.list_topics()):
+            known: set[str] = set()
+            while not wanted <= known:
+                known = set(await admin.list_topics())
                 await asyncio.sleep(0.05)
 
     async def _alter(self, admin: AIOKafkaAdminClient, plan: TopicPlan) -> None:

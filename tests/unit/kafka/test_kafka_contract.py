@@ -1,0 +1,144 @@
+"""What the gateway relies on of aiokafka's private API: another version must fail here, loudly."""
+
+import asyncio
+import inspect
+import struct
+
+import aiokafka
+import pytest
+from aiokafka import AIOKafkaProducer, errors
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.producer.message_accumulator import MessageAccumulator, MessageBatch
+from aiokafka.producer.sender import Sender
+from aiokafka.producer.transaction_manager import TransactionManager
+from aiokafka.record.default_records import DefaultRecordBatch
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.structs import TopicPartition
+
+from greenlang_iot.sinks.kafka_batches import (
+    FinishedBatch,
+    KafkaRecord,
+    batch_of,
+    codec_of,
+    records_of,
+)
+from greenlang_iot.sinks.kafka_client import POISON, InvalidRecord
+
+TP = TopicPartition("iot.readings", 0)
+RECORDS = [KafkaRecord(1_000 + i, b"key", b"value %d" % i) for i in range(50)]
+
+
+class OneLeader(ClusterMetadata):
+    """A cluster in which broker 1 leads every partition."""
+
+    def leader_for_partition(self, partition: TopicPartition) -> int:
+        return 1
+
+
+def accumulator(first_sequence: int = 0) -> MessageAccumulator:
+    transactions = TransactionManager(None, 0)
+    transactions.set_pid_and_epoch(7_000_000_000, 3)
+    transactions._sequence_numbers[TP] = first_sequence
+    return MessageAccumulator(OneLeader(), 16_384, 0, 30, txn_manager=transactions)
+
+
+def fields(buffer: bytes) -> tuple[int, int, int]:
+    """Producer id, epoch, base sequence."""
+    return struct.unpack_from(">qhi", buffer, 43)
+
+
+def test_the_version_that_was_read() -> None:
+    assert aiokafka.__version__ == "0.14.0"
+
+
+async def test_finished_batches_leave_in_order_with_the_producers_sequence() -> None:
+    queue = accumulator()
+    first = queue._append_batch(FinishedBatch(batch_of(RECORDS), 50), TP)
+    second = queue._append_batch(FinishedBatch(batch_of(RECORDS[:3]), 3), TP)
+    sent = []
+    for batch in (first, second):
+        nodes, unknown_leaders = queue.drain_by_nodes(ignore_nodes=[])
+        assert not unknown_leaders
+        assert nodes == {1: {TP: batch}}
+        assert isinstance(batch, MessageBatch)
+        assert batch.retry_count == 1
+        sent.append(batch.get_data_buffer())
+        batch.done(base_offset=0)
+        assert batch.future.done()
+        await asyncio.sleep(0)
+    assert [fields(buffer) for buffer in sent] == [(7_000_000_000, 3, 0), (7_000_000_000, 3, 50)]
+    for buffer, expected in zip(sent, (RECORDS, RECORDS[:3]), strict=True):
+        assert isinstance(buffer, bytes)
+        assert DefaultRecordBatch(buffer).validate_crc()
+        assert list(records_of(buffer)) == expected
+
+
+async def test_a_batch_tried_again_keeps_its_sequence_and_bytes() -> None:
+    queue = accumulator()
+    batch = queue._append_batch(FinishedBatch(batch_of(RECORDS), 50), TP)
+    later = queue._append_batch(FinishedBatch(batch_of(RECORDS), 50), TP)
+    queue.drain_by_nodes(ignore_nodes=[])
+    buffer = batch.get_data_buffer()
+    queue.reenqueue(batch)
+    nodes, _ = queue.drain_by_nodes(ignore_nodes=[])
+    assert nodes == {1: {TP: batch}}
+    assert batch.get_data_buffer() == buffer
+    nodes, _ = queue.drain_by_nodes(ignore_nodes=[])
+    assert nodes == {1: {TP: later}}
+    assert fields(later.get_data_buffer())[2] == 50
+
+
+async def test_the_sequence_wraps_to_zero() -> None:
+    queue = accumulator(first_sequence=2**31 - 10)
+    sequences = []
+    for _ in range(2):
+        batch = queue._append_batch(FinishedBatch(batch_of(RECORDS), 50), TP)
+        queue.drain_by_nodes(ignore_nodes=[])
+        sequences.append(fields(batch.get_data_buffer())[2])
+        batch.done(base_offset=0)
+        await asyncio.sleep(0)
+    assert sequences == [2**31 - 10, 40]
+
+
+async def test_a_failed_batch_says_so_by_its_future() -> None:
+    queue = accumulator()
+    batch = queue._append_batch(FinishedBatch(batch_of(RECORDS), 50), TP)
+    queue.drain_by_nodes(ignore_nodes=[])
+    batch.failure(errors.MessageSizeTooLargeError())
+    with pytest.raises(errors.MessageSizeTooLargeError):
+        await batch.future
+
+
+async def test_the_parts_of_a_producer() -> None:
+    producer = AIOKafkaProducer(
+        bootstrap_servers="127.0.0.1:1", enable_idempotence=True, acks="all"
+    )
+    assert isinstance(producer._message_accumulator, MessageAccumulator)
+    assert isinstance(producer._sender, Sender)
+    assert producer._sender.sender_task is None
+    assert producer._closed is False
+    assert producer.client.cluster.partitions_for_topic("iot.readings") is None
+    assert inspect.iscoroutinefunction(producer.client.fetch_all_metadata)
+    assert inspect.iscoroutinefunction(producer.client.close)
+    await producer.stop()
+    assert producer._closed is True
+
+
+def test_cancelling_the_sender_task_lets_requests_end() -> None:
+    source = inspect.getsource(Sender._sender_routine)
+    assert "except asyncio.CancelledError:" in source
+    assert "await task" in source
+
+
+def test_error_87_has_a_class() -> None:
+    assert errors.for_code(87) is InvalidRecord
+    assert all(issubclass(kind, errors.BrokerResponseError) for kind in POISON)
+    assert not any(kind.retriable for kind in POISON), "aiokafka would try them for ever"
+
+
+@pytest.mark.parametrize("codec", [0, 1, 2, 4])
+def test_batches_survive_being_taken_apart(codec: int) -> None:
+    batch = batch_of(RECORDS, codec)
+    assert codec_of(batch) == codec
+    assert list(records_of(batch)) == RECORDS
+    assert MemoryRecords(batch).size_in_bytes() == len(batch)
