@@ -190,6 +190,57 @@ def follow_shift(row: Row, z: float, above: bool) -> float:
 
 
 @leaf
+def arrive(row: Row, limit: Row, x: float, ts: int) -> float:
+    """Note what came last. Returns the seconds since the reading before; 0 = first; −1 = not newer."""
+    last_ts = row["last_ts"]
+    if ts <= last_ts:
+        return -1.0
+    seconds = 0.0
+    if last_ts != NO_TS:
+        seconds = (ts - last_ts) * 1e-9
+        if 0 < limit["gap_ns"] < ts - last_ts:
+            row["n"] = 0
+            row["outside"] = 0
+            row["shift_up"] = 0.0
+            row["shift_down"] = 0.0
+    follow_run(row, x)
+    row["last_ts"] = ts
+    row["last_value"] = x
+    return seconds
+
+
+@leaf
+def strangest(
+    row: Row, enabled: int, z: float, above: bool, excess: float, newest: bool
+) -> tuple[float, int]:
+    """The highest of the statistical scores, and its detector."""
+    best, detector = 0.0, DETECTOR_NONE
+    if enabled & (1 << DETECTOR_SPIKE):
+        best, detector = spike_score(z, excess), DETECTOR_SPIKE
+    shift = follow_shift(row, z, above)
+    if enabled & (1 << DETECTOR_SHIFT) and shift > best:
+        best, detector = shift, DETECTOR_SHIFT
+    if enabled & (1 << DETECTOR_STUCK) and newest and row["usual_run"] > 0.0:
+        stuck = RUN_SCORE * (row["run"] - 1.0) / max(float(row["usual_run"]), RUN_FLOOR)
+        if stuck > best:
+            best, detector = stuck, DETECTOR_STUCK
+    return best, detector
+
+
+@leaf
+def violation(limit: Row, x: float, last: float, level: float, seconds: float, band: float) -> int:
+    """The detector of a violated limit of the registry, or DETECTOR_NONE."""
+    if x < limit["warn_low"] or x > limit["warn_high"]:
+        return DETECTOR_RANGE
+    # the step holds for the thing measured; noise comes on top
+    if seconds <= 0.0 or not min(abs(x - last), HUGE) > limit["step"] * seconds + band:
+        return DETECTOR_NONE
+    if limit["detectors"] & COUNTER or abs(x - level) >= abs(last - level):
+        return DETECTOR_RATE
+    return DETECTOR_NONE  # a value that comes back is the end of a violation, not a second one
+
+
+@leaf
 def judge(
     row: Row, limit: Row, x: float, ts: int, warmup: int
 ) -> tuple[float, int, int, float, float, float, float]:
@@ -198,82 +249,40 @@ def judge(
     Returns score, detector, verdict, expected, band, and for the second stage the signed z of the
     value and of its change.
     """
-    nan = np.nan
-    last_ts = row["last_ts"]
     last = float(row["last_value"])
-    newest = ts > last_ts
-    seconds = 0.0
-    if newest:
-        if last_ts != NO_TS:
-            if 0 < limit["gap_ns"] < ts - last_ts:
-                row["n"] = 0
-                row["outside"] = 0
-                row["shift_up"] = 0.0
-                row["shift_down"] = 0.0
-            seconds = (ts - last_ts) * 1e-9
-        follow_run(row, x)
-        row["last_ts"] = ts
-        row["last_value"] = x
-
+    seconds = arrive(row, limit, x, ts)
     base, unit, y = 0.0, 1.0, x
     if limit["detectors"] & COUNTER:
-        if seconds == 0.0 or x < last:  # first, late, or the counter restarted
-            return 0.0, DETECTOR_NONE, 0, nan, nan, 0.0, 0.0
-        base, unit, y = last, seconds, (x - last) / seconds
-        y = min(y, HUGE)
+        if seconds <= 0.0 or x < last:  # first, late, or the counter restarted
+            return 0.0, DETECTOR_NONE, 0, np.nan, np.nan, 0.0, 0.0
+        base, unit, y = last, seconds, min((x - last) / seconds, HUGE)
 
     level = float(row["level"])
-    spread = float(row["spread"])
     deviation = min(max(y - level, -HUGE), HUGE)
     floor = float(limit["floor"])
     if floor == 0.0:
         floor = RESOLUTION * abs(level)
-    sigma = max(SIGMA * spread, floor)
+    sigma = max(SIGMA * float(row["spread"]), floor)
     if row["n"] < warmup:
         learn(row, y, deviation, sigma)
-        return 0.0, DETECTOR_NONE, LEARNING, nan, nan, 0.0, 0.0
+        return 0.0, DETECTOR_NONE, LEARNING, np.nan, np.nan, 0.0, 0.0
 
     # a series that was always exactly zero has no scale yet: nothing can be said of a first change
-    z = min(abs(deviation) / sigma, MAX_Z) if sigma > 0.0 else 0.0
+    z, change = 0.0, 0.0
+    if sigma > 0.0:
+        z = min(abs(deviation) / sigma, MAX_Z)
+        if seconds > 0.0:
+            change = min(max(x - last, -HUGE), HUGE) / (unit * sigma)
+            change = min(max(change, -MAX_Z), MAX_Z)
     above = deviation > 0.0
     threshold = float(limit["threshold"])
     excess = float(row["spike_excess"])
-    best = 0.0
-    detector = DETECTOR_NONE
-    enabled = limit["detectors"]
-    if enabled & (1 << DETECTOR_SPIKE):
-        best = spike_score(z, excess)
-        detector = DETECTOR_SPIKE
-    shift = follow_shift(row, z, above)
-    if enabled & (1 << DETECTOR_SHIFT) and shift > best:
-        best = shift
-        detector = DETECTOR_SHIFT
-    if enabled & (1 << DETECTOR_STUCK) and newest and row["usual_run"] > 0.0:
-        stuck = RUN_SCORE * (row["run"] - 1.0) / max(float(row["usual_run"]), RUN_FLOOR)
-        if stuck > best:
-            best = stuck
-            detector = DETECTOR_STUCK
+    best, detector = strangest(row, limit["detectors"], z, above, excess, seconds >= 0.0)
     suspect = best >= threshold
-
     band = sigma * (TAIL_FROM + excess * max(threshold - TAIL_SCORE, 0.0) / LOG10E)
-    change = 0.0
-    if seconds > 0.0:
-        moved = min(abs(x - last), HUGE)
-        if sigma > 0.0:
-            change = min(moved / (unit * sigma), MAX_Z)
-        # the limit holds for the thing measured; noise comes on top. A value that comes back
-        # towards the level is the end of a violation, not a second one.
-        fast = moved > limit["step"] * seconds + band
-        if fast and (limit["detectors"] & COUNTER or abs(x - level) >= abs(last - level)):
-            suspect = True
-            best = max(best, CERTAIN)
-            detector = DETECTOR_RATE
-        if x < last:
-            change = -change
-    if x < limit["warn_low"] or x > limit["warn_high"]:
-        suspect = True
-        best = max(best, CERTAIN)
-        detector = DETECTOR_RANGE
+    violated = violation(limit, x, last, level, seconds, band)
+    if violated != DETECTOR_NONE:
+        suspect, best, detector = True, max(best, CERTAIN), violated
 
     if z > TAIL_FROM and row["outside"] == 0:
         moved = excess + SPIKE_RATE * (min(z - TAIL_FROM, 4.0 * excess) - excess)

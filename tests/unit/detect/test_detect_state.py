@@ -230,3 +230,7 @@ def test_switched_off_it_still_recognises_duplicates() -> None:
 
 def test_warm_compiles_without_touching_anything() -> None:
     warm()
+
+
+def test_an_empty_batch_is_fine() -> None:
+    assert Detector(directory(1), SETTINGS).score(readings([], [], [])).n == 0
