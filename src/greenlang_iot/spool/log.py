@@ -13,22 +13,17 @@ What it promises (how it is kept on disk: the invariants in `store.py`):
 group for everything appended in `fsync_every` seconds.
 """
 
-import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from greenlang_iot.model.protocols import Body
+from greenlang_iot.spool.commit import GroupCommit
 from greenlang_iot.spool.files import OS_FILES, Files
 from greenlang_iot.spool.format import MAX_BODY, RECORD_SIZE, Damage, Record
 from greenlang_iot.spool.reader import SegmentReader
 from greenlang_iot.spool.store import Store
-
-RETRY_AFTER = 0.5
-"""Seconds until a failed commit is tried again."""
 
 
 class SpoolFull(Exception):
@@ -70,7 +65,6 @@ class SegmentLog:
         """Commits that failed."""
         self.last_error: OSError | None = None
         """Why the last commit failed; None since one succeeded."""
-        self._fsync_every = fsync_every
         self._max_age_ns = int(max_age * 1e9)
         self._max_pending = max_pending
         self._files = files
@@ -87,10 +81,13 @@ class SegmentLog:
         self._last = self._store.last
         self._released = self._store.released
         self._lock = threading.Lock()  # one commit at a time
-        self._thread: ThreadPoolExecutor | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._commit: asyncio.Future[None] | None = None
-        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._group = GroupCommit(
+            f"log-{folder.name}",
+            fsync_every,
+            self.flush,
+            lambda: self.durable_number,
+            lambda: bool(self._pending) or self._released > self._store.released,
+        )
         self._closed = False
 
     @property
@@ -134,19 +131,14 @@ class SegmentLog:
         self._pending.append(Record(number, rows, bytes(body)))
         self._last = number
         self._appended_bytes += size
-        self._schedule(self._fsync_every)
+        self._group.soon()
         return number
 
     async def durable(self, number: int) -> None:
         """Return when record `number` is durable."""
         if number > self._last:
             raise ValueError(f"record {number} was never appended")
-        if number <= self.durable_number:
-            return
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append((number, waiter))
-        self._schedule(self._fsync_every)
-        await waiter
+        await self._group.wait(number)
 
     def read(self, start: int) -> Iterator[Record]:
         """Durable records from `start` on (released ones are left out), as far as they go now."""
@@ -172,7 +164,7 @@ class SegmentLog:
             raise ValueError(f"record {number} is not durable, so it cannot have been delivered")
         if number > self.released:
             self._released = number
-            self._schedule(self._fsync_every)
+            self._group.soon()
 
     def flush(self) -> None:
         """Commit in this thread what is pending now. Raises OSError; nothing is given up then."""
@@ -200,57 +192,12 @@ class SegmentLog:
         if self._max_age_ns:
             self.expired += self._store.expire(self._max_age_ns)
 
-    def _schedule(self, delay: float) -> None:
-        """Let the next group commit begin in `delay` seconds, unless one is due already."""
-        if self._timer is not None or self._commit is not None or self._closed:
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return  # used without a loop: the caller flushes
-        self._timer = loop.call_later(delay, self._begin_commit, loop)
-
-    def _begin_commit(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"log-{self.folder.name}")
-        self._commit = loop.run_in_executor(self._thread, self.flush)
-        self._commit.add_done_callback(self._committed)
-
-    def _committed(self, commit: asyncio.Future[None]) -> None:
-        self._commit = None
-        durable = self.durable_number
-        for _ in range(len(self._waiters)):
-            number, waiter = self._waiters.popleft()
-            if waiter.done():
-                continue  # whoever waited has given up
-            if number > durable:
-                self._waiters.append((number, waiter))
-            else:
-                waiter.set_result(None)
-        error = commit.exception()
-        if error is not None:
-            self._schedule(RETRY_AFTER)
-        elif self._pending or self._released > self._store.released:
-            self._schedule(self._fsync_every)
-        if error is not None and not isinstance(error, OSError):
-            raise error  # a mistake of ours: the loop reports it
-
     async def close(self) -> None:
         """Commit what is pending and let go of the folder. Raises OSError when that fails."""
         if self._closed:
             return
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         try:
-            if self._commit is not None:
-                await asyncio.wait([self._commit])
-            await asyncio.get_running_loop().run_in_executor(self._thread, self.flush)
+            await self._group.close()
         finally:
-            for _, waiter in self._waiters:
-                waiter.cancel()
-            if self._thread is not None:
-                self._thread.shutdown()
             self._store.close()

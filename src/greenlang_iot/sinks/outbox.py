@@ -1,0 +1,152 @@
+"""Alert transitions between a shard, which writes them before the message that caused them is
+acknowledged, and the parent, which delivers them.
+
+1. The shard appends to a segment log; a transition is in the outbox when its record is durable.
+2. The parent tails the log. After delivery it writes `open.json`: its position and the last
+   transition of every alert that is not resolved by then, in one atomic replacement.
+3. Only then are segments unlinked, so `open.json` and the log together always know every alert.
+   What was delivered after the newest `open.json` is delivered again: once per transition id after
+   dedupe.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from greenlang_iot.model.outcomes import Transition
+from greenlang_iot.spool.files import OS_FILES, Files, replace_durably
+from greenlang_iot.spool.format import Damage, Record
+from greenlang_iot.spool.log import SegmentLog
+from greenlang_iot.spool.reader import SegmentReader, unlink_before
+
+STATE = "open.json"
+SEGMENT_BYTES = 1 << 20
+
+
+class Outbox:
+    """The shard's side: one writer per folder.
+
+    max_bytes: bound on transitions that the parent has not delivered; beyond it `append` raises
+    SpoolFull. Raises LogInUse and OSError when it is opened.
+    """
+
+    def __init__(
+        self, folder: Path, max_bytes: int, *, fsync_every: float = 0.005, files: Files = OS_FILES
+    ) -> None:
+        self._log = SegmentLog(
+            folder,
+            segment_bytes=min(SEGMENT_BYTES, max(65_536, max_bytes // 4)),
+            max_bytes=max_bytes,
+            fsync_every=fsync_every,
+            files=files,
+        )
+
+    def append(self, transitions: Sequence[Transition]) -> int:
+        """Queue the transitions; the number to await. Raises SpoolFull with nothing appended."""
+        body = json.dumps([t.as_dict() for t in transitions], separators=(",", ":")).encode()
+        return self._log.append(body, len(transitions))
+
+    async def durable(self, number: int) -> None:
+        """Return when the transitions of that `append` are durable."""
+        await self._log.durable(number)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes in the outbox, delivered segments that are not unlinked yet included."""
+        return self._log.nbytes
+
+    async def close(self) -> None:
+        await self._log.close()
+
+
+class OutboxReader:
+    """The parent's side: at most one per folder.
+
+    poll → deliver → `delivered()`. What `poll` returned before a restart and was not delivered
+    comes again.
+    """
+
+    def __init__(self, folder: Path, *, files: Files = OS_FILES) -> None:
+        self.lost = 0
+        """Records of the log that were found damaged."""
+        self._folder = folder
+        self._files = files
+        position, self._open = _read_state(folder, files)
+        self._reader = SegmentReader(folder, position, files=files)
+        self._given: list[dict[str, Any]] = []
+
+    def poll(self, records: int = 1000) -> list[dict[str, Any]]:
+        """The next durable transitions (`Transition.as_dict()`), in order. OSError."""
+        found = []
+        for item in self._reader.poll(records):
+            if isinstance(item, Damage):
+                self.lost += item.last - item.first + 1
+            else:
+                found += json.loads(item.body)
+        self._given += found
+        return found
+
+    def delivered(self) -> None:
+        """Everything that `poll` returned is delivered: remember it durably, unlink segments."""
+        if not self._given:
+            return
+        _apply(self._open, self._given)
+        state = {
+            "version": 1,
+            "position": self._reader.position,
+            "open": list(self._open.values()),
+        }
+        replace_durably(self._files, self._folder / STATE, json.dumps(state).encode())
+        self._given = []
+        unlink_before(self._folder, self._reader.position, self._files)
+
+
+def open_alerts(folders: Iterable[Path], *, files: Files = OS_FILES) -> list[dict[str, Any]]:
+    """The last transition of every alert not resolved, from the outboxes of all shards.
+
+    Where an alert moved from one shard to another, its highest transition number counts. Works
+    while writers and the parent are running.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    for folder in folders:
+        for alert_id, last in _last_transitions(folder, files).items():
+            if alert_id not in merged or merged[alert_id]["number"] < last["number"]:
+                merged[alert_id] = last
+    return [t for t in merged.values() if t["state"] != "resolved"]
+
+
+def _last_transitions(folder: Path, files: Files) -> dict[str, dict[str, Any]]:
+    """Resolved ones that are still in the log are included."""
+    while True:
+        position, last = _read_state(folder, files)
+        reader = SegmentReader(folder, position, sync=False, files=files)
+        gap = False
+        while items := reader.poll():
+            for item in items:
+                if isinstance(item, Record):
+                    for transition in json.loads(item.body):
+                        last[transition["alert_id"]] = transition
+                else:
+                    gap = True
+        # The parent may have delivered and unlinked since the state was read: then read it anew.
+        if not gap or _read_state(folder, files)[0] == position:
+            return last
+
+
+def _apply(open_now: dict[str, dict[str, Any]], transitions: Iterable[dict[str, Any]]) -> None:
+    for transition in transitions:
+        if transition["state"] == "resolved":
+            open_now.pop(transition["alert_id"], None)
+        else:
+            open_now[transition["alert_id"]] = transition
+
+
+def _read_state(folder: Path, files: Files) -> tuple[int, dict[str, dict[str, Any]]]:
+    """(position, last transition by alert id); (0, {}) before anything was delivered."""
+    path = folder / STATE
+    try:
+        state = json.loads(files.read(path, 0, 1 << 30))
+        return int(state["position"]), {t["alert_id"]: t for t in state["open"]}
+    except FileNotFoundError:
+        return 0, {}

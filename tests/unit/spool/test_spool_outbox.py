@@ -1,0 +1,112 @@
+"""The outbox: what the shard wrote arrives, in order, and open alerts are never forgotten."""
+
+from pathlib import Path
+
+import pytest
+from tests.fakes.disk import Crash, SimulatedDisk
+
+from greenlang_iot.model.outcomes import Transition
+from greenlang_iot.sinks.outbox import Outbox, OutboxReader, open_alerts
+from greenlang_iot.spool.log import SpoolFull
+from greenlang_iot.spool.reader import list_segments
+
+
+def change(alert: str, number: int, state: str) -> Transition:
+    return Transition(
+        alert_id=alert,
+        number=number,
+        state=state,
+        rule="spike",
+        severity="warning",
+        org="acme",
+        site="site-0",
+        device="d000",
+        metric="temperature",
+        opened_ns=1,
+        at_ns=number,
+        value=1.5,
+        expected=1.0,
+        band=0.25,
+        score=0.9999,
+        detector="spike",
+        summary="x" * 500,
+    )
+
+
+def ids(transitions: list[dict[str, object]]) -> list[object]:
+    return [t["transition_id"] for t in transitions]
+
+
+async def test_transitions_arrive_in_order_and_once_per_delivery(tmp_path: Path) -> None:
+    folder = tmp_path / "shard-0"
+    reader = OutboxReader(folder)
+    assert reader.poll() == []
+    outbox = Outbox(folder, 1 << 20)
+    await outbox.durable(outbox.append([change("a", 1, "open"), change("b", 1, "open")]))
+    await outbox.durable(outbox.append([change("a", 2, "resolved")]))
+    first = reader.poll()
+    assert ids(first) == ["a-1", "b-1", "a-2"]
+    assert first[0] == change("a", 1, "open").as_dict()
+    assert ids(OutboxReader(folder).poll()) == ["a-1", "b-1", "a-2"]  # not delivered: again
+    reader.delivered()
+    assert OutboxReader(folder).poll() == []
+    assert reader.poll() == []
+    assert ids(open_alerts([folder])) == ["b-1"]
+    await outbox.close()
+
+
+async def test_open_alerts_survive_unlinked_segments(tmp_path: Path) -> None:
+    folder = tmp_path / "shard-0"
+    outbox, reader = Outbox(folder, 1 << 18), OutboxReader(folder)
+    await outbox.durable(outbox.append([change("old", 1, "open")]))
+    for number in range(1, 400):
+        outbox.append([change("noise", number, "open" if number % 2 else "resolved")])
+        if number % 100 == 0:
+            await outbox.durable(number + 1)
+            assert reader.poll()
+            reader.delivered()
+            assert open_alerts([folder])[0]["alert_id"] == "old"
+    await outbox.close()
+    assert list_segments(folder)[0].first > 1
+    assert ids(open_alerts([folder])) == ["old-1", "noise-399"]
+
+
+async def test_an_alert_that_moved_between_shards(tmp_path: Path) -> None:
+    first, second = Outbox(tmp_path / "shard-0", 1 << 20), Outbox(tmp_path / "shard-1", 1 << 20)
+    await first.durable(first.append([change("a", 1, "open"), change("b", 1, "open")]))
+    await second.durable(second.append([change("a", 2, "resolved")]))
+    assert ids(open_alerts([tmp_path / "shard-0", tmp_path / "shard-1"])) == ["b-1"]
+    assert ids(open_alerts([tmp_path / "shard-1", tmp_path / "shard-0"])) == ["b-1"]
+    assert open_alerts([tmp_path / "none"]) == []
+    await first.close()
+    await second.close()
+
+
+async def test_full_appends_nothing(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path, 100_000)
+    number = 0
+    with pytest.raises(SpoolFull):  # noqa: PT012
+        while True:
+            number = outbox.append([change("a", number, "open")])
+            assert outbox.pending_bytes <= 100_000
+    await outbox.close()
+    assert len(OutboxReader(tmp_path).poll(10_000)) == number
+
+
+@pytest.mark.parametrize("calls", range(14))
+def test_a_crash_at_any_call_of_a_delivery_forgets_no_open_alert(calls: int) -> None:
+    disk, folder = SimulatedDisk(seed=calls), Path("/outbox")
+    outbox = Outbox(folder, 1 << 20, files=disk)
+    for number in range(1, 300):
+        outbox.append([change(f"a{number % 7}", number, "open")])
+    outbox._log.flush()
+    reader = OutboxReader(folder, files=disk)
+    disk.crash_in = calls
+    try:
+        reader.poll(200)
+        reader.delivered()
+    except Crash:
+        disk.power_loss()
+    disk.crash_in = -1
+    found = open_alerts([folder], files=disk)
+    assert sorted(t["number"] for t in found) == list(range(293, 300))
