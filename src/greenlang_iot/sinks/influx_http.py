@@ -62,7 +62,11 @@ class InfluxHttp:
                 timeout=aiohttp.ClientTimeout(total=settings.timeout),
                 headers=_credentials(settings),
             )
-        await self.request("GET", "/ping")
+        try:
+            await self.request("GET", "/ping")
+        except SinkError:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         session, self._session = self._session, None

@@ -77,12 +77,14 @@ class InfluxSetup1(InfluxSetup):
             _quoted(name)
             for name in (settings.bucket, settings.aggregated_bucket, settings.measurement)
         )
-        select = (  # noqa: S608  (the names are quoted)
-            f"SELECT mean(*), min(*), max(*), count(*) INTO {target}.{_POLICY}.{measurement} "
-            f"FROM {source}.{_POLICY}.{measurement} GROUP BY time({window}), *"
-        )
-        return (
-            f"CREATE CONTINUOUS QUERY {_QUERY} ON {source} RESAMPLE FOR {again} BEGIN {select} END"
+        return " ".join(
+            (
+                f"CREATE CONTINUOUS QUERY {_QUERY} ON {source} RESAMPLE FOR {again} BEGIN",
+                "SELECT mean(*), min(*), max(*), count(*)",
+                f"INTO {target}.{_POLICY}.{measurement}",
+                f"FROM {source}.{_POLICY}.{measurement}",
+                f"GROUP BY time({window}), * END",
+            )
         )
 
     async def _continuous_query(self) -> str | None:
