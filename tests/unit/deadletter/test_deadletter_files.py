@@ -1,0 +1,178 @@
+"""Dead letters: JSON that follows its schema, durable when it says so, bounded loudly."""
+
+import asyncio
+import hashlib
+import json
+import stat
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.fakes.disk import SimulatedDisk
+
+from greenlang_iot.encode.deadletter import decode, encode, from_refused, from_rejects
+from greenlang_iot.model.batches import Reject
+from greenlang_iot.model.errors import InputError
+from greenlang_iot.model.outcomes import DeadLetter, Refused
+from greenlang_iot.settings.model import DeadLetterSettings
+from greenlang_iot.sinks.deadletter import DeadLetterWriter, read_dead_letters
+
+SCHEMA = json.loads(
+    (Path(__file__).parents[3] / "docs" / "schemas" / "dead-letter-v1.json").read_text()
+)
+SECOND = 10**9
+
+
+def reject(device: str = "d001", payload: bytes = b'{"value":"x"}', topic: bytes = b"t") -> Reject:
+    return Reject(topic, payload, device, [("values.a", "out_of_range"), ("", "ts_missing")], 2)
+
+
+@given(
+    payload=st.binary(max_size=60),
+    topic=st.binary(max_size=20),
+    paths=st.lists(st.tuples(st.text(max_size=8), st.sampled_from(["malformed"])), min_size=1),
+)
+@settings(max_examples=80)
+def test_messages_come_back_and_follow_the_schema(
+    payload: bytes, topic: bytes, paths: list[tuple[str, str]]
+) -> None:
+    (letter,) = from_rejects([Reject(topic, payload, "d1", paths, 3)], 17)
+    line = encode(letter)
+    assert b"\n" not in line
+    assert decode(line) == letter
+    assert (letter.payload, letter.ts_ns, letter.readings) == (payload, 17, 3)
+    jsonschema.validate(json.loads(line), SCHEMA)
+
+
+def test_lines_and_digests_follow_the_schema() -> None:
+    (line,) = from_refused("influxdb", [Refused(b"m v=1 \xff", "too old", 2)], 5)
+    digest = DeadLetter("digest", 5, answer="max_bytes", count=2, digest="0" * 64)
+    for letter in (line, digest):
+        jsonschema.validate(json.loads(encode(letter)), SCHEMA)
+        assert decode(encode(letter)) == letter
+    assert "payload_text" not in json.loads(encode(line))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"v": 1, "kind": "message", "ts": 1}, SCHEMA)
+
+
+@pytest.mark.parametrize("line", [b"", b"[]", b"{}", b'{"v":2}', b'{"v":1,"kind":"line"}'])
+def test_what_is_no_dead_letter(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        decode(line)
+
+
+async def test_durable_letters_are_in_files(tmp_path: Path) -> None:
+    folder = tmp_path / "shard-0"
+    writer = DeadLetterWriter(DeadLetterSettings(), folder)
+    assert writer.submit([], 0) == 0
+    await writer.durable(0)
+    assert writer.submit([reject("d1"), reject("d2")], 9) == 2
+    number = writer.submit_refused("kafka", [Refused(b"x", "too large")], 10)
+    await writer.durable(number)
+    found = list(read_dead_letters(tmp_path))
+    assert [(f.kind, f.device, f.sink, f.ts_ns) for f in found] == [
+        ("message", "d1", "", 9),
+        ("message", "d2", "", 9),
+        ("line", "", "kafka", 10),
+    ]
+    assert {stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()} == {0o600}
+    assert writer.stats.kept == 3
+    assert writer.stats.nbytes == sum(p.stat().st_size for p in folder.iterdir())
+    await writer.close()
+    again = DeadLetterWriter(DeadLetterSettings(), folder)
+    await again.durable(again.submit([reject("d3")], 11))
+    await again.close()
+    assert [f.device for f in read_dead_letters(folder)] == ["d1", "d2", "", "d3"]
+
+
+async def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    writer = DeadLetterWriter(DeadLetterSettings(), tmp_path)
+    await writer.durable(writer.submit([reject("d1"), reject("d2")], 0))
+    await writer.close()
+    (file,) = tmp_path.iterdir()  # noqa: ASYNC240
+    file.write_bytes(file.read_bytes()[:-3])
+    assert [f.device for f in read_dead_letters(tmp_path)] == ["d1"]
+
+
+async def test_a_device_over_its_rate_is_digested_alone(tmp_path: Path) -> None:
+    writer = DeadLetterWriter(DeadLetterSettings(device_rate=2), tmp_path)
+    writer.submit([reject("loud", b"%d" % i) for i in range(5)] + [reject("quiet")], 0)
+    writer.submit([reject("loud", b"later")], SECOND // 2)
+    number = writer.submit([reject("loud", b"too soon")], SECOND // 2)
+    await writer.durable(number)
+    await writer.close()
+    found = list(read_dead_letters(tmp_path))
+    assert [f.payload for f in found if f.device == "loud"] == [b"0", b"1", b"later"]
+    assert sum(f.device == "quiet" for f in found) == 1
+    assert writer.stats.digested == {"device_rate": 4, "max_bytes": 0}
+    chain = bytes(32)
+    for payload, ts in ((b"2", 0), (b"3", 0), (b"4", 0), (b"too soon", SECOND // 2)):
+        (letter,) = from_rejects([reject("loud", payload)], ts)
+        chain = hashlib.sha256(chain + encode(letter)).digest()
+    assert [(f.answer, f.count, f.digest) for f in found if f.kind == "digest"] == [
+        ("device_rate", 4, chain.hex())
+    ]
+
+
+async def test_total_bytes_are_bounded_exactly_and_over_restarts(tmp_path: Path) -> None:
+    bound = DeadLetterSettings(device_rate=1e6, max_bytes=3000)
+    for restart in (1, 2):
+        writer = DeadLetterWriter(bound, tmp_path)
+        for _ in range(30):
+            await writer.durable(writer.submit([reject()], 0))
+            assert writer.stats.nbytes <= 3000
+        await writer.close()
+        found = list(read_dead_letters(tmp_path))
+        kept = sum(f.kind == "message" for f in found)
+        assert writer.stats.nbytes > 3000 - 300
+        assert [f.count for f in found if f.kind == "digest"] == [30 * restart - kept]
+
+
+async def test_a_failing_disk_settles_nothing_and_loses_nothing() -> None:
+    disk, folder = SimulatedDisk(), Path("/letters")
+    writer = DeadLetterWriter(DeadLetterSettings(), folder, files=disk)
+    await writer.durable(writer.submit([reject("d1")], 0))
+    disk.failing = {"sync"}
+    waiting = asyncio.ensure_future(writer.durable(writer.submit([reject("d2")], 0)))
+    while not writer.stats.failures:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    disk.failing = set()
+    await waiting
+    disk.power_loss()
+    assert {f.device for f in read_dead_letters(folder, files=disk)} == {"d1", "d2"}
+
+
+async def test_kafka_settles_what_is_published_and_tries_again() -> None:
+    published: list[tuple[str, bytes, bytes]] = []
+    refusals = 1
+
+    async def publish(topic: str, key: bytes, value: bytes) -> None:
+        nonlocal refusals
+        await asyncio.sleep(0)
+        if refusals and key == b"d2":
+            refusals -= 1
+            raise OSError("broker is away")
+        published.append((topic, key, value))
+
+    target = DeadLetterSettings(target="kafka", device_rate=2)
+    writer = DeadLetterWriter(target, Path("/unused"), publish, "iot.deadletter")
+    first = writer.submit([reject("d1"), reject("d2")], 0)
+    second = writer.submit([reject("d1"), reject("d1", b"over")], 0)
+    await writer.durable(first)
+    await writer.durable(second)
+    await writer.close()
+    assert sorted((t, k, decode(v).kind) for t, k, v in published) == [
+        ("iot.deadletter", b"d1", "message"),
+        ("iot.deadletter", b"d1", "message"),
+        ("iot.deadletter", b"d2", "message"),
+        ("iot.deadletter", b"device_rate", "digest"),
+    ]
+    assert (writer.stats.failures, writer.stats.nbytes) == (1, 0)
+
+
+def test_kafka_without_a_producer_is_wrong_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"sinks.kafka is not enabled"):
+        DeadLetterWriter(DeadLetterSettings(target="kafka"), tmp_path)
