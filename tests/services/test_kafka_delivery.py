@@ -15,7 +15,8 @@ from tests.services.kafka_server import KafkaServer, missing, start_kafka
 
 from greenlang_iot.encode.records import Compression, RecordEncoder, pieces
 from greenlang_iot.model.batches import ReadingBatch, ScoreBatch
-from greenlang_iot.model.errors import SinkError
+from greenlang_iot.model.errors import GatewayError, SinkError
+from greenlang_iot.model.outcomes import Outcome
 from greenlang_iot.settings.model import KafkaSettings
 from greenlang_iot.sinks.kafka import KafkaSender
 from greenlang_iot.sinks.kafka_setup import KafkaSetup
@@ -206,34 +207,37 @@ async def test_broker_killed_in_the_middle(tmp_path: Path) -> None:
         await sender.open()
         expected: dict[tuple[str, str, int], float] = {}
         reasons: set[tuple[str, bool]] = set()
-        noticed = asyncio.Event()
+        under_way, noticed = asyncio.Event(), asyncio.Event()
+        chunks = iter(range(0, 40_000, 1_000))
 
-        async def deliver(first: int) -> None:
-            encoded, part = body(first, 1_000)
-            expected.update(part)
-            while True:  # as the runner does: the same bytes until they are delivered
-                try:
-                    outcome = await sender.send(encoded, 1_000)
-                except SinkError as error:
-                    reasons.add((error.reason, error.retryable))
-                    noticed.set()
-                    await asyncio.sleep(0.1)
-                else:
-                    assert (outcome.delivered, outcome.refused) == (1_000, [])
-                    return
+        async def feed() -> None:
+            for first in chunks:
+                encoded, part = body(first, 1_000)
+                expected.update(part)
+                delivered = False
+                while not delivered:  # as the runner does: the same bytes until they are delivered
+                    try:
+                        outcome = await sender.send(encoded, 1_000)
+                    except SinkError as error:
+                        reasons.add((error.reason, error.retryable))
+                        noticed.set()
+                        await asyncio.sleep(0.1)
+                    else:
+                        delivered = outcome == Outcome(1_000)
+                if first == 5_000:
+                    under_way.set()
 
-        await deliver(0)
-        feeding = [asyncio.create_task(deliver(first)) for first in range(1_000, 3_000, 1_000)]
-        await asyncio.sleep(0)  # both chunks are on their way
-        await asyncio.to_thread(server.kill)
-        feeding += [asyncio.create_task(deliver(3_000))]
+        feeding = [asyncio.create_task(feed()) for _ in range(2)]
+        await under_way.wait()
+        server.kill()  # two chunks are on their way
         await noticed.wait()
         await asyncio.to_thread(server.start)
         await asyncio.gather(*feeding)
-        await deliver(4_000)
         await sender.close()
+        assert reasons
         assert reasons <= {("no_brokers", True), ("timeout", True), ("backlog", True)}
         found = read_all(server, name)
+        assert len(expected) == 40_000
         assert values_of(found) == expected
         copies = Counter((v["device"], v["metric"], v["ts"]) for *_, v in found)
         duplicates = sum(copies.values()) - len(copies)
@@ -295,11 +299,12 @@ async def test_a_partition_the_topic_lacks_is_down(kafka: KafkaServer) -> None:
 
 
 async def test_time_stamps_out_of_bounds_are_refused_alone(tmp_path: Path) -> None:
-    # the broker's own default bound of one hour ahead, on a topic that setup has not made
+    # the default of Kafka 4 (one hour ahead), on a topic that setup has not made
     server = start_kafka(tmp_path / "kafka")
     try:
         admin = AdminClient({"bootstrap.servers": server.bootstrap})
-        for made in admin.create_topics([NewTopic("delivery.bounds", 12)]).values():
+        bound = {"message.timestamp.after.max.ms": "3600000"}
+        for made in admin.create_topics([NewTopic("delivery.bounds", 12, config=bound)]).values():
             made.result(20)
         ahead = {17, 300, 301, 999}
         encoded, expected = body(0, 1_000, ahead=ahead)
@@ -348,3 +353,41 @@ async def test_published_records_and_deletes(kafka: KafkaServer) -> None:
     ]
     alerts = read_all(kafka, "iot.alerts")
     assert sorted((int(k[1:]), ms, v) for _, k, ms, v in alerts) == [(i, i, i) for i in range(20)]
+
+
+async def test_a_wrong_password_is_said_to_be_one(tmp_path: Path) -> None:
+    login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    server = start_kafka(
+        tmp_path / "kafka",
+        listener_security_protocol_map="PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+        inter_broker_listener_name="PLAINTEXT",
+        sasl_mechanism_inter_broker_protocol="PLAIN",
+        sasl_enabled_mechanisms="PLAIN",
+        listener_name_plaintext_plain_sasl_jaas_config=(
+            f'{login} username="broker" password="b" user_broker="b" user_gateway="right";'
+        ),
+    )
+    try:
+        known = {
+            "security_protocol": "SASL_PLAINTEXT",
+            "sasl_mechanism": "PLAIN",
+            "username": "gateway",
+        }
+        wrong = settings(server, password="wrong", **known)
+        sender = KafkaSender(wrong, "iot.readings")
+        with pytest.raises(SinkError, match="Authentication failed") as caught:
+            await sender.open()
+        assert (caught.value.reason, caught.value.down) == ("unauthorized", True)
+        assert "wrong" not in str(caught.value)
+        await sender.close()
+        with pytest.raises(GatewayError, match="Authentication failed"):
+            await KafkaSetup(wrong).plan()
+
+        right = settings(server, password="right", **known)
+        await KafkaSetup(right).apply()
+        sender = KafkaSender(right, "iot.readings")
+        encoded, _ = body(0, 100)
+        assert (await sender.send(encoded, 100)).delivered == 100
+        await sender.close()
+    finally:
+        server.stop()

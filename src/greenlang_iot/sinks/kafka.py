@@ -36,7 +36,13 @@ from greenlang_iot.sinks.kafka_batches import (
     codec_of,
     records_of,
 )
-from greenlang_iot.sinks.kafka_client import POISON, SEQUENCE, client_options, sink_error
+from greenlang_iot.sinks.kafka_client import (
+    POISON,
+    SEQUENCE,
+    client_options,
+    sink_error,
+    why_unreachable,
+)
 
 PROBE_EVERY: Final = 1.0
 """Seconds without any answer after which a waiting send asks whether a broker is there at all."""
@@ -259,7 +265,8 @@ class KafkaSender:
             await producer.start()
         except (KafkaError, OSError) as error:
             what = f"cannot connect to Kafka at {self._settings.bootstrap_servers}"
-            raise sink_error(error, what) from error
+            cause = await why_unreachable(self._settings) or error
+            raise sink_error(cause, what) from cause
         finally:
             if producer._sender.sender_task is None:
                 await producer.stop()

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from aiokafka import errors
+from aiokafka.conn import collect_hosts, create_conn
 
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.mqtt.tls import ssl_context
@@ -93,3 +94,16 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
         password = settings.password
         options["sasl_plain_password"] = password.get_secret_value() if password else ""
     return options
+
+
+async def why_unreachable(settings: KafkaSettings) -> BaseException | None:
+    """The error of the first bootstrap server: aiokafka only logs it, whether it is a refused
+    connection, a bad certificate or a wrong password. None where it can be reached after all."""
+    options = client_options(settings)
+    host, port, _ = collect_hosts(options.pop("bootstrap_servers"))[0]
+    try:
+        connection = await create_conn(host, port, **options)
+    except (OSError, errors.KafkaError) as error:
+        return error
+    await connection.close()
+    return None

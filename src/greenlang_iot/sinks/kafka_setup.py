@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError, NoError, for_code
 
 from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.settings.model import KafkaSettings
-from greenlang_iot.sinks.kafka_client import client_options
+from greenlang_iot.sinks.kafka_client import client_options, why_unreachable
 
 _UNBOUNDED = str(2**63 - 1)
 _DYNAMIC_TOPIC_CONFIG = 1  # DescribeConfigs: set on the topic itself
@@ -106,12 +106,19 @@ class KafkaSetup:
         admin = AIOKafkaAdminClient(**client_options(self._settings))
         try:
             await admin.start()
+        except (KafkaError, OSError) as error:
+            await admin.close()
+            cause = await why_unreachable(self._settings) or error
+            raise self._failure(cause) from cause
+        try:
             yield admin
         except (KafkaError, OSError) as error:  # TimeoutError is an OSError
-            servers = self._settings.bootstrap_servers
-            raise GatewayError(f"Kafka at {servers}: {error}") from error
+            raise self._failure(error) from error
         finally:
             await admin.close()
+
+    def _failure(self, error: BaseException) -> GatewayError:
+        return GatewayError(f"Kafka at {self._settings.bootstrap_servers}: {error}")
 
     async def _plan(self, admin: AIOKafkaAdminClient) -> list[TopicPlan]:
         described = {t["topic"]: t for t in await admin.describe_topics()}

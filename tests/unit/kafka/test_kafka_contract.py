@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import ssl
 import struct
 
 import aiokafka
@@ -14,7 +15,9 @@ from aiokafka.producer.transaction_manager import TransactionManager
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
+from pydantic import SecretStr
 
+from greenlang_iot.settings.model import KafkaSettings
 from greenlang_iot.sinks.kafka_batches import (
     FinishedBatch,
     KafkaRecord,
@@ -22,7 +25,12 @@ from greenlang_iot.sinks.kafka_batches import (
     codec_of,
     records_of,
 )
-from greenlang_iot.sinks.kafka_client import POISON, InvalidRecord
+from greenlang_iot.sinks.kafka_client import (
+    POISON,
+    InvalidRecord,
+    client_options,
+    why_unreachable,
+)
 
 TP = TopicPartition("iot.readings", 0)
 RECORDS = [KafkaRecord(1_000 + i, b"key", b"value %d" % i) for i in range(50)]
@@ -128,6 +136,32 @@ def test_cancelling_the_sender_task_lets_requests_end() -> None:
     source = inspect.getsource(Sender._sender_routine)
     assert "except asyncio.CancelledError:" in source
     assert "await task" in source
+
+
+async def test_why_a_server_cannot_be_reached() -> None:
+    nobody = KafkaSettings(bootstrap_servers="127.0.0.1:1", timeout=2.0)
+    assert isinstance(await why_unreachable(nobody), ConnectionRefusedError)
+
+
+def test_security_settings_reach_every_client() -> None:
+    plain = client_options(KafkaSettings(bootstrap_servers="a:1,b:2", timeout=2.5))
+    assert plain == {
+        "bootstrap_servers": "a:1,b:2",
+        "request_timeout_ms": 2_500,
+        "security_protocol": "PLAINTEXT",
+    }
+    sasl = client_options(
+        KafkaSettings(
+            security_protocol="SASL_SSL",
+            sasl_mechanism="SCRAM-SHA-512",
+            username="gateway",
+            password=SecretStr("secret"),
+        )
+    )
+    assert isinstance(sasl["ssl_context"], ssl.SSLContext)
+    assert sasl["ssl_context"].check_hostname
+    assert sasl["sasl_mechanism"] == "SCRAM-SHA-512"
+    assert (sasl["sasl_plain_username"], sasl["sasl_plain_password"]) == ("gateway", "secret")
 
 
 def test_error_87_has_a_class() -> None:

@@ -136,7 +136,7 @@ async def until(condition: Callable[[], bool]) -> None:
     for _ in range(1_000):
         if condition():
             return
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
     raise AssertionError("the loop ran 1,000 turns in vain")
 
 
@@ -269,8 +269,15 @@ async def test_what_is_remembered_is_bounded() -> None:
     assert await task == Outcome(1)
 
 
-async def test_open_says_why_it_fails_and_can_be_repeated(fake: type[FakeProducer]) -> None:
+async def nothing_new(settings: KafkaSettings) -> None:
+    """Stands for why_unreachable."""
+
+
+async def test_open_says_why_it_fails_and_can_be_repeated(
+    fake: type[FakeProducer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = sender()
+    monkeypatch.setattr(kafka, "why_unreachable", nothing_new)
     fake.start_error = errors.KafkaConnectionError("refused")
     with pytest.raises(SinkError, match=r"127\.0\.0\.1:9092") as caught:
         await one.open()
