@@ -1,0 +1,207 @@
+"""The control plane: the gateway's status (with a last will) and its alerts, over aiomqtt.
+
+A connection of its own beside the data plane, at low rates: one message at a time, each at QoS 1.
+"""
+
+import asyncio
+import random
+import time
+from typing import Any
+
+import aiomqtt
+import orjson
+import structlog
+
+from greenlang_iot.model.errors import MqttError
+from greenlang_iot.model.outcomes import Transition
+from greenlang_iot.mqtt.tls import ssl_context
+from greenlang_iot.settings.model import BrokerSettings
+
+_RETRY_FIRST = 0.1
+_RETRY_CAP = 4.0
+"""Seconds; between them decorrelated jitter: uniform(first, 3 × the last wait)."""
+
+_TAKEN_OVER = 142  # reason code "Session taken over"
+_PROTOCOLS = {"5": aiomqtt.ProtocolVersion.V5, "3.1.1": aiomqtt.ProtocolVersion.V311}
+
+_log = structlog.get_logger("control")
+
+
+class ControlPlane:
+    """`run()` keeps one connection up until `close()`; meanwhile alerts can be published."""
+
+    def __init__(self, broker: BrokerSettings, instance: str) -> None:
+        self._broker = broker
+        self._instance = instance
+        self._where = f"{broker.host}:{broker.port}"
+        self._tls = ssl_context(broker.tls) if broker.tls is not None else None
+        self._client: _Client | None = None
+        self._up = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def connected(self) -> bool:
+        """True while messages can be published."""
+        return self._client is not None
+
+    async def wait_connected(self) -> None:
+        """Return once the status has been published on a connection."""
+        await self._up.wait()
+
+    async def run(self) -> None:
+        """Connect, publish the status, connect again when the connection is lost; until `close()`.
+
+        Raises MqttError (not retryable) when another client connects with our client id.
+        """
+        wait = _RETRY_FIRST
+        said = ""
+        while not self._closing.is_set():
+            try:
+                await self._connection()
+                return
+            except aiomqtt.MqttError as error:
+                if isinstance(error, _TakenOver):
+                    raise MqttError(
+                        f"another client connected to {self._where} as {self._client_id}: give "
+                        "every gateway its own `instance`",
+                        reason="session_taken_over",
+                        retryable=False,
+                    ) from error
+                if self._up.is_set():
+                    wait, said = _RETRY_FIRST, ""
+                if str(error) != said:
+                    said = str(error)
+                    _log.warning("control connection failed", broker=self._where, why=said)
+            finally:
+                self._client = None
+                self._up.clear()
+            wait = min(_RETRY_CAP, random.uniform(_RETRY_FIRST, 3 * wait))
+            try:
+                await asyncio.wait_for(self._closing.wait(), wait)
+            except TimeoutError:
+                continue
+
+    async def close(self) -> None:
+        """Say offline, disconnect and let `run()` return; idempotent."""
+        if self._client is not None and not self._closing.is_set():
+            try:
+                await self._publish(self._status_topic, self._status("offline"), retain=True)
+            except MqttError as error:
+                _log.warning("offline status not published", why=str(error))
+        self._closing.set()
+
+    async def publish_alert(self, transition: Transition) -> None:
+        """Publish one transition; returns when the broker has it (at least once).
+
+        Retained from opening to resolution, then the topic is emptied. Raises MqttError: publish
+        the same transition again, unless the error is not retryable.
+        """
+        topic = alert_topic(transition)
+        body = orjson.dumps(transition.as_dict())
+        await self._publish(topic, body, retain=transition.state != "pending")
+        if transition.state == "resolved":
+            await self._publish(topic, b"", retain=True)
+
+    @property
+    def _client_id(self) -> str:
+        return f"{self._instance}-control"
+
+    @property
+    def _status_topic(self) -> str:
+        return f"greenlang/_gateway/{self._instance}/status"
+
+    def _status(self, status: str, **more: Any) -> bytes:
+        return orjson.dumps({"v": 1, "instance": self._instance, "status": status, **more})
+
+    async def _connection(self) -> None:
+        """One connection, from connect to its end; returns only when closing."""
+        async with _Client(
+            self._broker.host,
+            self._broker.port,
+            username=self._broker.username,
+            password=self._broker.password.get_secret_value() if self._broker.password else None,
+            identifier=self._client_id,
+            protocol=_PROTOCOLS[self._broker.protocol],
+            clean_session=True if self._broker.protocol == "3.1.1" else None,
+            will=aiomqtt.Will(self._status_topic, self._status("offline"), qos=1, retain=True),
+            timeout=self._broker.connect_timeout,
+            keepalive=self._broker.keep_alive,
+            tls_context=self._tls,
+            tls_insecure=True if self._tls and not self._tls.check_hostname else None,
+        ) as client:
+            self._client = client
+            online = self._status("online", since=time.time_ns())
+            try:
+                await self._publish(self._status_topic, online, retain=True)
+            except MqttError as error:
+                raise aiomqtt.MqttError(str(error)) from error
+            self._up.set()
+            lost = asyncio.ensure_future(_until_lost(client))
+            closing = asyncio.ensure_future(self._closing.wait())
+            try:
+                await asyncio.wait((lost, closing), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                lost.cancel()
+                closing.cancel()
+            if lost.done():
+                if client.goodbye == _TAKEN_OVER:
+                    raise _TakenOver
+                lost.result()
+
+    async def _publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
+        async with self._one_at_a_time:
+            client = self._client
+            if client is None:
+                raise MqttError(
+                    f"the control connection to {self._where} is down", reason="connection_lost"
+                )
+            try:
+                client.refusal = None
+                await client.publish(topic, payload, qos=1, retain=retain)
+            except aiomqtt.MqttError as error:
+                raise MqttError(
+                    f"publishing to {topic} at {self._where} failed: {error}",
+                    reason="connection_lost",
+                ) from error
+            if client.refusal is not None:
+                raise MqttError(
+                    f"the broker at {self._where} refused a message to {topic}: {client.refusal}",
+                    reason="publish_refused",
+                )
+
+
+class _TakenOver(aiomqtt.MqttError):
+    """The broker ended our connection in favour of another one with our client id."""
+
+
+class _Client(aiomqtt.Client):
+    """Keeps two reasons that aiomqtt drops: of a refusing PUBACK, and of a DISCONNECT."""
+
+    refusal: str | None = None
+    goodbye: int = 0
+
+    def _on_publish(
+        self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any
+    ) -> None:
+        if getattr(reason_code, "is_failure", False):
+            self.refusal = str(reason_code)
+        super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    def _on_disconnect(
+        self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None
+    ) -> None:
+        self.goodbye = getattr(reason_code, "value", 0)
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
+
+
+async def _until_lost(client: aiomqtt.Client) -> None:
+    """Raises aiomqtt.MqttError when the connection is lost (nothing is subscribed)."""
+    async for _ in client.messages:
+        pass
+
+
+def alert_topic(transition: Transition) -> str:
+    """`greenlang/{org}/{site}/{device}/alert/{alert_id}`; `_` stands for what does not apply."""
+    place = (transition.org, transition.site, transition.device)
+    return "/".join(("greenlang", *(level or "_" for level in place), "alert", transition.alert_id))
