@@ -3,9 +3,12 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from greenlang_iot.runtime.gateway import Gateway
 
 
 def run(
@@ -55,7 +58,7 @@ def run(
             sys.stdout.write(f"{name:>18}  {value}\n")
 
 
-def _announce(gateway) -> None:  # type: ignore[no-untyped-def]
+def _announce(gateway: "Gateway") -> None:
     """Where it listens, what it subscribes to, what it does with bad data."""
     from greenlang_iot.observe.health import enabled_sinks
     from greenlang_iot.runtime.sinks import dead_letter_folder

@@ -4,9 +4,12 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from greenlang_iot.settings.model import Settings
 
 
 def setup(
@@ -25,18 +28,27 @@ def setup(
         sys.stdout.write(line + "\n")
 
 
-async def _setup(settings, dry_run: bool) -> list[str]:  # type: ignore[no-untyped-def]
+async def _setup(settings: "Settings", dry_run: bool) -> list[str]:
+    from greenlang_iot.model.errors import GatewayError, SinkError
+
     lines: list[str] = []
-    if settings.sinks.influxdb.enabled:
-        from greenlang_iot.sinks.influx_setup import InfluxSetup
+    try:
+        if settings.sinks.influxdb.enabled:
+            from greenlang_iot.sinks.influx_setup import influx_setup
 
-        influx = InfluxSetup(settings.sinks.influxdb)
-        changes = await (influx.plan() if dry_run else influx.apply())
-        lines += [f"influxdb: {change}" for change in changes]
-    if settings.sinks.kafka.enabled:
-        from greenlang_iot.sinks.kafka_setup import KafkaSetup
+            influx = influx_setup(settings.sinks.influxdb)
+            try:
+                changes = await (influx.plan() if dry_run else influx.apply())
+                lines += [f"influxdb: {c.subject}: {c.current} → {c.wanted}" for c in changes]
+                lines.append(f"influxdb: {await influx.downsampling()}")
+            finally:
+                await influx.close()
+        if settings.sinks.kafka.enabled:
+            from greenlang_iot.sinks.kafka_setup import KafkaSetup
 
-        kafka = KafkaSetup(settings.sinks.kafka)
-        changes = await (kafka.plan() if dry_run else kafka.apply())
-        lines += [f"kafka: {change}" for change in changes]
+            kafka = KafkaSetup(settings.sinks.kafka)
+            plans = await (kafka.plan() if dry_run else kafka.apply())
+            lines += [f"kafka: {line}" for plan in plans for line in plan.lines()]
+    except SinkError as error:
+        raise GatewayError(str(error)) from error
     return lines

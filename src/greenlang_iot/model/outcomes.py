@@ -112,3 +112,27 @@ class Transition:
             "summary": self.summary,
             "flags": list(self.flags),
         }
+
+    @classmethod
+    def from_dict(cls, item: dict[str, Any]) -> "Transition":
+        """The transition that `as_dict` made this of."""
+        return cls(
+            alert_id=item["alert_id"],
+            number=item["number"],
+            state=item["state"],
+            rule=item["rule"],
+            severity=item["severity"],
+            org=item["org"],
+            site=item["site"],
+            device=item["device"],
+            metric=item["metric"],
+            opened_ns=item["opened"],
+            at_ns=item["at"],
+            value=item["value"],
+            expected=item["expected"],
+            band=item["band"],
+            score=item["score"],
+            detector=item["detector"],
+            summary=item["summary"],
+            flags=tuple(item["flags"]),
+        )

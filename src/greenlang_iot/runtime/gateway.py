@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -32,10 +33,14 @@ log = structlog.get_logger(__name__)
 
 
 class Gateway:
-    """One instance. `time_scale`: event seconds per wall second (1.0 but for the demo's fleet)."""
+    """One instance. on_transition: told of every alert transition, for a screen."""
 
     def __init__(
-        self, settings: Settings, directory: Directory, *, time_scale: float = 1.0
+        self,
+        settings: Settings,
+        directory: Directory,
+        *,
+        on_transition: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.settings = settings
         self.directory = directory
@@ -44,7 +49,7 @@ class Gateway:
         self.shards: dict[int, Counters] = {}
         self._started = time.monotonic()
         self._stop = asyncio.Event()
-        self._time_scale = time_scale
+        self._on_transition = on_transition
 
     def stop(self) -> None:
         """Ask for a drain; `run` returns when it is done."""
@@ -60,7 +65,7 @@ class Gateway:
             supervisor = self._supervisor(run)
             admin = AdminServer(settings.admin, Exporter(self.shards, own).generate, self._status)
             self.admin_port = await admin.start()
-            courier = Courier(settings, own)
+            courier = Courier(settings, own, self._on_transition)
             if signals:
                 install_signals(asyncio.get_running_loop(), self.stop)
             supervisor.start()
@@ -113,7 +118,6 @@ class Gateway:
                     item,
                     path,
                     tuple(r for n, r in enumerate(retired) if n % len(plans) == item.index),
-                    self._time_scale,
                 )
             )
         return Supervisor(specs, self.settings.runtime, self._beat, self._restarted)
@@ -172,7 +176,7 @@ class _InstanceLock:
     def __enter__(self) -> None:
         import fcntl
 
-        self._file = open(self._path, "a+")  # noqa: SIM115
+        self._file = open(self._path, "a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -234,4 +238,5 @@ def run_gateway(gateway: Callable[[], Gateway]) -> Summary:
     async def main() -> Summary:
         return await gateway().run()
 
-    return uvloop.run(main())
+    summary: Summary = uvloop.run(main())
+    return summary

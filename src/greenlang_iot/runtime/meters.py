@@ -65,7 +65,7 @@ class BatchMeter:
             self._columns(decoded.readings.flags[:n], _FLAG_CELLS)
             self._columns(scores.verdict[:n], _VERDICT_CELLS)
 
-    def _columns(self, column: np.ndarray, cells: tuple[tuple[int, int], ...]) -> None:  # type: ignore[type-arg]
+    def _columns(self, column: np.ndarray, cells: tuple[tuple[int, int], ...]) -> None:
         seen = int(np.bitwise_or.reduce(column))
         for bit, index in cells:
             if seen & bit:

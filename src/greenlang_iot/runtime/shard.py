@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +33,18 @@ from greenlang_iot.runtime.clockwatch import ClockWatch
 from greenlang_iot.runtime.durable import DurableSettler
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, owned
 from greenlang_iot.runtime.meters import BatchMeter
-from greenlang_iot.runtime.sinks import SinkFactory, dead_letter_folder, outbox_folder
+from greenlang_iot.runtime.sinks import (
+    SinkFactory,
+    dead_letter_folder,
+    kafka_publisher,
+    outbox_folder,
+)
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.settings.secrets import secrets
 from greenlang_iot.sinks.deadletter import DeadLetterWriter
 from greenlang_iot.sinks.outbox import Outbox, open_alerts
 from greenlang_iot.sinks.runner import Runner
+from greenlang_iot.spool.log import SpoolFull
 
 log = structlog.get_logger(__name__)
 TICK = 0.1
@@ -54,7 +61,6 @@ class ShardSpec:
     plan: ShardPlan
     counters: Path
     retired: tuple[ConnectionPlan, ...] = ()
-    time_scale: float = 1.0  # event time seconds per wall second (the demo's fleet is accelerated)
 
 
 def shard_process(spec: ShardSpec) -> None:
@@ -96,18 +102,22 @@ class Shard:
     def _compose(self) -> None:
         settings, directory = self.settings, self.spec.directory
         self.dead_letters = DeadLetterWriter(
-            settings.sinks.dead_letter, dead_letter_folder(settings) / f"shard-{self.spec.index}"
+            settings.sinks.dead_letter,
+            dead_letter_folder(settings) / f"shard-{self.spec.index}",
+            kafka_publisher(settings),
+            settings.sinks.kafka.deadletter_topic,
         )
         self.outbox = Outbox(
             outbox_folder(settings) / f"shard-{self.spec.index}", settings.alerts.outbox_max_bytes
         )
-        self.detector = Detector(directory, settings.detect, time_scale=self.spec.time_scale)
+        self.detector = Detector(directory, settings.detect)
         self.alerter = Alerter(directory, settings.alerts)
         self._restore()
         self.dead_letter_settler = DurableSettler(
             DEAD_LETTER, self.dead_letters.durable, self._settle
         )
         self.outbox_settler = DurableSettler(OUTBOX, self.outbox.durable, self._settle)
+        self.outbox_port = _OutboxPort(self.outbox, self.outbox_settler)
         self.runners: list[Runner] = SinkFactory(
             settings,
             directory,
@@ -124,7 +134,7 @@ class Shard:
             self.ledger,
             self.runners,
             self,
-            _OutboxPort(self),
+            self.outbox_port,
             BatchMeter(self.counters),
             self._acknowledge,
             self.clock,
@@ -258,6 +268,7 @@ class Shard:
         self.counters.heartbeat()
         for runner in self.runners:
             runner.check(self.ledger.oldest(runner.bit))
+        self.outbox_port.retry()
         self._back_pressure()
         self._watch_clock()
         if now - self._last_checkpoint >= self.settings.detect.checkpoint_every:
@@ -265,7 +276,7 @@ class Shard:
 
     def _back_pressure(self) -> None:
         """Hard bounds pause the sockets; the soft bound is the receive window itself."""
-        over = self.ledger.bytes > self.settings.runtime.memory_bound or any(
+        over = self.ledger.nbytes > self.settings.runtime.memory_bound or any(
             runner.required and runner.over_queue for runner in self.runners
         )
         if over != self._paused:
@@ -274,7 +285,7 @@ class Shard:
                 connection.pause() if over else connection.resume()
             if over:
                 self.counters.add(cell("pauses"))
-                log.warning("sockets paused: a memory bound is reached", bytes=self.ledger.bytes)
+                log.warning("sockets paused: a memory bound is reached", bytes=self.ledger.nbytes)
 
     def _watch_clock(self) -> None:
         was = self._watch.suspect
@@ -308,7 +319,7 @@ class Shard:
         counters.set(cell("connections_paused"), len(self._up) if self._paused else 0)
         counters.set(cell("messages_unacked"), self.ledger.messages)
         counters.set(cell("ledger_tickets"), self.ledger.tickets)
-        counters.set(cell("ledger_bytes"), self.ledger.bytes)
+        counters.set(cell("ledger_bytes"), self.ledger.nbytes)
         counters.set(cell("outbox_bytes"), self.outbox.pending_bytes)
 
     def _bounds(self) -> None:
@@ -377,7 +388,7 @@ class Shard:
             async with asyncio.timeout(self.settings.runtime.drain_timeout):
                 for runner in self.runners:
                     await runner.drain()
-                while not (self.dead_letter_settler.idle and self.outbox_settler.idle):
+                while not (self.dead_letter_settler.idle and self.outbox_port.idle):
                     await asyncio.sleep(0.005)
         except TimeoutError:
             log.warning("drain timed out", unacknowledged=self.ledger.messages)
@@ -393,12 +404,29 @@ class Shard:
 
 
 class _OutboxPort:
-    """pipeline.AlertOutbox over the outbox and its settler."""
+    """pipeline.AlertOutbox over the outbox; a full one holds tickets back and loses nothing."""
 
-    def __init__(self, shard: Shard) -> None:
-        self._shard = shard
+    def __init__(self, outbox: Outbox, settler: DurableSettler) -> None:
+        self._outbox = outbox
+        self._settler = settler
+        self._waiting: deque[tuple[Sequence[Transition], int]] = deque()
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and self._settler.idle
 
     def submit(self, transitions: Sequence[Transition], ticket: int) -> None:
-        number = self._shard.outbox.append(transitions)
-        if ticket:
-            self._shard.outbox_settler.add(number, ticket)
+        self._waiting.append((transitions, ticket))
+        self.retry()
+
+    def retry(self) -> None:
+        """Append what waits, as far as there is room."""
+        while self._waiting:
+            transitions, ticket = self._waiting[0]
+            try:
+                number = self._outbox.append(transitions)
+            except SpoolFull:
+                return
+            self._waiting.popleft()
+            if ticket:
+                self._settler.add(number, ticket)

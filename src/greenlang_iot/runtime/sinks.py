@@ -1,5 +1,6 @@
 """From settings to runners: the one place that knows which sinks there are."""
 
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from greenlang_iot.observe.counters import Counters
 from greenlang_iot.pipeline import INFLUXDB, KAFKA, LAKE, Clock
 from greenlang_iot.runtime.meters import SinkMeter
 from greenlang_iot.settings.model import RunnerSettings, Settings
+from greenlang_iot.sinks.deadletter import Publish
 from greenlang_iot.sinks.runner import Runner
 from greenlang_iot.spool.log import SegmentLog
 
@@ -31,6 +33,20 @@ def dead_letter_folder(settings: Settings) -> Path:
 
 def outbox_folder(settings: Settings) -> Path:
     return settings.data_dir / "outbox"
+
+
+def kafka_publisher(settings: Settings) -> Publish | None:
+    """Where dead letters go when their target is Kafka; None where Kafka is off."""
+    if not settings.sinks.kafka.enabled or settings.sinks.dead_letter.target != "kafka":
+        return None
+    from greenlang_iot.sinks.kafka import KafkaSender
+
+    sender = KafkaSender(settings.sinks.kafka, settings.sinks.kafka.deadletter_topic)
+
+    async def publish(topic: str, key: bytes, value: bytes) -> None:
+        await sender.publish(topic, key, value, time.time_ns() // 1_000_000)
+
+    return publish
 
 
 class SinkFactory:

@@ -1,0 +1,152 @@
+"""A counting Kafka broker: speaks what an idempotent producer needs, checks every record batch.
+
+`python -m greenlang_iot.bench.counting_kafka PARTITIONS`: prints its port; a line on stdin prints its counts.
+Checked per batch: CRC-32C, magic, record count against the offsets, base sequence in order per partition.
+APIs: ApiVersions v0, Metadata v1 (any topic exists), InitProducerId v0, Produce v3.
+"""
+
+import asyncio
+import json
+import struct
+import sys
+import time
+
+import google_crc32c
+import uvloop
+
+
+class Counts:
+    records = 0
+    batches = 0
+    nbytes = 0
+    bad_crc = 0
+    bad_batch = 0
+    out_of_order = 0
+    duplicates = 0
+    requests = 0
+
+
+class Reader:
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+        self.at = 0
+
+    def unpack(self, fmt: str) -> int:
+        (value,) = struct.unpack_from(">" + fmt, self.data, self.at)
+        self.at += struct.calcsize(fmt)
+        return int(value)
+
+    def string(self) -> bytes:
+        size = self.unpack("h")
+        if size < 0:
+            return b""
+        self.at += size
+        return bytes(self.data[self.at - size : self.at])
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack(">h", len(value)) + value
+
+
+class Connection(asyncio.Protocol):
+    sequences: dict[tuple[bytes, int, int, int], int] = {}  # noqa: RUF012
+    producers = 0
+    offsets: dict[tuple[bytes, int], int] = {}  # noqa: RUF012
+    partitions = 12
+    port = 0
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while len(self._buffer) >= 4:
+            size = int.from_bytes(self._buffer[:4], "big")
+            if len(self._buffer) < 4 + size:
+                return
+            frame = bytes(self._buffer[4 : 4 + size])
+            del self._buffer[: 4 + size]
+            self._request(frame)
+
+    def _request(self, frame: bytes) -> None:
+        reader = Reader(memoryview(frame))
+        key, version, correlation = reader.unpack("h"), reader.unpack("h"), reader.unpack("i")
+        reader.string()
+        handler = {18: self._versions, 3: self._metadata, 22: self._producer, 0: self._produce}
+        body = handler[key](reader, version)
+        answer = struct.pack(">i", correlation) + body
+        self._transport.write(struct.pack(">i", len(answer)) + answer)
+
+    def _versions(self, reader: Reader, version: int) -> bytes:
+        apis = ((0, 3, 3), (3, 1, 1), (18, 0, 0), (22, 0, 0))
+        return struct.pack(">hi", 0, len(apis)) + b"".join(struct.pack(">hhh", *a) for a in apis)
+
+    def _metadata(self, reader: Reader, version: int) -> bytes:
+        topics = [reader.string() for _ in range(max(reader.unpack("i"), 0))]
+        body = struct.pack(">ii", 1, 0) + text(b"127.0.0.1") + struct.pack(">i", self.port)
+        body += struct.pack(">h", -1) + struct.pack(">i", 0) + struct.pack(">i", len(topics))
+        for topic in topics:
+            body += struct.pack(">h", 0) + text(topic) + b"\0" + struct.pack(">i", self.partitions)
+            for partition in range(self.partitions):
+                body += struct.pack(">hiiiiii", 0, partition, 0, 1, 0, 1, 0)
+        return body
+
+    def _producer(self, reader: Reader, version: int) -> bytes:
+        Connection.producers += 1
+        return struct.pack(">ihqh", 0, 0, Connection.producers, 0)
+
+    def _produce(self, reader: Reader, version: int) -> bytes:
+        Counts.requests += 1
+        reader.string()
+        reader.unpack("h")
+        reader.unpack("i")
+        topics = reader.unpack("i")
+        body = struct.pack(">i", topics)
+        for _ in range(topics):
+            topic, partitions = reader.string(), reader.unpack("i")
+            body += text(topic) + struct.pack(">i", partitions)
+            for _ in range(partitions):
+                partition, size = reader.unpack("i"), reader.unpack("i")
+                batch = reader.data[reader.at : reader.at + size]
+                reader.at += size
+                base = self._batch(topic, partition, batch)
+                body += struct.pack(">ihqq", partition, 0, base, -1)
+        return body + struct.pack(">i", 0)
+
+    def _batch(self, topic: bytes, partition: int, batch: memoryview) -> int:
+        length, magic, crc = struct.unpack_from(">i4xbI", batch, 8)
+        last, producer, epoch, sequence, count = struct.unpack_from(">i16xqhii", batch, 23)
+        Counts.batches += 1
+        Counts.records += count
+        Counts.nbytes += len(batch)
+        Counts.bad_crc += google_crc32c.value(bytes(batch[21:])) != crc
+        Counts.bad_batch += not (magic == 2 and last == count - 1 and length == len(batch) - 12)
+        key = (topic, partition, producer, epoch)
+        expected = self.sequences.get(key, 0)
+        Counts.duplicates += sequence < expected
+        Counts.out_of_order += sequence > expected
+        self.sequences[key] = sequence + count
+        base = self.offsets.get((topic, partition), 0)
+        self.offsets[topic, partition] = base + count
+        return base
+
+
+async def serve() -> None:
+    Connection.partitions = int(sys.argv[1]) if len(sys.argv) > 1 else 12
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Connection, "127.0.0.1", 0)
+    Connection.port = server.sockets[0].getsockname()[1]
+    print(Connection.port, flush=True)
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while await reader.readline():
+        names = [name for name in vars(Counts) if not name.startswith("_")]
+        counts = {name: getattr(Counts, name) for name in names}
+        print(json.dumps({**counts, "cpu_s": time.process_time()}), flush=True)
+
+
+if __name__ == "__main__":
+    uvloop.run(serve())

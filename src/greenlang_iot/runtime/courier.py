@@ -1,0 +1,222 @@
+"""The parent's alert courier: from the shards' outboxes to MQTT, Kafka, InfluxDB and the lake.
+
+Every transition goes to every enabled target at least once, in the order of its outbox. Targets do not wait
+for each other: each has its own queue, and one that is down holds back only the durable position (what it
+has not seen is delivered again after a restart, under the same transition id).
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from greenlang_iot.model.errors import MqttError, SinkError
+from greenlang_iot.model.outcomes import Transition
+from greenlang_iot.observe.catalog import SEVERITIES, cell
+from greenlang_iot.observe.counters import Counters
+from greenlang_iot.runtime.sinks import lake_folder, outbox_folder
+from greenlang_iot.settings.model import Settings
+from greenlang_iot.sinks.outbox import OutboxReader
+
+log = structlog.get_logger(__name__)
+POLL_EVERY = 0.05
+MAX_BEHIND = 10_000
+"""Transitions a target may be behind before the outbox is not read further (its bound is on disk)."""
+BACKOFF_MAX = 4.0
+DRAIN_TIMEOUT = 5.0
+
+Deliver = Callable[[list[dict[str, Any]]], Awaitable[None]]
+
+
+class _Target:
+    """One destination with its queue; `deliver` raises SinkError, MqttError or OSError to be retried."""
+
+    def __init__(self, name: str, deliver: Deliver, counters: Counters) -> None:
+        self.name = name
+        self.waiting: list[dict[str, Any]] = []
+        self.wake = asyncio.Event()
+        self._deliver = deliver
+        self._counters = counters
+
+    def add(self, items: list[dict[str, Any]]) -> None:
+        self.waiting += items
+        self.wake.set()
+
+    async def run(self) -> None:
+        backoff = 0.1
+        failing = False
+        while True:
+            await self.wake.wait()
+            batch = self.waiting[:500]
+            try:
+                await self._deliver(batch)
+            except (SinkError, MqttError, OSError) as error:
+                self._counters.add(cell("alerts_failed", target=self.name))
+                if not failing:
+                    log.warning("alerts wait for a target", target=self.name, why=str(error))
+                failing = True
+                backoff = min(random.uniform(0.1, backoff * 3), BACKOFF_MAX)
+                await asyncio.sleep(backoff)
+                continue
+            failing, backoff = False, 0.1
+            self._counters.add(cell("alerts_delivered", target=self.name), len(batch))
+            del self.waiting[: len(batch)]
+            if not self.waiting:
+                self.wake.clear()
+
+
+class Courier:
+    """Runs in the parent. on_transition: told of every transition, once per read."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        counters: Counters,
+        on_transition: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._counters = counters
+        self._on_transition = on_transition
+        self._readers: dict[str, OutboxReader] = {}
+        self._open: dict[str, str] = {}  # alert id → severity
+        self._targets: list[_Target] = []
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._behind = False
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self._connect()
+        tasks = [asyncio.ensure_future(target.run()) for target in self._targets]
+        try:
+            while True:
+                self._move()
+                await asyncio.sleep(POLL_EVERY)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for close in self._closers:
+                await close()
+
+    async def drain(self) -> None:
+        """Called when the shards have ended: deliver what is left, within DRAIN_TIMEOUT."""
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT):
+                while self._behind or self._move():
+                    await asyncio.sleep(0.01)
+                    self._move()
+        except TimeoutError:
+            behind = {target.name: len(target.waiting) for target in self._targets}
+            log.warning("alerts are left in the outbox for the next start", waiting=behind)
+
+    def _move(self) -> bool:
+        """Hand new transitions to the targets; True if there were any."""
+        found = False
+        room = all(len(target.waiting) < MAX_BEHIND for target in self._targets)
+        for reader in self._outboxes() if room else ():
+            items = reader.poll()
+            found = found or bool(items)
+            for target in self._targets:
+                target.add(items) if items else None
+            for item in items:
+                self._note(item)
+        self._behind = any(target.waiting for target in self._targets)
+        if not self._behind:
+            for reader in self._readers.values():
+                reader.delivered()
+        return found
+
+    def _outboxes(self) -> list[OutboxReader]:
+        for folder in sorted(outbox_folder(self._settings).glob("shard-*")):
+            if folder.name not in self._readers:
+                self._readers[folder.name] = OutboxReader(folder)
+        return list(self._readers.values())
+
+    def _note(self, item: dict[str, Any]) -> None:
+        if item["state"] == "resolved":
+            self._open.pop(item["alert_id"], None)
+        elif item["state"] != "pending":
+            self._open[item["alert_id"]] = item["severity"]
+        for severity in SEVERITIES:
+            count = sum(value == severity for value in self._open.values())
+            self._counters.set(cell("alerts_open", severity=severity), count)
+        if self._on_transition is not None:
+            self._on_transition(item)
+
+    # ---- targets ------------------------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        settings = self._settings
+        if settings.alerts.mqtt:
+            self._add_mqtt()
+        if settings.alerts.kafka and settings.sinks.kafka.enabled:
+            self._add_kafka()
+        if settings.sinks.influxdb.enabled:
+            await self._add_influxdb()
+        if settings.sinks.lake.enabled:
+            self._add_lake()
+
+    def _add(self, name: str, deliver: Deliver, close: Callable[[], Awaitable[None]]) -> None:
+        self._targets.append(_Target(name, deliver, self._counters))
+        self._closers.append(close)
+
+    def _add_mqtt(self) -> None:
+        from greenlang_iot.mqtt.control import ControlPlane
+
+        control = ControlPlane(self._settings.mqtt.brokers[0], self._settings.instance)
+        running = asyncio.ensure_future(control.run())
+
+        async def deliver(items: list[dict[str, Any]]) -> None:
+            for item in items:
+                await control.publish_alert(Transition.from_dict(item))
+            self._counters.set(cell("control_up"), 1)
+
+        async def close() -> None:
+            await control.close()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+        self._add("mqtt", deliver, close)
+
+    def _add_kafka(self) -> None:
+        import orjson
+
+        from greenlang_iot.sinks.kafka import KafkaSender
+
+        kafka = self._settings.sinks.kafka
+        sender = KafkaSender(kafka, kafka.alerts_topic)
+
+        async def deliver(items: list[dict[str, Any]]) -> None:
+            for item in items:
+                value, at_ms = orjson.dumps(item), item["at"] // 1_000_000
+                key = item["device"] or item["site"] or self._settings.instance
+                await sender.publish(kafka.alerts_topic, key.encode(), value, at_ms)
+                state_key = item["alert_id"].encode()
+                await sender.publish(kafka.alerts_state_topic, state_key, value, at_ms)
+
+        self._add("kafka", deliver, sender.close)
+
+    async def _add_influxdb(self) -> None:
+        from greenlang_iot.encode.lines import alert_line
+        from greenlang_iot.sinks.influx import InfluxSender
+
+        sender = InfluxSender(self._settings.sinks.influxdb)
+        await sender.open()
+
+        async def deliver(items: list[dict[str, Any]]) -> None:
+            lines = b"".join(alert_line(Transition.from_dict(item)) for item in items)
+            await sender.send(lines, len(items))
+
+        self._add("influxdb", deliver, sender.close)
+
+    def _add_lake(self) -> None:
+        from greenlang_iot.sinks.lake import Lake
+
+        lake = Lake(lake_folder(self._settings), self._settings.sinks.lake)
+
+        async def deliver(items: list[dict[str, Any]]) -> None:
+            await lake.append_alerts(items)
+
+        self._add("lake", deliver, lake.close)
