@@ -11,6 +11,7 @@ The same options and start give the same messages, byte for byte.
 
 import heapq
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,9 +50,14 @@ class FleetOptions:
     topic: str = "greenlang/{org}/{site}/{device}/telemetry"
 
     @property
+    def backlog_steps(self) -> int:
+        """How many live steps the upload of the backlog takes the place of."""
+        return max(3, math.ceil(1.0 / self.interval)) if self.history else 0
+
+    @property
     def backlog_seconds(self) -> float:
         """How long the upload of the backlog takes."""
-        return max(1.0, 3 * self.interval) if self.history else 0.0
+        return self.backlog_steps * self.interval
 
     @property
     def expected_interval(self) -> float:
@@ -150,6 +156,8 @@ class Fleet:
         """Every device's history up to the start, spread over `backlog_seconds`."""
         history = self.options.history
         steps = [self._signals.step() for _ in range(history)]
+        for _ in range(self.options.backlog_steps):
+            self._signals.step()  # time passes while the backlog is uploaded
         chunks = range(0, history, BACKLOG_STEPS)
         total, sent = len(chunks) * len(self._devices), 0
         for first in chunks:

@@ -19,6 +19,8 @@ from greenlang_iot.simulate.manifest import Message
 
 BATCH = 64
 """Messages between two looks at the clock and the stop signal."""
+TICK = 0.01
+"""Seconds of messages that are sent together: few wake-ups, little delay."""
 _CONNECT_TIMEOUT = 10.0
 _RETRY_FIRST, _RETRY_MAX = 0.1, 2.0
 _KEEP_ALIVE = 60
@@ -114,12 +116,12 @@ class Publisher:
         for message in messages:
             ahead = message.when - (loop.time() - start)
             since_look += 1
-            if ahead > 0.002 or since_look >= BATCH:
+            if ahead > 0.0 or since_look >= BATCH:
                 since_look = 0
                 self.progress.lag = max(0.0, -ahead)
                 for link in self._links:
                     link.flush()
-                await self._pause(max(0.0, ahead))
+                await self._pause(ahead + TICK if ahead > 0.0 else 0.0)
                 if self._stopping.is_set():
                     return
             link = self._links[zlib.crc32(message.topic.encode()) % len(self._links)]
@@ -171,9 +173,6 @@ class Publisher:
             self._record(message, False)
         else:
             self.progress.refused += 1
-
-    def stopping(self) -> bool:
-        return self._stopping.is_set()
 
 
 class _Link(asyncio.Protocol):

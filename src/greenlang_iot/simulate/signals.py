@@ -10,6 +10,9 @@ from greenlang_iot.model.directory import PROFILES, Directory
 DAY = 1_440
 """Steps of one period of the daily season (a day of minutes, whatever a step's length is)."""
 
+FINEST = 2e-4
+"""Least noise, as a share of the valid range."""
+
 
 class Shape(NamedTuple):
     """level ± half the spread between devices, amplitude of the season, noise (standard deviation)."""
@@ -51,16 +54,21 @@ class Signals:
         names = [d.metric[i] for i in range(len(d.metric))]
         shapes = np.array(
             [
-                _shape(SHAPES.get(names[m]), max(low, warn_low), min(high, warn_high))
+                _shape(
+                    _coarse(SHAPES.get(names[m]), high - low),
+                    max(low, warn_low),
+                    min(high, warn_high),
+                )
                 for m, low, high, warn_low, warn_high in zip(
                     d.series_metric, d.low, d.high, d.warn_low, d.warn_high, strict=True
                 )
             ]
         ).reshape(n, 4)
         self.level = shapes[:, 0] + shapes[:, 1] * rng.uniform(-0.5, 0.5, n)
-        self._season = shapes[:, 2]
         # A physical step limit must be far outside the noise at this interval.
         self.noise: F64 = np.minimum(shapes[:, 3], d.step * interval / 15)
+        # The season of a day is slow against the noise of a minute.
+        self._season = np.minimum(shapes[:, 2], 10 * self.noise)
         self._phase = rng.uniform(0, 2 * np.pi, n)
         self._walk = np.zeros(n)
         self._counter = d.profile == COUNTER
@@ -94,6 +102,13 @@ class Signals:
             rows = self.digits == digits
             rounded[rows] = np.round(value[rows], int(digits))
         return rounded
+
+
+def _coarse(shape: Shape | None, width: float) -> Shape | None:
+    """No sensor is finer than a small share of its valid range."""
+    if shape is None or not np.isfinite(width):
+        return shape
+    return shape._replace(noise=max(shape.noise, FINEST * width))
 
 
 def _shape(shape: Shape | None, low: float, high: float) -> Shape:
