@@ -213,7 +213,7 @@ def iso_ns(text: str) -> int | None:
         return None
     head, tail = text[: len(shape)], text[len(shape) :]
     for c, want in zip(head, shape, strict=True):
-        if want == "d" and c not in digits or want == "T" and c not in "Tt ":
+        if (want == "d" and c not in digits) or (want == "T" and c not in "Tt "):
             return None
         if want in "-:" and c != want:
             return None
@@ -226,7 +226,7 @@ def iso_ns(text: str) -> int | None:
             return None
         fraction = int(tail[1:end]) * 10 ** (10 - end)
         tail = tail[end:]
-    zone = timezone.utc
+    zone = UTC
     if tail not in ("", "Z", "z"):
         if tail[0] not in "+-":
             return None
@@ -240,7 +240,7 @@ def iso_ns(text: str) -> int | None:
         zone = timezone(sign * timedelta(hours=hours, minutes=minutes))
     try:
         parts = [int(head[a:b]) for a, b in ((0, 4), (5, 7), (8, 10), (11, 13), (14, 16), (17, 19))]
-        local = datetime(*parts)  # noqa: DTZ001
+        local = datetime(*parts)
     except ValueError:
         return None
     offset = zone.utcoffset(None)
