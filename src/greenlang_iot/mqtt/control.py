@@ -27,6 +27,28 @@ _PROTOCOLS = {"5": aiomqtt.ProtocolVersion.V5, "3.1.1": aiomqtt.ProtocolVersion.
 _log = structlog.get_logger("control")
 
 
+def client_options(broker: BrokerSettings) -> dict[str, Any]:
+    """Keyword arguments of `aiomqtt.Client` for a clean session at `broker`.
+
+    Raises InputError where a certificate cannot be read.
+    """
+    tls = ssl_context(broker.tls) if broker.tls is not None else None
+    return {
+        "hostname": broker.host,
+        "port": broker.port,
+        "username": broker.username,
+        "password": broker.password.get_secret_value() if broker.password else None,
+        "protocol": _PROTOCOLS[broker.protocol],
+        # MQTT 5 clients say "clean start" by default, and paho refuses this argument for them
+        "clean_session": None if broker.protocol == "5" else True,
+        "timeout": broker.connect_timeout,
+        "keepalive": broker.keep_alive,
+        "tls_context": tls,
+        # paho would check the host name by itself, with a function that Python 3.12 removed
+        "tls_insecure": True if tls is not None and not tls.check_hostname else None,
+    }
+
+
 class ControlPlane:
     """`run()` keeps one connection up until `close()`; meanwhile alerts can be published."""
 
@@ -34,7 +56,7 @@ class ControlPlane:
         self._broker = broker
         self._instance = instance
         self._where = f"{broker.host}:{broker.port}"
-        self._tls = ssl_context(broker.tls) if broker.tls is not None else None
+        self._options = client_options(broker)
         self._client: _Client | None = None
         self._up = asyncio.Event()
         self._closing = asyncio.Event()
@@ -117,18 +139,9 @@ class ControlPlane:
     async def _connection(self) -> None:
         """One connection, from connect to its end; returns only when closing."""
         async with _Client(
-            self._broker.host,
-            self._broker.port,
-            username=self._broker.username,
-            password=self._broker.password.get_secret_value() if self._broker.password else None,
             identifier=self._client_id,
-            protocol=_PROTOCOLS[self._broker.protocol],
-            clean_session=True if self._broker.protocol == "3.1.1" else None,
             will=aiomqtt.Will(self._status_topic, self._status("offline"), qos=1, retain=True),
-            timeout=self._broker.connect_timeout,
-            keepalive=self._broker.keep_alive,
-            tls_context=self._tls,
-            tls_insecure=True if self._tls and not self._tls.check_hostname else None,
+            **self._options,
         ) as client:
             self._client = client
             online = self._status("online", since=time.time_ns())

@@ -1,0 +1,195 @@
+"""`greenlang-iot alerts`: alerts as they happen."""
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from greenlang_iot.cli.alert_lines import Wanted
+    from greenlang_iot.settings.model import BrokerSettings, KafkaSettings, Settings
+
+app = typer.Typer(help="Follow alerts.", no_args_is_help=True)
+
+_DEFAULT_CONFIG = Path("config/iot-config.yaml")
+
+
+@app.callback()
+def group() -> None:
+    """Follow alerts."""
+
+
+@app.command()
+def tail(
+    config: Annotated[
+        Path | None,
+        typer.Option(help=f"Settings with broker and Kafka. [default: {_DEFAULT_CONFIG}]"),
+    ] = None,
+    broker: Annotated[
+        str | None, typer.Option(help="Host of the broker, instead of the settings' first one.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="With --broker. [default: 8883]")] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="With --broker: TLS, trusting this CA (PEM).")
+    ] = None,
+    kafka: Annotated[
+        str | None, typer.Option(help="Read Kafka at these bootstrap servers, not MQTT.")
+    ] = None,
+    site: Annotated[str | None, typer.Option(help="Only this site.")] = None,
+    device: Annotated[str | None, typer.Option(help="Only this device.")] = None,
+    severity: Annotated[
+        Literal["info", "warning", "critical"] | None,
+        typer.Option(help="At least this severity."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    count: Annotated[int | None, typer.Option(min=1, help="End after this many alerts.")] = None,
+) -> None:
+    """Print every transition of every alert until Ctrl-C; alerts that are open now come first.
+
+    Over MQTT user name and password come from the settings or the environment
+    (GREENLANG_IOT__MQTT__BROKERS__0__USERNAME and …__PASSWORD).
+
+    Example: greenlang-iot alerts tail --site north --severity warning
+    """
+    import asyncio
+
+    from greenlang_iot.cli.alert_lines import Wanted
+
+    settings = _settings(config, broker, port, tls_ca, kafka)
+    if kafka is None:
+        source = from_mqtt(settings.mqtt.brokers[0], site, device)
+    else:
+        source = from_kafka(settings.sinks.kafka)
+    try:
+        asyncio.run(_print(source, Wanted(site, device, severity), as_json, count))
+    except KeyboardInterrupt:
+        return  # the way to end it
+
+
+def _settings(
+    config: Path | None,
+    broker: str | None,
+    port: int | None,
+    tls_ca: Path | None,
+    kafka: str | None,
+) -> "Settings":
+    """The settings file, or with --broker or --kafka and no --config the defaults alone."""
+    from greenlang_iot.model.errors import InputError
+    from greenlang_iot.settings.load import load
+
+    if broker is None and (port is not None or tls_ca is not None):
+        raise InputError("--port and --tls-ca go with --broker.")
+    if broker is not None and (config is not None or kafka is not None):
+        raise InputError("--broker goes without --config and without --kafka.")
+    overrides: dict[str, object] = {}
+    if broker is not None:
+        overrides["mqtt.brokers[0].host"] = broker
+        overrides["mqtt.brokers[0].port"] = port if port is not None else 8883
+        if tls_ca is not None:
+            overrides["mqtt.brokers[0].tls.ca_file"] = str(tls_ca)
+    if kafka is not None:
+        overrides["sinks.kafka.bootstrap_servers"] = kafka
+    if config is None and not overrides:
+        config = _DEFAULT_CONFIG
+    return load(config, os.environ, overrides).settings
+
+
+async def _print(
+    source: AsyncIterator[bytes], wanted: "Wanted", as_json: bool, count: int | None
+) -> None:
+    from rich.console import Console
+
+    from greenlang_iot.cli.alert_lines import json_line, line, parse
+
+    # rich leaves colours out where stdout is no terminal, and where NO_COLOR is set
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    shown = 0
+    async for body in source:
+        alert = parse(body)
+        if alert is None:
+            sys.stderr.write(f"a message of {len(body)} bytes is no alert; left out\n")
+        elif alert in wanted:
+            if as_json:
+                sys.stdout.write(json_line(alert) + "\n")
+            else:
+                console.print(line(alert))
+            sys.stdout.flush()
+            shown += 1
+            if shown == count:
+                return
+
+
+async def from_mqtt(
+    broker: "BrokerSettings", site: str | None, device: str | None
+) -> AsyncIterator[bytes]:
+    """Alert messages of `broker`; connects again when the connection is lost.
+
+    Raises GatewayError if the first attempt fails.
+    """
+    import asyncio
+    import random
+
+    import aiomqtt
+
+    from greenlang_iot.model.errors import GatewayError
+    from greenlang_iot.mqtt.control import client_options
+    from greenlang_iot.observe.printable import printable
+
+    topic = f"greenlang/+/{_level(site)}/{_level(device)}/alert/+"
+    options = client_options(broker)
+    where = f"{broker.host}:{broker.port}"
+    wait = 0.1
+    connected = False
+    while True:
+        try:
+            async with aiomqtt.Client(**options) as client:
+                await client.subscribe(topic, qos=1)
+                connected, wait = True, 0.1
+                async for message in client.messages:
+                    if isinstance(message.payload, bytes) and message.payload:
+                        yield message.payload  # an empty one only clears a resolved alert
+        except aiomqtt.MqttError as error:
+            why = printable(str(error))
+            if not connected:
+                raise GatewayError(f"No alerts from the broker at {where}: {why}.") from error
+            wait = min(4.0, random.uniform(0.1, 3 * wait))
+            sys.stderr.write(f"connection to {where} lost ({why}); connecting again\n")
+            await asyncio.sleep(wait)
+
+
+def _level(name: str | None) -> str:
+    """A topic level of the subscription: the name, or any."""
+    from greenlang_iot.model.errors import InputError
+
+    if name is None:
+        return "+"
+    if not name or set(name) & set("+#/\0"):
+        raise InputError("a site or device holds none of + # / and is not empty.")
+    return name
+
+
+async def from_kafka(settings: "KafkaSettings") -> AsyncIterator[bytes]:
+    """Records of the alerts topic from now on. Raises GatewayError where Kafka cannot be reached."""
+    from aiokafka import AIOKafkaConsumer
+    from aiokafka.errors import KafkaError
+
+    from greenlang_iot.model.errors import GatewayError
+    from greenlang_iot.sinks.kafka_client import client_options
+
+    consumer = AIOKafkaConsumer(
+        settings.alerts_topic, auto_offset_reset="latest", **client_options(settings)
+    )
+    try:
+        await consumer.start()
+        async for record in consumer:
+            if record.value:
+                yield record.value
+    except KafkaError as error:
+        raise GatewayError(
+            f"No alerts from Kafka at {settings.bootstrap_servers}: {error}."
+        ) from error
+    finally:
+        await consumer.stop()
