@@ -4,8 +4,11 @@ import re
 from dataclasses import dataclass
 
 MIN_TIME, MAX_TIME = -9223372036854775806, 9223372036854775806
+MAX_KEY = 65_535
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_BOOLEANS = {w: w[0] in "tT" for w in ["t", "T", "true", "True", "TRUE", "f", "F", "false", "False", "FALSE"]}
+_BOOLEANS = {
+    w: w[0] in "tT" for w in ["t", "T", "true", "True", "TRUE", "f", "F", "false", "False", "FALSE"]
+}
 
 
 class ParseError(Exception):
@@ -45,6 +48,8 @@ def parse(line: str) -> Point:
         if name in tags:
             raise ParseError("duplicate tags")
         tags[name] = _unescape(value, ",= ")
+    if (length := len(key.encode())) > MAX_KEY:
+        raise ParseError(f"max key length exceeded: {length} > {MAX_KEY}")
     text, stamp = _until(rest.lstrip(" "), " ", quotes=True)
     if not text:
         raise ParseError("missing fields")
@@ -73,7 +78,7 @@ def _value(text: str) -> float | int | bool | str:
         if number in (float("inf"), float("-inf")):
             raise ParseError("invalid float")
         return number
-    raise ParseError("invalid number" if text[0] in "+-.0123456789" else "invalid boolean")
+    raise ParseError("invalid number" if text[0] in "+-.0123456789nN" else "invalid boolean")
 
 
 def _time(text: str) -> int | None:
