@@ -13,7 +13,13 @@ from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.detect.kernels import ADOPT_AFTER
 from greenlang_iot.model import flags as f
 from greenlang_iot.model.directory import PROFILES
+from greenlang_iot.model.jit import JIT_DISABLED
 from greenlang_iot.settings.model import DetectSettings, SecondStageSettings
+
+pytestmark = pytest.mark.skipif(
+    JIT_DISABLED,
+    reason="200,000 readings a test take minutes without the JIT; the bits are the same",
+)
 
 SERIES = 100
 SETTINGS = DetectSettings(second_stage=SecondStageSettings(enabled=False))
