@@ -1,7 +1,8 @@
 """Which device goes wrong when, and which alert must follow: planned before anything is sent."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
@@ -105,23 +106,30 @@ def plan(mix: FaultMix, run: Run, rng: np.random.Generator) -> FaultPlan:
     for kind in kinds:
         _ANOMALIES[kind](result, run, devices.pop(), rng)
 
-    free = [
-        (device, step)
-        for device in rng.choice(devices, 4 * len(devices), replace=True).tolist()
-        for step in rng.integers(run.steps // 10, max(run.steps - 2, 1), 1).tolist()
-    ]
-    places = iter(dict.fromkeys(free))
-    for _ in range(mix.bad):
-        result.bad.update({place: kind for kind, place in zip(BAD_PAYLOADS, places, strict=False)})
-    for name, count in (("duplicates", mix.duplicates), ("late", mix.late)):
-        getattr(result, name).update(place for place, _ in zip(places, range(count), strict=False))
-    result.collisions.update(p for p, _ in zip(places, range(mix.collisions), strict=False))
+    places = _places(
+        devices, run, rng, len(BAD_PAYLOADS) * mix.bad + mix.duplicates + mix.late + mix.collisions
+    )
+    for kind in BAD_PAYLOADS:
+        result.bad.update(dict.fromkeys(islice(places, mix.bad), kind))
+    result.duplicates.update(islice(places, mix.duplicates))
+    result.late.update(islice(places, mix.late))
+    result.collisions.update(islice(places, mix.collisions))
     for (device, step), kind in result.bad.items():
         if kind == "out_of_range":
             metric = _metric(run.directory, int(run.directory.series_start[device]))
             window = run.ts_ns(device, step), run.ts_ns(device, step + 1)
             result.expected.append(Expected(_id(run, device), metric, "range", *window))
     return result
+
+
+def _places(
+    devices: list[int], run: Run, rng: np.random.Generator, count: int
+) -> Iterator[tuple[int, int]]:
+    """`count` different (device, step), or as many as the run has; not in its first tenth."""
+    first, last = run.steps // 10, max(run.steps - 2, 0)
+    room = len(devices) * max(last - first, 0)
+    for drawn in rng.choice(room, min(count, room), replace=False).tolist() if room else ():
+        yield devices[drawn % len(devices)], first + drawn // len(devices)
 
 
 def _spike(plan: FaultPlan, run: Run, device: int, rng: np.random.Generator) -> None:
