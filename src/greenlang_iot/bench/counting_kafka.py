@@ -15,6 +15,9 @@ import google_crc32c
 import uvloop
 
 
+TOPICS = (b"iot.readings", b"iot.alerts", b"iot.alerts.state", b"iot.deadletter")
+
+
 class Counts:
     records = 0
     batches = 0
@@ -85,7 +88,8 @@ class Connection(asyncio.Protocol):
         return struct.pack(">hi", 0, len(apis)) + b"".join(struct.pack(">hhh", *a) for a in apis)
 
     def _metadata(self, reader: Reader, version: int) -> bytes:
-        topics = [reader.string() for _ in range(max(reader.unpack("i"), 0))]
+        count = reader.unpack("i")
+        topics = [reader.string() for _ in range(count)] if count >= 0 else list(TOPICS)
         body = struct.pack(">ii", 1, 0) + text(b"127.0.0.1") + struct.pack(">i", self.port)
         body += struct.pack(">h", -1) + struct.pack(">i", 0) + struct.pack(">i", len(topics))
         for topic in topics:

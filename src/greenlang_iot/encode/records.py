@@ -155,15 +155,22 @@ class RecordEncoder:
             self._close(int(columns.partition[directory.series_device[batch.series[row]]]))
 
     def seal(self) -> bytes:
+        parts: list[Body] = [bytes([BODY_VERSION]), *self._closed]
         for partition in np.flatnonzero(self._count):
-            self._close(int(partition))
-        body = b"".join([bytes([BODY_VERSION]), *self._closed])
+            parts += self._finish(int(partition))
+        body = b"".join(parts)
         self._closed = []
         self._closed_rows = self._closed_size = 0
         return body
 
     def _close(self, partition: int) -> None:
-        """Finish the partition's open batch and begin another."""
+        """Put the partition's open batch aside."""
+        self._closed_rows += int(self._count[partition])
+        self._closed.append(b"".join(self._finish(partition)))
+        self._closed_size += len(self._closed[-1])
+
+    def _finish(self, partition: int) -> tuple[Body, Body, Body]:
+        """End the partition's open batch: what the body holds of it, for use before the next append."""
         start, stop = int(self._start[partition]), int(self._cursor[partition])
         records = int(self._count[partition])
         codec, content = _compressed(self._compression, self._out.data[start:stop])
@@ -182,13 +189,9 @@ class RecordEncoder:
             -1,
             records,
         )
-        piece = _PIECE.pack(partition, records, len(header) + len(content))
-        finished = b"".join([piece, header, content])
-        self._closed.append(finished)
-        self._closed_rows += records
-        self._closed_size += len(finished)
         self._cursor[partition] = start
         self._count[partition] = 0
+        return _PIECE.pack(partition, records, len(header) + len(content)), header, content
 
 
 class _Columns:
@@ -305,64 +308,3 @@ def _snappy(content: memoryview) -> bytes:
         block = memoryview(cramjam.snappy.compress_raw(content[start : start + _SNAPPY_BLOCK]))
         parts += [struct.pack(">i", len(block)), block]
     return b"".join(parts)
-
-
-def warm_records() -> None:
-    """Compile (or load) every kernel of this encoder: one device, one reading."""
-    one32 = np.zeros(1, np.int32)
-    one64 = np.zeros(1, np.int64)
-    name = _texts([b"a"])
-    directory = Directory(
-        device=name,
-        org=name,
-        site=name,
-        type=name,
-        org_of=one32,
-        site_of=one32,
-        type_of=one32,
-        enabled=np.ones(1, np.uint8),
-        series_start=np.array([0, 1], np.int64),
-        series_device=one32,
-        series_metric=one32,
-        series_unit=one32,
-        low=np.zeros(1),
-        high=np.zeros(1),
-        warn_low=np.zeros(1),
-        warn_high=np.zeros(1),
-        step=np.zeros(1),
-        interval_ns=one64,
-        profile=np.zeros(1, np.uint8),
-        series_enabled=np.ones(1, np.uint8),
-        metric=name,
-        unit=name,
-        unit_from=one32[:0],
-        unit_to=one32[:0],
-        unit_factor=np.zeros(0),
-        unit_shift=np.zeros(0),
-    )
-    batch = ReadingBatch(
-        n=1,
-        series=one32,
-        ts_ns=one64,
-        value=np.zeros(1),
-        seq=one64,
-        flags=np.zeros(1, np.uint16),
-        frame=one32,
-        text_off=one32,
-        text_len=np.ones(1, np.int16),
-        buffer=np.full(1, ord("0"), np.uint8),
-        arena=np.zeros(1, np.uint8),
-        connection=0,
-        received_ns=0,
-    )
-    scores = ScoreBatch(
-        n=1,
-        score=np.zeros(1, np.float32),
-        detector=np.zeros(1, np.uint8),
-        verdict=np.zeros(1, np.uint8),
-        expected=np.zeros(1, np.float32),
-        band=np.zeros(1, np.float32),
-    )
-    encoder = RecordEncoder(directory, 1, "none", 1_024)
-    encoder.append(batch, scores)
-    encoder.seal()

@@ -199,7 +199,7 @@ class Courier:
         self._add("kafka", deliver, sender.close)
 
     async def _add_influxdb(self) -> None:
-        from greenlang_iot.encode.lines import alert_line
+        from greenlang_iot.encode.alert_lines import alert_line
         from greenlang_iot.sinks.influx import InfluxSender
 
         sender = InfluxSender(self._settings.sinks.influxdb)
@@ -217,6 +217,9 @@ class Courier:
         lake = Lake(lake_folder(self._settings), self._settings.sinks.lake)
 
         async def deliver(items: list[dict[str, Any]]) -> None:
-            await lake.append_alerts(items)
+            await asyncio.to_thread(lake.append_alerts, items)
 
-        self._add("lake", deliver, lake.close)
+        async def close() -> None:
+            lake.close()
+
+        self._add("lake", deliver, close)
