@@ -12,7 +12,7 @@ LAYERS = (
     ("decode", "detect", "alerts", "encode", "acks"),
     ("mqtt", "sinks", "spool", "observe", "simulate"),
     ("pipeline",),
-    ("runtime",),
+    ("runtime", "bench"),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

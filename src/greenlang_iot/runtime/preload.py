@@ -4,7 +4,6 @@ Kernels are compiled (or loaded from the cache) here and nowhere else: a shard t
 leave a half-written cache entry behind, and a restarted one is ready in milliseconds.
 """
 
-import greenlang_iot.cli.main
 import greenlang_iot.runtime.shard  # noqa: F401
 from greenlang_iot.decode.warm import warm as warm_decode
 from greenlang_iot.detect.warm import warm as warm_detect

@@ -24,7 +24,10 @@ CHECK_EVERY = 0.1
 
 def start_forkserver() -> None:
     """Begin loading kernels in the background; shards are forked from there."""
-    multiprocessing.set_forkserver_preload(["greenlang_iot.runtime.preload"])
+    multiprocessing.set_forkserver_preload(
+        # The first is what a child would import as its main module.
+        ["greenlang_iot.cli.main", "greenlang_iot.runtime.preload"]
+    )
     from multiprocessing import forkserver
 
     forkserver.ensure_running()
