@@ -201,3 +201,12 @@ class SegmentLog:
             await self._group.close()
         finally:
             self._store.close()
+
+    def close_blocking(self) -> None:
+        """`close` for a log that was used without an event loop."""
+        if not self._closed:
+            self._closed = True
+            try:
+                self.flush()
+            finally:
+                self._store.close()

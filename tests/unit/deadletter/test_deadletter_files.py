@@ -136,7 +136,7 @@ async def test_a_failing_disk_settles_nothing_and_loses_nothing() -> None:
     await writer.durable(writer.submit([reject("d1")], 0))
     disk.failing = {"sync"}
     waiting = asyncio.ensure_future(writer.durable(writer.submit([reject("d2")], 0)))
-    while not writer.stats.failures:  # noqa: ASYNC110
+    while not writer.stats.failures:
         await asyncio.sleep(0)
     assert not waiting.done()
     disk.failing = set()

@@ -1,0 +1,87 @@
+"""`greenlang-iot query`: SQL over the lake."""
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_SHOWN = 200
+"""Rows that a table on the screen shows."""
+
+
+class Format(StrEnum):
+    """How rows are printed."""
+
+    table = "table"
+    json = "json"  # one object a line
+    csv = "csv"
+
+
+def query(
+    sql: Annotated[str, typer.Argument(help="One SELECT over readings, alerts, quality.")],
+    lake: Annotated[
+        Path | None, typer.Option(help="Folder of the lake; default: what the settings say.")
+    ] = None,
+    config: Annotated[
+        Path, typer.Option(help="Settings (YAML); the environment overrides it.")
+    ] = Path("config/iot-config.yaml"),
+    output: Annotated[
+        Format, typer.Option("--format", help="json: one object a line.")
+    ] = Format.table,
+) -> None:
+    """Ask the lake, also while the gateway runs. Reads only.
+
+    Example: greenlang-iot query "SELECT device, count(*) FROM readings GROUP BY ALL"
+    """
+    from greenlang_iot.sinks.lake_query import LakeReader
+
+    rows = LakeReader(lake if lake is not None else _configured(config)).query(sql)
+    if output is Format.json:
+        for row in rows.to_pylist():
+            sys.stdout.write(json.dumps(row, default=str, ensure_ascii=False) + "\n")
+    elif output is Format.csv:
+        _print_csv(rows)
+    else:
+        _print_table(rows)
+
+
+def _configured(config: Path) -> Path:
+    from greenlang_iot.settings.load import load
+
+    settings = load(config, os.environ).settings
+    return settings.sinks.lake.path or settings.data_dir / "lake"
+
+
+def _print_csv(rows: "pa.Table") -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(rows.column_names)
+    for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+        writer.writerow("" if cell is None else cell for cell in row)
+
+
+def _print_table(rows: "pa.Table") -> None:
+    import pyarrow as pa
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(header_style="bold")
+    for field in rows.schema:
+        number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        table.add_column(Text(field.name), justify="right" if number else "left")
+    shown = rows.slice(0, _SHOWN)
+    for row in zip(*(column.to_pylist() for column in shown.columns), strict=True):
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    console = Console()
+    console.print(table)
+    if rows.num_rows > _SHOWN:
+        console.print(f"{_SHOWN} of {rows.num_rows} rows; --format json or csv prints all")
