@@ -73,7 +73,7 @@ async def test_a_failing_disk_reports_nothing_durable_until_it_works() -> None:
     disk.failing = {"sync"}
     log = opened(Path("/log"), files=disk, max_pending=3 * (RECORD_SIZE + 10))
     waiting = asyncio.ensure_future(log.durable(log.append(bytes(10), 1)))
-    while not log.failures:  # noqa: ASYNC110
+    while not log.failures:
         await asyncio.sleep(0)
     assert not waiting.done()
     assert isinstance(log.last_error, OSError)
