@@ -17,7 +17,7 @@ SPIKE_SIZE = 15.0
 DRIFT_SIZE = 25.0
 DRIFT_STEPS = 30
 """A drift rises by DRIFT_SIZE within so many steps, and stays."""
-STUCK_STEPS = 25
+STUCK_STEPS = 30
 """A stuck sensor repeats its value at least so often, or no alert is expected."""
 AFTERMATH_STEPS = 10
 """A spike may still cause an alert so many steps later."""
@@ -151,7 +151,7 @@ def _drift(plan: FaultPlan, run: Run, device: int, rng: np.random.Generator) -> 
 
 
 def _stuck(plan: FaultPlan, run: Run, device: int, rng: np.random.Generator) -> None:
-    step = run.steps // 5
+    step = run.steps // 6
     if run.steps - step < STUCK_STEPS:
         return
     series = _steady_series(run, device, rng)

@@ -133,7 +133,7 @@ def test_anomalies_are_where_they_are_announced() -> None:
         elif kind == "drift":
             assert abs(inside[-1] - middle) > 2 * width
         else:
-            assert len(inside) >= 25
+            assert len(inside) >= 30
             assert len(set(inside)) == 1
 
 
