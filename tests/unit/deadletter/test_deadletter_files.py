@@ -19,8 +19,8 @@ from greenlang_iot.model.outcomes import DeadLetter, Refused
 from greenlang_iot.settings.model import DeadLetterSettings
 from greenlang_iot.sinks.deadletter import DeadLetterWriter, read_dead_letters
 
-SCHEMA = json.loads(
-    (Path(__file__).parents[3] / "docs" / "schemas" / "dead-letter-v1.json").read_text()
+SCHEMA = jsonschema.Draft202012Validator(
+    json.loads((Path(__file__).parents[3] / "docs/schemas/dead-letter-v1.json").read_text())
 )
 SECOND = 10**9
 
@@ -34,7 +34,7 @@ def reject(device: str = "d001", payload: bytes = b'{"value":"x"}', topic: bytes
     topic=st.binary(max_size=20),
     paths=st.lists(st.tuples(st.text(max_size=8), st.sampled_from(["malformed"])), min_size=1),
 )
-@settings(max_examples=80)
+@settings(max_examples=60, deadline=None)
 def test_messages_come_back_and_follow_the_schema(
     payload: bytes, topic: bytes, paths: list[tuple[str, str]]
 ) -> None:
@@ -43,18 +43,18 @@ def test_messages_come_back_and_follow_the_schema(
     assert b"\n" not in line
     assert decode(line) == letter
     assert (letter.payload, letter.ts_ns, letter.readings) == (payload, 17, 3)
-    jsonschema.validate(json.loads(line), SCHEMA)
+    SCHEMA.validate(json.loads(line))
 
 
 def test_lines_and_digests_follow_the_schema() -> None:
     (line,) = from_refused("influxdb", [Refused(b"m v=1 \xff", "too old", 2)], 5)
     digest = DeadLetter("digest", 5, answer="max_bytes", count=2, digest="0" * 64)
     for letter in (line, digest):
-        jsonschema.validate(json.loads(encode(letter)), SCHEMA)
+        SCHEMA.validate(json.loads(encode(letter)))
         assert decode(encode(letter)) == letter
     assert "payload_text" not in json.loads(encode(line))
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"v": 1, "kind": "message", "ts": 1}, SCHEMA)
+        SCHEMA.validate({"v": 1, "kind": "message", "ts": 1})
 
 
 @pytest.mark.parametrize("line", [b"", b"[]", b"{}", b'{"v":2}', b'{"v":1,"kind":"line"}'])

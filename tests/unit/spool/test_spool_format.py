@@ -58,7 +58,7 @@ def test_golden_file() -> None:
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8), st.data())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_a_torn_tail_ends_quietly(bodies: list[bytes], data: st.DataObject) -> None:
     whole = segment(bodies)
     cut = data.draw(st.integers(HEADER_SIZE, len(whole)))
@@ -71,7 +71,7 @@ def test_a_torn_tail_ends_quietly(bodies: list[bytes], data: st.DataObject) -> N
 
 
 @given(st.lists(st.binary(max_size=40), min_size=3, max_size=8), st.data())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_damage_is_skipped_and_reported(bodies: list[bytes], data: st.DataObject) -> None:
     whole = bytearray(segment(bodies))
     good = read(bytes(whole))

@@ -131,4 +131,4 @@ class LogMachine(RuleBasedStateMachine):
 
 
 TestLogMachine = LogMachine.TestCase
-TestLogMachine.settings = settings(max_examples=150, stateful_step_count=20, deadline=None)
+TestLogMachine.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)
