@@ -1,4 +1,4 @@
-"""Mosquitto for the proofs: the shipped configuration with TLS and ACLs, on free loopback ports."""
+"""A real Mosquitto for tests, on free loopback ports with its own configuration."""
 
 import re
 import shutil
@@ -7,27 +7,87 @@ import subprocess
 import time
 from pathlib import Path
 
-from greenlang_iot.simulate.ca import loopback
+from greenlang_iot.simulate.ca import Identity, loopback
 
+_START_TIMEOUT = 10.0
 SHIPPED = Path(__file__).resolve().parents[2] / "config" / "mosquitto"
 USERS = {"gateway": "gateway-secret", "operator": "operator-secret", "simulator": "sim-secret"}
 
 
 def missing() -> str | None:
-    """Why it cannot run here; None where it can."""
-    if shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None:
-        return "mosquitto is not installed (make services)"
+    """Why no Mosquitto can be started here, or None."""
+    if _command() is None:
+        return "Mosquitto is missing: apt-get install mosquitto"
     return None
 
 
+class MosquittoServer:
+    """One broker process with a plain listener, and with `identity` one for TLS.
+
+    client_ca: the TLS listener lets in only clients with a certificate of this CA.
+    """
+
+    def __init__(
+        self, folder: Path, identity: Identity | None = None, *, client_ca: Path | None = None
+    ) -> None:
+        self.port, self.tls_port = _free_port(), _free_port()
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [
+            "per_listener_settings false",
+            "allow_anonymous true",
+            "max_inflight_messages 0",
+            "max_queued_messages 0",
+            "persistence true",
+            f"persistence_location {folder}/",
+            # as root Mosquitto changes to this user, who could not read the folder
+            "user root",
+            f"listener {self.port} 127.0.0.1",
+        ]
+        if identity is not None:
+            lines += [
+                f"listener {self.tls_port} 127.0.0.1",
+                f"certfile {identity.cert_file}",
+                f"keyfile {identity.key_file}",
+                "tls_version tlsv1.2",
+            ]
+            if client_ca is not None:
+                lines += [f"cafile {client_ca}", "require_certificate true"]
+        (folder / "mosquitto.conf").write_text("\n".join(lines) + "\n")
+        self.start()
+
+    def start(self) -> None:
+        """Start it (again); returns when it listens."""
+        command = _command()
+        assert command is not None
+        with (self._folder / "mosquitto.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [command, "-c", self._folder / "mosquitto.conf"], stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + _START_TIMEOUT
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 0.2).close()
+                return
+            except OSError:
+                time.sleep(0.02)
+        self.stop()
+        log_text = (self._folder / "mosquitto.log").read_text()
+        raise RuntimeError(f"Mosquitto did not start: {log_text[-2_000:]}")
+
+    def stop(self) -> None:
+        """Stop it; what its sessions hold is on disk."""
+        self._process.terminate()
+        self._process.wait(10)
+
+
 class Mosquitto:
-    """One broker process. ca_file: for clients. port: TLS."""
+    """The shipped configuration, with TLS, logins and ACLs. ca_file: for clients. port: TLS."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ca_file, identity = loopback(folder / "tls")
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            self.port = taken.getsockname()[1]
+        self.port = _free_port()
         text = (SHIPPED / "mosquitto.conf").read_text()
         for key, value in {
             "persistence_location": f"{folder}/",
@@ -56,7 +116,7 @@ class Mosquitto:
         return self.folder / f"{user}.pw"
 
     def start(self) -> None:
-        binary = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
+        binary = _command()
         assert binary is not None
         with (self.folder / "mosquitto.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -77,3 +137,14 @@ class Mosquitto:
             self._process.terminate()
             self._process.wait(10)
             self._process = None
+
+
+def _command() -> str | None:
+    return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port

@@ -53,7 +53,8 @@ class Site:
         self.kafka: KafkaServer = start_kafka(_made(folder / "kafka"))
         self.registry = folder / "fleet.json"
         common = {"--devices": DEVICES, "--seed": SEED, "--replay": "waterflow"}
-        finished(simulate({**common, "--seconds": 0, "--registry-out": self.registry}), 60)
+        writer = simulate({**common, "--seconds": 0, "--registry-out": self.registry})
+        assert writer.wait(60) == 0
         self.settings = self._settings()
         self.gateway: GatewayProcess | None = None
         self._common = common
@@ -246,8 +247,8 @@ def test_everything_published_is_in_both_sinks(site: Site) -> None:
     assert summary["received_messages"] == summary["acked"] == counts["published"]
     assert in_kafka.repeated == 0
     # what was injected was alerted; how many were missed or false is reported by `check`
-    assert in_kafka.anomalies > 10
-    assert in_kafka.missed <= in_kafka.anomalies * 0.1
+    assert in_kafka.anomalies >= 5
+    assert in_kafka.missed <= 1
     assert in_kafka.false_alerts <= DEVICES * 0.05
 
     # every record's partition is another client's choice for its key
