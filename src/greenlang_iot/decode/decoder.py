@@ -15,7 +15,8 @@ from greenlang_iot.model.flags import CLOCK_SUSPECT, FRAME_RETAIN, RETAINED
 from greenlang_iot.model.reasons import Reason
 from greenlang_iot.settings.model import LimitSettings
 
-_INT64 = np.iinfo(np.int64)
+_EARLIEST, _LATEST = -(2**63), 2**63 - 1
+_NO_TEXTS = Rows().texts()
 
 
 class Decoder:
@@ -37,6 +38,9 @@ class Decoder:
     ) -> None:
         self.directory = directory
         self._limits = limits
+        self._max_age_ns = int(limits.max_age * 1e9)
+        self._max_future_ns = int(limits.max_future * 1e9)
+        self._receive_time = limits.missing_ts == "receive_time"
         self._template = TopicTemplate(topic_template)
         self._fast = fast
         accept = limits.unknown_devices == "accept"
@@ -79,16 +83,18 @@ class Decoder:
         window = self._window(frames, now_ns, clock_suspect)
         base = CLOCK_SUSPECT if clock_suspect else 0
         columns, rest = self._scan(frames, window, base)
-        rows = Rows()
         rejects: list[Reject] = []
+        arena = _NO_TEXTS
         if len(rest):
+            rows = Rows()
             rejects = self._general(frames, rest.tolist(), window, base, rows)
             columns = merged(columns, rows.columns())
+            arena = rows.texts()
         readings = ReadingBatch(
             n=len(columns["series"]),
             **columns,
             buffer=frames.buffer,
-            arena=rows.texts(),
+            arena=arena,
             connection=frames.connection,
             received_ns=frames.received_ns,
         )
@@ -97,16 +103,14 @@ class Decoder:
 
     def _scan(self, frames: FrameBatch, window: Window, base: int) -> tuple[Columns, I32]:
         """The rows of the fast path, and the numbers of the frames that it left."""
-        payload_bytes = int(np.sum(frames.payload_len[: frames.n], dtype=np.int64))
-        room = frames.n + payload_bytes // 5  # `"":1,` is the shortest reading of a values object
+        # `"":1,` is the shortest reading of a values object. Pages not written to cost nothing.
+        room = frames.n + len(frames.buffer) // 5
         if len(self._columns["series"]) < room:
-            self._columns = {name: np.empty(2 * room, dtype) for name, dtype in DTYPES.items()}
+            self._columns = {name: np.empty(room, dtype) for name, dtype in DTYPES.items()}
         tables, limits = self._tables, self._limits
         if not self._fast:
-            self._rest[: frames.n] = np.arange(frames.n)
-            return {name: column[:0] for name, column in self._columns.items()}, self._rest[
-                : frames.n
-            ]
+            everything: I32 = np.arange(frames.n, dtype=np.int32)
+            return {name: column[:0] for name, column in self._columns.items()}, everything
         n, left = scan(
             frames.n,
             frames.buffer,
@@ -133,15 +137,13 @@ class Decoder:
         return {name: column[:n] for name, column in self._columns.items()}, self._rest[:left]
 
     def _window(self, frames: FrameBatch, now_ns: int, clock_suspect: bool) -> Window:
-        limits = self._limits
-        receive_ns = frames.received_ns or now_ns
-        window = Window(
-            _INT64.min, _INT64.max, receive_ns if limits.missing_ts == "receive_time" else None
-        )
+        window = Window(_EARLIEST, _LATEST, None)
+        if self._receive_time:
+            window.receive_ns = frames.received_ns or now_ns
         if not clock_suspect:
-            window.newest_ns = min(now_ns + int(limits.max_future * 1e9), _INT64.max)
-            if limits.max_age:
-                window.oldest_ns = max(now_ns - int(limits.max_age * 1e9), _INT64.min)
+            window.newest_ns = min(now_ns + self._max_future_ns, _LATEST)
+            if self._max_age_ns:
+                window.oldest_ns = max(now_ns - self._max_age_ns, _EARLIEST)
         return window
 
     def _general(

@@ -27,7 +27,7 @@ from greenlang_iot.decode.kernels_topics import same_bytes
 from greenlang_iot.decode.kernels_words import load8, load64, signed
 from greenlang_iot.model.batches import F64, I16, I32, I64, U8, U16, U64
 from greenlang_iot.model.flags import FRAME_RETAIN, HAS_SEQ, RETAINED
-from greenlang_iot.model.jit import kernel, leaf
+from greenlang_iot.model.jit import fused, kernel, leaf
 
 _TS, _METRIC, _VALUE, _UNIT, _SEQ, _VALUES = 1, 2, 4, 8, 16, 32
 
@@ -57,7 +57,7 @@ LINE = 8
 METRIC_TEXT, UNIT_TEXT, LOW, HIGH = 0, 3, 6, 7
 
 
-@leaf
+@fused
 def _key(buffer: U8, i: int) -> tuple[int, int]:
     """(which key begins at `i`, its length with the closing quote); (0, 0) for any other."""
     word = load64(buffer, i)
@@ -113,7 +113,7 @@ def _values(buffer: U8, i: int, end: int, fields: I64, numbers: F64) -> tuple[in
     return -1, 0
 
 
-@leaf
+@fused
 def _text(buffer: U8, i: int, end: int, fields: I64, field: int) -> int:
     """Position behind the string at `i`, whose place is written to `fields[field:field + 2]`, or −1."""
     if load8(buffer, i) != 34:
@@ -124,7 +124,7 @@ def _text(buffer: U8, i: int, end: int, fields: I64, field: int) -> int:
     return -1 if stop < 0 else stop + 1
 
 
-@leaf
+@fused
 def _number_member(buffer: U8, i: int, end: int, key: int, fields: I64, numbers: F64) -> int:
     """Position behind the number of a `ts`, `value` or `seq`, or −1."""
     stop, mantissa, exponent, real, negative = number(buffer, i, end)
@@ -142,7 +142,7 @@ def _number_member(buffer: U8, i: int, end: int, key: int, fields: I64, numbers:
     return -1 if real or negative else stop
 
 
-@leaf
+@fused
 def _message(buffer: U8, i: int, end: int, fields: I64, numbers: F64) -> int:
     """The number of readings in one payload, or −1 where it is for the general path."""
     seen = 0
@@ -190,7 +190,7 @@ def _message(buffer: U8, i: int, end: int, fields: I64, numbers: F64) -> int:
     return count if kind == _VALUES or kind & ~_UNIT == _METRIC | _VALUE else -1
 
 
-@leaf
+@fused
 def _head(buffer: U8, at: int, length: int) -> np.uint64:
     """The first 8 bytes of a text, zeros behind the end of a shorter one."""
     word = load64(buffer, at)
@@ -199,7 +199,7 @@ def _head(buffer: U8, at: int, length: int) -> np.uint64:
     return word & (_ALL >> (_64 - np.uint64(8 * length))) if length > 0 else np.uint64(0)
 
 
-@leaf
+@fused
 def _same_text(buffer: U8, at: int, length: int, lines: U64, word: int, blob: U8) -> bool:
     """Whether `buffer[at:at + length]` is the text whose head, length and start are at `word`."""
     if lines[word] != _head(buffer, at, length) or lines[word + 1] != np.uint64(length):
@@ -207,7 +207,7 @@ def _same_text(buffer: U8, at: int, length: int, lines: U64, word: int, blob: U8
     return length <= 8 or same_bytes(buffer, at + 8, blob, signed(lines[word + 2]) + 8, length - 8)
 
 
-@leaf
+@fused
 def _find_series(
     buffer: U8, count: int, first: int, last: int, fields: I64, numbers: F64,
     lines: U64, bounds: F64, blob: U8,

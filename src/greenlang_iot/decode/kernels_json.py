@@ -8,7 +8,7 @@ import numpy as np
 
 from greenlang_iot.decode.kernels_words import load8, load64, signed, trailing_zeros
 from greenlang_iot.model.batches import U8
-from greenlang_iot.model.jit import leaf
+from greenlang_iot.model.jit import fused, leaf
 
 _LOW7 = np.uint64(0x7F7F_7F7F_7F7F_7F7F)
 _HIGH1 = np.uint64(0x8080_8080_8080_8080)
@@ -46,18 +46,17 @@ _64 = np.uint64(64)
 _LARGEST_EXPONENT = 200  # a number of at most 19 digits stays finite below it
 
 
-@leaf
+@fused
 def skip_space(buffer: U8, i: int, end: int) -> int:
     """The first position from `i` on that is not insignificant whitespace (`end` at most)."""
-    while i < end:
+    while True:
         c = load8(buffer, i)
-        if c > 32 or not (c == 32 or c == 10 or c == 13 or c == 9):
-            break
+        if c > 32 or i >= end or not (c == 32 or c == 10 or c == 13 or c == 9):
+            return i
         i += 1
-    return i
 
 
-@leaf
+@fused
 def text_end(buffer: U8, i: int, end: int, refuse: np.uint64) -> int:
     """Position of the closing quote of a string without escapes whose first character is at `i`."""
     while i < end:
@@ -74,7 +73,7 @@ def text_end(buffer: U8, i: int, end: int, refuse: np.uint64) -> int:
     return -1
 
 
-@leaf
+@fused
 def digits8(buffer: U8, i: int) -> tuple[int, int]:
     """(how many of the 8 bytes at `i` are digits before the first other one, their value)."""
     x = load64(buffer, i) ^ _ZEROS
@@ -88,7 +87,7 @@ def digits8(buffer: U8, i: int) -> tuple[int, int]:
     return n, signed((fours & _WORD4) * _TEN4 + (fours >> _32))
 
 
-@leaf
+@fused
 def digits(buffer: U8, i: int) -> tuple[int, int]:
     """(how many digits from `i` on, their value); more than 24 count as 24.
 
@@ -106,7 +105,7 @@ def digits(buffer: U8, i: int) -> tuple[int, int]:
     return n, value
 
 
-@leaf
+@fused
 def number(buffer: U8, i: int, end: int) -> tuple[int, int, int, bool, bool]:
     """(position, mantissa, exponent of ten, has a fraction or exponent, is negative).
 
@@ -153,7 +152,7 @@ def _exponent(buffer: U8, i: int, end: int) -> tuple[int, int]:
     return (i + n, sign * power) if 0 < n <= 3 else (-1, 0)
 
 
-@leaf
+@fused
 def to_float(mantissa: int, exponent: int, real: bool, negative: bool) -> tuple[bool, float]:
     """(whether it can be converted here, the nearest float64), as Clinger's fast path does.
 
@@ -188,7 +187,7 @@ def skip_scalar(buffer: U8, i: int, end: int) -> int:
     return i + 4 if word in (_NULL, _TRUE) else -1
 
 
-@leaf
+@fused
 def epoch_ns(mantissa: int, exponent: int, real: bool, negative: bool) -> int:
     """An epoch time's unit follows from its magnitude (see `timestamps`); ns, or −1."""
     if negative:
@@ -218,7 +217,7 @@ _SIXES = np.uint64(0x0606_0606_0606_0606)  # added to a byte below 16 it reaches
 _HIGH4 = np.uint64(0xF0F0_F0F0_F0F0_F0F0)
 
 
-@leaf
+@fused
 def _pairs(word: np.uint64, digits: np.uint64, shape: np.uint64) -> tuple[bool, np.uint64]:
     """(whether `word` has digits and separators as in `shape`, ten × each byte + the next)."""
     x = word ^ shape
@@ -227,12 +226,12 @@ def _pairs(word: np.uint64, digits: np.uint64, shape: np.uint64) -> tuple[bool, 
     return True, x * _TEN + (x >> _8)
 
 
-@leaf
+@fused
 def _byte(word: np.uint64, number: int) -> int:
     return signed((word >> np.uint64(8 * number)) & _BYTE)
 
 
-@leaf
+@fused
 def _days(year: int, month: int, day: int) -> int:
     """Days since 1970 of a date from 1970 to 2261, or −1 where there is no such date."""
     leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
@@ -246,16 +245,16 @@ def _days(year: int, month: int, day: int) -> int:
     return y * 365 + y // 4 - y // 100 + y // 400 + (153 * m + 2) // 5 + day - 719_469
 
 
-@leaf
+@fused
 def iso_ns(buffer: U8, i: int) -> tuple[int, int]:
     """(position behind the closing quote, ns since 1970) of an ISO 8601 time with `T` from 1970 on."""
     good1, a = _pairs(load64(buffer, i), _D1, _S1)
     good2, b = _pairs(load64(buffer, i + 8), _D2, _S2)
-    good3, c = _pairs(load64(buffer, i + 16) & _24BITS, _D3, _S3)
+    good3, s = _pairs(load64(buffer, i + 16) & _24BITS, _D3, _S3)
     if not (good1 and good2 and good3):
         return -1, 0
     days = _days(_byte(a, 0) * 100 + _byte(a, 2), _byte(a, 5), _byte(b, 0))
-    hour, minute, second = _byte(b, 3), _byte(b, 6), _byte(c, 1)
+    hour, minute, second = _byte(b, 3), _byte(b, 6), _byte(s, 1)
     if days < 0 or hour > 23 or minute > 59 or second > 59:
         return -1, 0
     seconds = days * 86_400 + hour * 3600 + minute * 60 + second

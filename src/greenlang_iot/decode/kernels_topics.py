@@ -8,7 +8,7 @@ import numpy as np
 
 from greenlang_iot.decode.kernels_words import load64, signed
 from greenlang_iot.model.batches import I32, I64, U8, U64
-from greenlang_iot.model.jit import kernel, leaf
+from greenlang_iot.model.jit import fused, kernel
 
 _LOW = np.uint64(0xFFFF_FFFF)
 _HIGH = np.uint64(0xFFFF_FFFF_0000_0000)
@@ -20,7 +20,7 @@ _29 = np.uint64(29)
 _35 = np.uint64(35)
 
 
-@leaf
+@fused
 def hash_bytes(buffer: U8, at: int, length: int, key: np.uint64) -> np.uint64:
     """Keyed hash of `buffer[at:at + length]`; reads up to 8 bytes beyond.
 
@@ -39,7 +39,7 @@ def hash_bytes(buffer: U8, at: int, length: int, key: np.uint64) -> np.uint64:
     return ((h & _LOW) * (_MIX >> _32)) ^ ((h >> _32) * (_MIX & _LOW)) ^ h
 
 
-@leaf
+@fused
 def same_bytes(a: U8, a_at: int, b: U8, b_at: int, length: int) -> bool:
     """Whether two regions hold the same bytes; reads up to 8 bytes beyond either."""
     done = 0
@@ -53,7 +53,7 @@ def same_bytes(a: U8, a_at: int, b: U8, b_at: int, length: int) -> bool:
     return bool((differ << (_64 - np.uint64(8 * (length - done)))) == np.uint64(0))
 
 
-@leaf
+@fused
 def find_topic(
     buffer: U8, at: int, length: int, slots: U64, blob: U8, off: I64, key: np.uint64
 ) -> int:

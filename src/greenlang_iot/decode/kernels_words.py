@@ -12,7 +12,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 from greenlang_iot.model.batches import U8
-from greenlang_iot.model.jit import leaf
+from greenlang_iot.model.jit import fused
 
 
 def load8(buffer: U8, at: int) -> int:
@@ -83,7 +83,7 @@ overload(load64, inline="never")(_compile_load64)
 overload(trailing_zeros, inline="never")(_compile_trailing_zeros)
 
 
-@leaf
+@fused
 def signed(word: np.uint64) -> int:
     """A word below 2⁶³ as int64 (numba would make float64 of uint64 and int64 where branches meet)."""
     return np.int64(word)  # type: ignore[return-value]

@@ -58,8 +58,8 @@ class Rows:
         }
 
     def texts(self) -> U8:
-        """The arena, readable for SLACK bytes beyond its last text."""
-        return np.frombuffer(bytes(self.arena) + bytes(SLACK), np.uint8)
+        """The arena (writable, as every array that kernels see), with SLACK bytes behind its last text."""
+        return np.frombuffer(self.arena + bytes(SLACK), np.uint8)
 
 
 def merged(fast: Columns, general: Columns) -> Columns:
