@@ -10,7 +10,7 @@ import numpy as np
 from greenlang_iot.encode.kernels_copy import copy_bytes
 from greenlang_iot.model.batches import F32, I16, I32, I64, U8, U16
 from greenlang_iot.model.flags import DUPLICATE, HAS_SEQ, TEXT_IN_ARENA
-from greenlang_iot.model.jit import inlined, kernel
+from greenlang_iot.model.jit import kernel, leaf
 
 HEADER = 61
 """Bytes of a record batch before its first record."""
@@ -18,6 +18,7 @@ HEADER = 61
 SCORE_TEXT = 8
 """Bytes of a score: `0.dddddd` or `1.000000`."""
 
+_LN10 = float(np.log(10.0))  # exp takes half the time of a power of ten
 _PAIRS = np.frombuffer("".join(f"{i:02d}" for i in range(100)).encode(), np.uint8)
 _VALUE = np.frombuffer(b',"value":', np.uint8)
 _SEQ = np.frombuffer(b',"seq":', np.uint8)
@@ -25,12 +26,12 @@ _SCORE = np.frombuffer(b',"score":', np.uint8)
 _FIXED = len(_VALUE) + len(_SCORE) + SCORE_TEXT
 
 
-@inlined
+@leaf
 def _zigzag(value: int) -> int:
     return (value << 1) ^ (value >> 63)
 
 
-@inlined
+@leaf
 def _varint_size(value: int) -> int:
     """Bytes of the varint of an already zigzagged value ≥ 0."""
     size = 1
@@ -40,7 +41,7 @@ def _varint_size(value: int) -> int:
     return size
 
 
-@inlined
+@leaf
 def _put_varint(out: U8, pos: int, value: int) -> int:
     while value > 127:
         out[pos] = (value & 127) | 128
@@ -50,7 +51,7 @@ def _put_varint(out: U8, pos: int, value: int) -> int:
     return pos + 1
 
 
-@inlined
+@leaf
 def _int_size(value: int) -> int:
     """Characters of a decimal integer."""
     size = 1
@@ -65,7 +66,7 @@ def _int_size(value: int) -> int:
     return size
 
 
-@inlined
+@leaf
 def _put_digits(out: U8, pos: int, value: int, digits: int) -> None:
     """`value` ≥ 0 right-aligned in `digits` characters, with leading zeros."""
     target = out[pos : pos + digits]
@@ -81,7 +82,7 @@ def _put_digits(out: U8, pos: int, value: int, digits: int) -> None:
         target[0] = 48 + value
 
 
-@inlined
+@leaf
 def _put_int(out: U8, pos: int, value: int, size: int) -> int:
     if value < 0:
         out[pos] = 45
@@ -265,7 +266,7 @@ def append_records(
             pos = copy_bytes(_SEQ, 0, len(_SEQ), out, pos)
             pos = _put_int(out, pos, int(seq[row]), seq_size)
         pos = copy_bytes(_SCORE, 0, len(_SCORE), out, pos)
-        millionths = int(np.floor((1.0 - 10.0 ** -float(score[row])) * 1e6 + 0.5))
+        millionths = int(np.floor((1.0 - np.exp(-_LN10 * float(score[row]))) * 1e6 + 0.5))
         out[pos] = 48 + millionths // 1_000_000
         out[pos + 1] = 46
         _put_digits(out, pos + 2, millionths % 1_000_000, 6)
