@@ -116,8 +116,8 @@ class Link(asyncio.BufferedProtocol):
             self._linger_timer = self._loop.call_later(self._linger, self._process)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self._ending and self._session.qos == 0:
-            self._process()  # at QoS 1 the broker sends again what was not handed over
+        if not self._ending:
+            self._process()  # the last bytes may be a DISCONNECT that says why
         for timer in (self._linger_timer, self._tick_timer, self._cut_timer):
             if timer is not None:
                 timer.cancel()

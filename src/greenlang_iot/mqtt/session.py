@@ -87,7 +87,7 @@ class Session:
         self._broker = broker
         self._client_id = client_id
         self._filters = list(filters)
-        self.qos = qos
+        self._qos = qos
         self._next_number = next_number
         self._retire = retire
         self._asked: dict[int, list[str]] = {}  # filters by packet id of unanswered (UN)SUBSCRIBEs
@@ -272,7 +272,7 @@ class Session:
                 wanted = [
                     mqtt5.TopicFilter(
                         pattern,
-                        max_qos=mqtt5.QoS(self.qos),
+                        max_qos=mqtt5.QoS(self._qos),
                         retain_as_published=True,
                         retain_handling=mqtt5.RetainHandling.SEND_NEVER,
                     )
@@ -308,9 +308,9 @@ class Session:
                 self._refused += 1
                 why = words.subscription_refusal(code)
                 self.problems.append(f"the broker refused to subscribe {pattern}: {why}")
-            elif code.value < self.qos:
+            elif code.value < self._qos:
                 self.problems.append(
-                    f"the broker granted QoS {code.value} for {pattern}, not {self.qos}: "
+                    f"the broker granted QoS {code.value} for {pattern}, not {self._qos}: "
                     "messages can be lost"
                 )
         if self._refused == len(self._filters):

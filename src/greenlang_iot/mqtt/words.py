@@ -1,4 +1,6 @@
-"""What a broker's reason codes (by the names of the MQTT 5 specification) mean and what to do about them, as MqttError.
+"""What ended a connection and what to do about it, as MqttError.
+
+Reason codes go by their names in the MQTT 5 specification.
 
 An error is retryable unless trying again with the same settings cannot help.
 """
@@ -123,7 +125,11 @@ def no_connection(host: str, port: int, error: OSError) -> MqttError:
 def lost_connection(error: Exception | None) -> MqttError:
     """The broker closed the connection without a word of MQTT."""
     if error is None:
-        return MqttError("the broker closed the connection", reason="connection_lost")
+        return MqttError(
+            "the broker closed the connection and did not say why (if that repeats, another "
+            "client may use the same client id)",
+            reason="connection_lost",
+        )
     reason, why = _network(error, "the broker")
     return MqttError(f"the connection was lost: {why}", reason=reason)
 

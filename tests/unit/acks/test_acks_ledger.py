@@ -232,5 +232,5 @@ class LedgerMachine(RuleBasedStateMachine):
             assert self.ledger.oldest(sink) == (waiting[0] if waiting else None)
 
 
-LedgerMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+LedgerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 test_ledger_like_a_naive_model = LedgerMachine.TestCase

@@ -43,7 +43,6 @@ def connect(
     handler: Recorder,
     *,
     batch: BatchSettings | None = None,
-    qos: int = 1,
     retire: bool = False,
     **broker: object,
 ) -> Connection:
@@ -52,7 +51,7 @@ def connect(
         BrokerSettings.model_validate({"port": port} | broker),
         "gw-0-0",
         ["greenlang/#"],
-        qos,
+        1,
         batch or BatchSettings(linger=0.001),
         handler,
         lambda: next(numbers),
@@ -351,18 +350,19 @@ async def test_a_handler_that_fails_ends_run() -> None:
         assert handler.down == [(1, "closed")]
 
 
-async def test_at_qos_0_what_came_before_the_end_is_handed_over() -> None:
+async def test_what_came_before_the_end_counts_and_so_does_its_reason() -> None:
     handler = Recorder()
-    async with fake_broker() as broker:
-        batch = BatchSettings(linger=1.0)
-        async with running(connect(broker.port, handler, qos=0, batch=batch)):
-            peer = await broker.peer()
-            await peer.accept()
-            await handler.until(up=1)
-            peer.send(publish(b"t", b"x"))
-            peer.close()
-            await handler.until(down=1)
-            assert len(handler.rows) == 1
+    batch = BatchSettings(linger=1.0)
+    async with fake_broker() as broker, running(connect(broker.port, handler, batch=batch)) as task:
+        peer = await broker.peer()
+        await peer.accept()
+        await handler.until(up=1)
+        peer.send(publish(b"t", b"x", 1), b"\xe0\x02\x8e\x00")
+        peer.close()
+        with pytest.raises(MqttError, match="same client id"):
+            await task
+        assert len(handler.rows) == 1
+        assert handler.down == [(1, "session_taken_over")]
 
 
 async def test_retire_unsubscribes_drains_and_ends_the_session() -> None:
