@@ -27,7 +27,7 @@ class GatewayProcess:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "greenlang_iot.cli.main", "run"]
+        command = [sys.executable, "-m", "greenlang_iot", "run"]
         command += ["--config", str(self._config), "--devices-file", str(self._registry)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -48,7 +48,7 @@ class GatewayProcess:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
             return answer.read().decode()
 
-    def wait_ready(self, timeout: float = 60.0) -> None:
+    def wait_ready(self, timeout: float = 180.0) -> None:
         self.wait(lambda: self.get("/readyz")[0] == 200, timeout, "ready")
 
     def wait(self, condition: Any, timeout: float, what: str) -> None:
@@ -111,7 +111,7 @@ def simulate(arguments: dict[str, object]) -> "subprocess.Popen[str]":
     """`greenlang-iot simulate` in the background; its last stdout line is JSON."""
     given = [str(part) for pair in arguments.items() for part in pair]
     return subprocess.Popen(
-        [sys.executable, "-m", "greenlang_iot.cli.main", "simulate", *given, "--summary", "json"],
+        [sys.executable, "-m", "greenlang_iot", "simulate", *given, "--summary", "json"],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ.copy(),

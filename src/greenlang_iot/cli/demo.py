@@ -179,7 +179,7 @@ def _start_fleet(
         "--summary": "json",
     }
     given = [str(part) for pair in options_given.items() for part in pair]
-    return _start(["-m", "greenlang_iot.cli.main", "simulate", *given])
+    return _start(["-m", "greenlang_iot", "simulate", *given])
 
 
 async def _until_published(
@@ -223,13 +223,12 @@ def _reconcile(settings: "Settings", manifest_path: Path, stopped_ns: int) -> "R
     from greenlang_iot.simulate.manifest import read
     from greenlang_iot.simulate.reconcile import reconcile
     from greenlang_iot.sinks.deadletter import read_dead_letters
-    from greenlang_iot.sinks.lake import Lake
 
     manifest = read(manifest_path)
     # Ctrl-C: what was to go wrong later never happened.
     manifest.expected = [e for e in manifest.expected if e.to_ns <= stopped_ns]
     manifest.header.end_ns = min(manifest.header.end_ns, stopped_ns)
-    lake = Lake(lake_folder(settings), settings.sinks.lake)
+    lake = lake_folder(settings)
     return reconcile(
         manifest,
         read_readings(lake),

@@ -163,7 +163,10 @@ class Gateway:
         lake = Lake(lake_folder(self.settings), settings)
         while True:
             await asyncio.sleep(settings.compact_every)
-            await asyncio.to_thread(lake.compact, time.time_ns())
+            try:
+                await asyncio.to_thread(lake.compact, time.time_ns())
+            except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
+                log.error("the lake was not compacted; its log keeps the data", why=str(error))
 
 
 class _InstanceLock:

@@ -145,4 +145,5 @@ class SinkFactory:
             segment_bytes=spool.segment_bytes,
             max_bytes=spool.max_bytes,
             fsync_every=spool.fsync_every,
+            max_age=spool.max_age,
         )

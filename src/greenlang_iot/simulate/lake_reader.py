@@ -1,21 +1,24 @@
 """Reads a lake back for a reconciliation, by SQL like any other reader."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from greenlang_iot.simulate.manifest import Reading
 from greenlang_iot.simulate.reconcile import FoundAlert
-from greenlang_iot.sinks.lake import Lake
+from greenlang_iot.sinks.lake_query import LakeReader
 
 
-def read_readings(lake: Lake) -> Iterator[Reading]:
-    """Every reading of the lake, once per identity."""
-    rows = lake.query("SELECT device, metric, epoch_ns(ts), value, seq FROM readings")
-    for device, metric, ts_ns, value, seq in rows:
-        yield Reading(device, metric, ts_ns, value, seq)
+def read_readings(lake: Path) -> Iterator[Reading]:
+    """Every reading of the lake in this folder, once per identity."""
+    rows = LakeReader(lake).query("SELECT device, metric, ts, value, seq FROM readings")
+    columns = [rows.column(i).to_pylist() for i in range(5)]
+    yield from map(Reading, *columns)
 
 
-def read_alerts(lake: Lake) -> Iterator[FoundAlert]:
+def read_alerts(lake: Path) -> Iterator[FoundAlert]:
     """Every alert that opened."""
-    rows = lake.query("SELECT device, metric, rule, opened FROM alerts WHERE state = 'open'")
-    for device, metric, rule, opened_ns in rows:
-        yield FoundAlert(device, metric, rule, opened_ns)
+    rows = LakeReader(lake).query(
+        "SELECT DISTINCT ON (alert_id) device, metric, rule, opened FROM alerts WHERE state = 'open'"
+    )
+    columns = [rows.column(i).to_pylist() for i in range(4)]
+    yield from map(FoundAlert, *columns)
