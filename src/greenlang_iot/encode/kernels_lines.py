@@ -9,7 +9,7 @@ import numpy as np
 
 from greenlang_iot.model.batches import F32, I16, I32, I64, U8, U16, U64
 from greenlang_iot.model.flags import DUPLICATE, HAS_SEQ, SUSPECT, TEXT_IN_ARENA
-from greenlang_iot.model.jit import kernel, leaf
+from greenlang_iot.model.jit import fused, kernel
 
 COMMA, EQUALS, SPACE, NEWLINE, MINUS, ZERO, DOT = 44, 61, 32, 10, 45, 48, 46
 ROOM = 64
@@ -17,7 +17,7 @@ ROOM = 64
 SCORE_TEXT = np.frombuffer(b"_score=", np.uint8)
 
 
-@leaf
+@fused
 def _put_word(word: np.uint64, out: U8, at: int) -> None:
     """Eight bytes, the least significant first (LLVM makes one store of them)."""
     a = np.uint64(at)
@@ -31,7 +31,7 @@ def _put_word(word: np.uint64, out: U8, at: int) -> None:
     out[a + np.uint64(7)] = word >> np.uint64(56)
 
 
-@leaf
+@fused
 def _word(source: U8, off: int) -> np.uint64:
     """Eight bytes as a word (LLVM makes one load of them)."""
     a = np.uint64(off)
@@ -47,14 +47,14 @@ def _word(source: U8, off: int) -> np.uint64:
     )
 
 
-@leaf
+@fused
 def _put_text(words: U64, off: int, length: int, out: U8, at: int) -> int:
     for i in range((length + 7) >> 3):
         _put_word(words[off + i], out, at + 8 * i)
     return at + length
 
 
-@leaf
+@fused
 def _put_value(source: U8, off: int, length: int, out: U8, at: int) -> int:
     if length <= 8 and off + 8 <= len(source):
         _put_word(_word(source, off), out, at)
@@ -64,7 +64,7 @@ def _put_value(source: U8, off: int, length: int, out: U8, at: int) -> int:
     return at + length
 
 
-@leaf
+@fused
 def _put_eight_digits(number: int, out: U8, at: int) -> int:
     """`number` < 10**8, zero padded: halves of 4, 2 and 1 digits side by side in one word."""
     u = np.uint64(number)
@@ -78,7 +78,7 @@ def _put_eight_digits(number: int, out: U8, at: int) -> int:
     return at + 8
 
 
-@leaf
+@fused
 def _put_integer(number: int, out: U8, at: int) -> int:
     """`number` in decimal (not below −2**63 + 1)."""
     if number < 0:
@@ -106,10 +106,10 @@ def _put_integer(number: int, out: U8, at: int) -> int:
     return at + digits
 
 
-@leaf
+@fused
 def _put_score(score: float, out: U8, at: int) -> int:
     """`_score=` and `1 − 10**−score` with six decimals."""
-    millionths = int((1.0 - 10.0**-score) * 1e6 + 0.5)
+    millionths = int((1.0 - 10.0 ** -np.float64(score)) * 1e6 + 0.5)
     for i in range(len(SCORE_TEXT)):
         out[at + i] = SCORE_TEXT[i]
     at += len(SCORE_TEXT)
@@ -121,14 +121,14 @@ def _put_score(score: float, out: U8, at: int) -> int:
     return at + 8
 
 
-@leaf
+@fused
 def _stamp(row: int, ts_ns: I64, seq: I64, flags: U16, tiebreak: int) -> int:
     if tiebreak and flags[row] & HAS_SEQ:
         return int(ts_ns[row] + seq[row] % 1000)
     return int(ts_ns[row])
 
 
-@leaf
+@fused
 def _repeats(start: int, row: int, series: I32, flags: U16) -> bool:
     """Is the series of `row` in the line that began at `start` already?"""
     for earlier in range(start, row):
@@ -137,7 +137,7 @@ def _repeats(start: int, row: int, series: I32, flags: U16) -> bool:
     return False
 
 
-@leaf
+@fused
 def _belongs(
     start: int,
     row: int,
