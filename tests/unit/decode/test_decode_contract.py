@@ -133,6 +133,9 @@ GOOD_TS = '"ts":1714566896'
         ("", "", Reason.MALFORMED),
         ('{"ts":NaN}', "", Reason.MALFORMED),
         (b'{"a":"\xff"}', "", Reason.MALFORMED),
+        (f'{{{GOOD_TS},"metric":"temperature","value":1,"fw":"a\x01b"}}', "", Reason.MALFORMED),
+        (f'{{{GOOD_TS},"metric":"temperature","value":1,"fw\n":"ab"}}', "", Reason.MALFORMED),
+        (f'{{{GOOD_TS},"metric":"temperature","value":1,"fw":"a\\x"}}', "", Reason.MALFORMED),
         ("[" * 2000, "", Reason.TOO_LARGE),
         ("[" * 200, "", Reason.MALFORMED),
         ("17", "", Reason.MALFORMED),
@@ -244,6 +247,7 @@ def test_duplicate_keys_last_wins(fast: bool) -> None:
     [
         ("1],[2", "[]"),
         ("[1", "2]", "3,4"),
+        ("[1", "2]", "3,4,5"),
         ('{"a":[{}', '{}]},{"c":{}}'),
         ('"', '"', "1,2"),
     ],
