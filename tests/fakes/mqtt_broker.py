@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import mqtt5
@@ -110,6 +110,7 @@ class Recorder:
         self.up: list[tuple[int, bool]] = []
         self.down: list[tuple[int, str]] = []
         self.flushes = 0
+        self.on_flush: Callable[[], None] | None = None
         self._acknowledge = acknowledge
         self._changed = asyncio.Event()
 
@@ -121,6 +122,8 @@ class Recorder:
         ]
         if self._acknowledge and self.connection is not None:
             self.connection.acknowledge(frames.connection, frames.packet_id[frames.packet_id != 0])
+        if self.on_flush is not None:
+            self.on_flush()
         self._changed.set()
 
     def on_connected(self, connection: int, session_present: bool) -> None:

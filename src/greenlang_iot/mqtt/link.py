@@ -79,12 +79,13 @@ class Link(asyncio.BufferedProtocol):
 
     def resume(self) -> None:
         self._paused = False
-        self._set_reading()
+        # Reading goes on after what is there was gone through: the buffer may have no room now.
         self._loop.call_soon(self._process)
 
     def goodbye(self, *, forget: bool = False) -> None:
         """Send pending PUBACKs and DISCONNECT (`forget`: end the session too), then close."""
         if not self._ending:
+            self._blocked = False  # nothing more is handed over
             self._send_acks()
             self._session.disconnect(forget=forget)
             self._close()

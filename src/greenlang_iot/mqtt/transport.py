@@ -85,7 +85,7 @@ class Connection:
     @property
     def unacknowledged(self) -> int:
         """Messages with the handler that were not acknowledged on this connection."""
-        return self._session.framer.unacknowledged
+        return self._session.framer.unacknowledged if self._session.connection else 0
 
     def acknowledge(self, connection: int, packet_ids: U16) -> None:
         """PUBACK these packets (ids are copied, none may be 0), if `connection` is still current."""
@@ -120,7 +120,10 @@ class Connection:
             self._finished.set()
 
     async def close(self) -> None:
-        """Send pending PUBACKs, disconnect (the broker keeps the session); returns with `run()`."""
+        """Send pending PUBACKs, disconnect (the broker keeps the session); returns with `run()`.
+
+        What was received and not handed over yet never will be; at QoS 1 the broker sends it again.
+        """
         self._closing.set()
         if self._link is not None:
             self._link.goodbye()

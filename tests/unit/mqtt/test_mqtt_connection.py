@@ -192,22 +192,35 @@ async def test_window_holds_whatever_the_broker_does() -> None:
             assert await peer.acks(6) == [1, 2, 3, 4, 5, 6]
 
 
-async def test_pause_hands_nothing_over_and_still_pings() -> None:
+@pytest.mark.parametrize("tls", [False, True])
+async def test_pause_hands_nothing_over_and_still_pings(tls: bool, authority: Authority) -> None:
+    context = server_context(authority.server()) if tls else None
+    settings = TlsSettings(ca_file=authority.ca_file) if tls else None
     handler = Recorder(acknowledge=True)
-    async with fake_broker() as broker:
-        connection = connect(broker.port, handler)
+    async with fake_broker(context) as broker:
+        connection = connect(
+            broker.port,
+            handler,
+            batch=BatchSettings(max_bytes=65_536, linger=0.001),
+            maximum_packet_size=256,
+            tls=settings,
+        )
         async with running(connection):
             peer = await broker.peer()
             await peer.accept(mqtt5.ConnAckPacket(server_keep_alive=1))
             await handler.until(up=1)
-            connection.pause()
-            peer.send(*(publish(b"t", bytes(1_000), i) for i in range(1, 3_001)))
+            # the handler pauses while the buffer is full of messages that it was not handed yet
+            handler.on_flush = connection.pause
+            peer.send(*(publish(b"t", b"x", i) for i in range(1, 30_001)))
+            await handler.until(rows=1_024)
+            assert await peer.acks(1_024) == list(range(1, 1_025))
             await peer.expect(PINGREQ)
             await peer.expect(PINGREQ)
-            assert handler.rows == []
+            assert len(handler.rows) == 1_024
+            handler.on_flush = None
             connection.resume()
-            await handler.until(rows=3_000)
-            assert await peer.acks(3_000) == list(range(1, 3_001))
+            await handler.until(rows=30_000)
+            assert await peer.acks(28_976) == list(range(1_025, 30_001))
             assert handler.down == []
 
 
