@@ -10,7 +10,7 @@ setup: $(STAMP)
 $(STAMP): requirements-dev.txt pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python "$(PYTHON)" .venv && \
-	  uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.txt && \
+	  uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements-dev.txt && \
 	  uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -e .; \
 	else \
 	  $(PYTHON) -m venv .venv && \

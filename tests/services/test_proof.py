@@ -94,7 +94,7 @@ class Site:
     def start(self) -> GatewayProcess:
         config = self.folder / "setup.yaml"
         config.write_text(yaml.safe_dump(self.settings))
-        command = [sys.executable, "-m", "greenlang_iot.cli.main", "setup", "--config", str(config)]
+        command = [sys.executable, "-m", "greenlang_iot", "setup", "--config", str(config)]
         subprocess.run(command, check=True, capture_output=True)
         self.gateway = GatewayProcess(self.folder, self.settings, self.registry)
         self.gateway.wait_ready()
@@ -158,7 +158,7 @@ class Site:
             consumer.assign([at])
             position = 0
             while position < high:
-                for message in consumer.consume(10_000, timeout=20):
+                for message in consumer.consume(min(high - position, 10_000), timeout=20):
                     assert message.error() is None, message.error()
                     position = message.offset() + 1
                     found.append((partition, message.key(), json.loads(message.value())))

@@ -14,7 +14,6 @@ import time
 import google_crc32c
 import uvloop
 
-
 TOPICS = (b"iot.readings", b"iot.alerts", b"iot.alerts.state", b"iot.deadletter")
 
 

@@ -7,7 +7,7 @@ has not seen is delivered again after a restart, under the same transition id).
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import structlog
@@ -188,13 +188,19 @@ class Courier:
         kafka = self._settings.sinks.kafka
         sender = KafkaSender(kafka, kafka.alerts_topic)
 
+        def publish(item: dict[str, Any]) -> Iterator[Awaitable[None]]:
+            value, at_ms = orjson.dumps(item), item["at"] // 1_000_000
+            key = item["device"] or item["site"] or self._settings.instance
+            yield sender.publish(kafka.alerts_topic, key.encode(), value, at_ms)
+            # The compacted topic holds what is not resolved: a resolved alert leaves it.
+            state = None if item["state"] == "resolved" else value
+            yield sender.publish(kafka.alerts_state_topic, item["alert_id"].encode(), state, at_ms)
+
         async def deliver(items: list[dict[str, Any]]) -> None:
-            for item in items:
-                value, at_ms = orjson.dumps(item), item["at"] // 1_000_000
-                key = item["device"] or item["site"] or self._settings.instance
-                await sender.publish(kafka.alerts_topic, key.encode(), value, at_ms)
-                state_key = item["alert_id"].encode()
-                await sender.publish(kafka.alerts_state_topic, state_key, value, at_ms)
+            # Queued in this order, so in order per key; the first alone, to learn whether Kafka is
+            # there at all, then one round trip for the rest.
+            await asyncio.gather(*publish(items[0]))
+            await asyncio.gather(*(p for item in items[1:] for p in publish(item)))
 
         self._add("kafka", deliver, sender.close)
 

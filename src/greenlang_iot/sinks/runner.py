@@ -379,8 +379,7 @@ class Runner:
             end = self._spool.durable_number
             for record in self._spool.read(self._spool.released + 1):
                 if record.number not in self._delivered_records:
-                    await self._replay_one(Chunk(record.body, record.rows, 1, 0, 0.0))
-                    if self._closing:
+                    if not await self._replay_one(Chunk(record.body, record.rows, 1, 0, 0.0)):
                         return
                 self._delivered_records.discard(record.number)
                 self._spool.release(record.number)
@@ -404,12 +403,13 @@ class Runner:
             log.info("spool is empty, live again", sink=self.name)
             return
 
-    async def _replay_one(self, chunk: Chunk) -> None:
+    async def _replay_one(self, chunk: Chunk) -> bool:
+        """Deliver it, however long that takes; False when the runner closes before."""
         backoff = self._settings.backoff_initial
         while not self._closing:
             try:
                 await self._send_once(chunk)
-                return
+                return True
             except SinkError as error:
                 self._note_failure(error)
                 if not error.retryable and not error.down:
@@ -417,9 +417,10 @@ class Runner:
                         self.name, [Refused(bytes(chunk.body), str(error), chunk.rows)]
                     )
                     self._meter.refused(chunk.rows)
-                    return
+                    return True
                 delay, backoff = self._next_delay(backoff, error)
                 await asyncio.sleep(delay)
+        return False
 
     def _report(self) -> None:
         waiting = (*self._queue, *self._sending.values())

@@ -5,6 +5,9 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
+from tests.fakes.directory import directory
+from tests.fakes.frames import frames
+from tests.fakes.sinks import ListEncoder, ScriptedSender
 
 from greenlang_iot.acks.ledger import Ledger
 from greenlang_iot.alerts.rules import Alerter
@@ -26,9 +29,6 @@ from greenlang_iot.settings.model import (
     SpoolSettings,
 )
 from greenlang_iot.sinks.runner import Runner
-from tests.fakes.directory import directory
-from tests.fakes.frames import frames
-from tests.fakes.sinks import ListEncoder, ScriptedSender
 
 TEMPLATE = "greenlang/{org}/{site}/{device}/telemetry"
 NOW = 1_800_000_000_000_000_000

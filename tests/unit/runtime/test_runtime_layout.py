@@ -2,10 +2,10 @@ import dataclasses
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.fakes.directory import directory
 
 from greenlang_iot.runtime.layout import owned, plan
 from greenlang_iot.settings.model import BrokerSettings, MqttSettings
-from tests.fakes.directory import directory
 
 
 def settings(connections: int = 2, **fields: object) -> MqttSettings:

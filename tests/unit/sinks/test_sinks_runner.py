@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.fakes.sinks import ListEncoder, ScriptedSender
 
 from greenlang_iot.model.batches import ReadingBatch, ScoreBatch
 from greenlang_iot.model.errors import SinkError
@@ -14,7 +15,6 @@ from greenlang_iot.model.outcomes import Outcome, Refused
 from greenlang_iot.settings.model import RunnerSettings, SpoolSettings
 from greenlang_iot.sinks.runner import Runner
 from greenlang_iot.spool.log import SegmentLog
-from tests.fakes.sinks import ListEncoder, ScriptedSender
 
 BIT = 4
 
