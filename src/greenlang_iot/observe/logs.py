@@ -26,7 +26,9 @@ _BLOCKS = ("exception", "stack")
 _SHORTEST_SECRET = 4
 """Shorter secrets are not searched for in texts: blanking them would destroy the log."""
 
-_NOISY = ("aiokafka", "asyncio", "numba", "aiohttp.access", "mqtt", "paho")
+_NOISY = ("asyncio", "numba", "aiohttp.access", "mqtt", "paho")
+_SAID_BY_US = ("aiokafka",)
+"""Logs every failed attempt, a thousand a second while Kafka is away; the runner says it once."""
 
 
 def configure(
@@ -70,6 +72,8 @@ def configure(
     root.setLevel(settings.level.upper())
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+    for name in _SAID_BY_US:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -378,9 +378,11 @@ class Runner:
             sent = 0
             end = self._spool.durable_number
             for record in self._spool.read(self._spool.released + 1):
-                if record.number not in self._delivered_records:
-                    if not await self._replay_one(Chunk(record.body, record.rows, 1, 0, 0.0)):
-                        return
+                chunk = Chunk(record.body, record.rows, 1, 0, 0.0)
+                if record.number not in self._delivered_records and not await self._replay_one(
+                    chunk
+                ):
+                    return
                 self._delivered_records.discard(record.number)
                 self._spool.release(record.number)
                 self._spool_rows = max(self._spool_rows - record.rows, 0)
