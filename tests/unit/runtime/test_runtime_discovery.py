@@ -3,13 +3,13 @@
 import asyncio
 
 import aiomqtt
+from tests.fakes.directory import directory
 
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.settings.model import BrokerSettings, MqttSettings
 from greenlang_iot.simulate.broker import Broker
-from tests.fakes.directory import directory
 
 
 async def test_unregistered_sites_are_reported_once() -> None:
