@@ -6,6 +6,7 @@ QoS 0 on a connection of its own and only reports. Ingesting such a site needs i
 
 import asyncio
 import contextlib
+import logging
 import time
 
 import aiomqtt
@@ -19,9 +20,13 @@ from greenlang_iot.observe.counters import Counters
 from greenlang_iot.settings.model import BrokerSettings, MqttSettings
 
 log = structlog.get_logger(__name__)
+_SILENT = logging.getLogger("greenlang_iot.discovery.client")
+_SILENT.setLevel(logging.CRITICAL)
 WATCH = 10.0
 EVERY = 600.0
 DROPPED = "$SYS/broker/publish/messages/dropped"
+MAX_MESSAGES = 20_000
+"""A look ends after so many messages: at a high rate that is a sample of every site."""
 MAX_SITES = 1_000
 """Unregistered sites remembered; beyond it they are only said to be many."""
 
@@ -68,8 +73,12 @@ class Discovery:
                 await client.subscribe([(wildcard, 0), (DROPPED, 0)])
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(end - time.monotonic()):
+                        seen = 0
                         async for message in client.messages:
                             self._note(str(message.topic), message.payload)
+                            seen += 1
+                            if seen == MAX_MESSAGES:
+                                break
         except (aiomqtt.MqttError, OSError, TimeoutError) as error:
             log.info("no look for unregistered sites", broker=broker.name, why=str(error))
 
