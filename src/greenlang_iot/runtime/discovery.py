@@ -67,7 +67,9 @@ class Discovery:
             async with (
                 asyncio.timeout(self._watch + broker.connect_timeout),
                 aiomqtt.Client(
-                    **client_options(broker), max_queued_incoming_messages=1_000
+                    **client_options(broker),
+                    max_queued_incoming_messages=1_000,  # more is dropped: this is a sample
+                    logger=_SILENT,
                 ) as client,
             ):
                 await client.subscribe([(wildcard, 0), (DROPPED, 0)])
