@@ -48,6 +48,10 @@ from greenlang_iot.spool.log import SpoolFull
 
 log = structlog.get_logger(__name__)
 TICK = 0.1
+BROKER_AWAY = 5.0
+"""Seconds without any connection after which a broker's outage is an alert."""
+LATE = 0.5
+"""Seconds a tick may be late before the time is not counted as silence: we were behind, not they."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -94,7 +98,9 @@ class Shard:
         self._state_file = settings.data_dir / "state" / f"shard-{spec.index}.state"
         self._last_checkpoint = time.monotonic()
         self._silence_checked_ns = time.time_ns()
-        self._owned = owned(spec.plan, spec.directory, settings.mqtt.topic)
+        self._owned = owned(spec.plan, spec.directory, settings.mqtt.topic, settings.runtime.shards)
+        self._broker_seen: dict[str, float] = {}
+        self._ticked = time.monotonic()
         self._acks_before = (0.0, 0.0)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -247,8 +253,10 @@ class Shard:
         for item in self.spec.retired:
             connection = self._connection(item, retire=True)
             self.connections.append(connection)
-            await connection.run()
+            await self._run_connection(connection)
             self.connections.remove(connection)
+            if connection.problem is not None:
+                continue  # said already; tried again at the next start
             log.info("retired a client id of an earlier layout", client_id=item.client_id)
             (self.settings.data_dir / "run" / f"retired-{item.client_id}").touch()
 
@@ -270,12 +278,18 @@ class Shard:
 
     def _tick(self) -> None:
         now = time.monotonic()
+        late, self._ticked = now - self._ticked - TICK, now
+        if late > LATE:
+            now_ns = time.time_ns()
+            self.detector.pause_clock(now_ns - int(late * 1e9), now_ns)
         self.counters.heartbeat()
         for runner in self.runners:
             runner.check(self.ledger.oldest(runner.bit))
         self.outbox_port.retry()
         self._back_pressure()
         self._watch_clock()
+        if self.spec.index == 0:
+            self._watch_brokers(now)
         if now - self._last_checkpoint >= self.settings.detect.checkpoint_every:
             self._checkpoint()
 
@@ -301,7 +315,29 @@ class Shard:
         if self.spec.index == 0:
             summary = f"The gateway's clock stepped by {step:+.0f} s; time checks are suspended."
             self.pipeline.announce(
-                self.alerter.outage("clock", self._watch.suspect, time.time_ns(), summary)
+                self.alerter.outage(
+                    "gateway", self._watch.suspect, time.time_ns(), summary, "clock"
+                )
+            )
+
+    def _watch_brokers(self, now: float) -> None:
+        """A broker that stays away is one alert, not one per device; the first shard says it."""
+        for broker in self.settings.mqtt.brokers:
+            ours = [
+                c
+                for c, p in zip(self.connections, self.spec.plan.connections, strict=False)
+                if self.settings.mqtt.brokers[p.broker] is broker
+            ]
+            if not ours:
+                continue
+            if any(c.number for c in ours):
+                self._broker_seen[broker.name] = now
+            away = now - self._broker_seen.setdefault(broker.name, now) > BROKER_AWAY
+            summary = f"Broker {broker.name} at {broker.host}:{broker.port} cannot be reached."
+            if not away:
+                summary = f"Broker {broker.name} is back."
+            self.pipeline.announce(
+                self.alerter.outage(f"broker:{broker.name}", away, time.time_ns(), summary)
             )
 
     def _check_silence(self) -> None:
@@ -326,6 +362,7 @@ class Shard:
         counters.set(cell("ledger_tickets"), self.ledger.tickets)
         counters.set(cell("ledger_bytes"), self.ledger.nbytes)
         counters.set(cell("outbox_bytes"), self.outbox.pending_bytes)
+        counters.set(cell("alerts_suppressed"), self.alerter.suppressed)
         letters = self.dead_letters.stats
         counters.set(cell("dead_letters", kind="digest"), sum(letters.digested.values()))
         counters.set(cell("dead_letter_bytes"), letters.nbytes)
