@@ -6,6 +6,7 @@ The last line of the output is one JSON object: rows, passed, acked_lost, unexpl
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -103,6 +104,7 @@ def main() -> int:
     unknown = set(arguments.rows) - {row.name for row in chosen}
     if unknown:
         sys.exit(f"no such row: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are stopped on the way
     results = []
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         site = Site(Path(folder) / "site")
