@@ -34,6 +34,8 @@ from greenlang_iot.settings.model import RunnerSettings, SpoolSettings
 from greenlang_iot.spool.log import SegmentLog, SpoolFull
 
 log = structlog.get_logger(__name__)
+CLOSE_WITHIN = 1.0
+"""Seconds a sender gets to say goodbye: nothing depends on it."""
 
 
 class Meter(Protocol):
@@ -99,6 +101,7 @@ class Runner:
         self._closing = False
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._mistake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # ---- synchronous side, called by the pipeline -------------------------------------------
 
@@ -137,8 +140,13 @@ class Runner:
 
     @property
     def idle(self) -> bool:
-        """Nothing waits in memory: every row given is settled."""
-        return not (self._queue or self._sending or self._encoder.rows or self._syncing)
+        """Nothing waits in memory: every row given is settled.
+
+        What is spooled may still be on its way: its record is replayed unless an answer comes.
+        """
+        if self._queue or self._encoder.rows or self._syncing:
+            return False
+        return all(order in self._spooled_while_sending for order in self._sending)
 
     @property
     def spooling(self) -> bool:
@@ -167,7 +175,19 @@ class Runner:
     # ---- asynchronous side --------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Connect the sender, deliver the spool's backlog, then go live; ends at `close`."""
+        """Connect the sender, deliver the spool's backlog, then go live; ends at `close`.
+
+        Raises what a sender raises that is no SinkError: a mistake, after which nothing is settled.
+        """
+        live = asyncio.ensure_future(self._live())
+        try:
+            await asyncio.wait({live, self._mistake}, return_when=asyncio.FIRST_COMPLETED)
+            await (self._mistake if self._mistake.done() else live)
+        finally:
+            live.cancel()
+            await asyncio.wait({live})
+
+    async def _live(self) -> None:
         if self._backlog:
             self._spooling = True
         await self._connect()
@@ -194,7 +214,9 @@ class Runner:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._sender.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_WITHIN):
+                await self._sender.close()
         if self._spool is not None:
             await self._spool.close()
 
@@ -238,11 +260,9 @@ class Runner:
 
     def _reap(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            # A defect, not a sink's failure: say it, and let the supervisor see the shard stop.
-            task.get_loop().call_exception_handler(
-                {"message": f"runner {self.name} failed", "exception": task.exception()}
-            )
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._mistake.done():
+            self._mistake.set_exception(error)  # not a sink's failure: `run` raises it
 
     async def _deliver(self, order: int, chunk: Chunk) -> None:
         backoff = self._settings.backoff_initial
@@ -396,12 +416,13 @@ class Runner:
                 log.error("spool records lost", sink=self.name, up_to=end)
                 self._spool.release(end)
             self._pump_spool()
-            if self._syncing or self._backlog or self._queue:
+            too_large = bool(self._queue) and self._spool.nbytes == 0
+            if (self._syncing or self._backlog or self._queue) and not too_large:
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), 0.05)
                 continue
-            self._spooling = False
+            self._spooling = False  # also with a chunk for which even an empty spool has no room
             log.info("spool is empty, live again", sink=self.name)
             return
 

@@ -368,3 +368,57 @@ async def test_drain_ends_when_nothing_waits_in_memory(make: Callable[..., Bench
     await bench.runner.drain()
     assert bench.settled == {1}
     assert bench.runner.idle
+
+
+async def test_a_mistake_of_the_sender_ends_the_runner_instead_of_hanging_it(
+    make: Callable[..., Bench],
+) -> None:
+    """The shard sees `run` fail and stops; nothing of that chunk was settled."""
+    bench = make()
+
+    def broken(rows: list[str]) -> None:
+        raise ZeroDivisionError("a mistake")
+
+    bench.sender.answer = broken
+    bench.append(1, 1)
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(asyncio.shield(bench.task), 5)
+    assert bench.settled == set()
+
+
+async def test_a_spool_smaller_than_a_chunk_does_not_keep_it_for_ever(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make(spool_bytes=2_000)
+    bench.sender.answer = lambda rows: down()
+    await bench.until(lambda: bench.meter.is_up is True)
+    bench.append(1, 1)
+    await bench.until(lambda: bench.runner.spooling)
+    bench.append(2, *range(10**17, 10**17 + 500))
+    bench.sender.answer = lambda rows: None
+    await bench.until(lambda: bench.settled == {1, 2})
+    await bench.until(lambda: not bench.runner.spooling)
+    assert len(bench.sender.delivered) == 501
+
+
+async def test_drain_does_not_wait_for_the_answer_to_a_chunk_that_is_spooled(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make()
+    await bench.until(lambda: bench.meter.is_up is True)
+    bench.sender.gate.clear()
+    bench.append(1, 1)
+    await bench.until(lambda: bool(bench.sender.attempts))
+    opened, bench.now = bench.now, bench.now + 5
+    bench.runner.check(opened)
+    await asyncio.wait_for(bench.runner.drain(), 5)
+    assert bench.settled == {1}
+
+
+async def test_closing_does_not_wait_for_a_sender_that_does_not_close(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("greenlang_iot.sinks.runner.CLOSE_WITHIN", 0.01)
+    bench = make()
+    bench.sender.close = asyncio.Event().wait  # type: ignore[method-assign,assignment]
+    await asyncio.wait_for(bench.runner.close(), 5)
