@@ -198,15 +198,6 @@ class Runner:
             await self._changed.wait()
             self._changed.clear()
 
-    async def drain(self) -> None:
-        """Wait until nothing waits in memory."""
-        while not self.idle:
-            self._pump()
-            self._changed.clear()
-            if not self.idle:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), 0.05)
-
     async def close(self) -> None:
         """Stop sending; what is unsettled stays unacknowledged and comes again."""
         self._closing = True

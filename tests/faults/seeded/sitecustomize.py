@@ -73,15 +73,12 @@ def full_spool_drops(module: Any) -> None:
 def drain_forgets(module: Any) -> None:
     """The drain settles what still waits instead of delivering it."""
 
-    async def bug(self: Any) -> None:
-        for order, chunk in list(self._sending.items()):
-            self._settle(self.bit, chunk.first_ticket, chunk.last_ticket)
-            del self._sending[order]
-        if self._first_ticket:
-            self._settle(self.bit, self._first_ticket, self._last_ticket)
-        self._closing = True
+    def bug(self: Any) -> bool:
+        for runner in self.runners:
+            self._settle(runner.bit, 1, self.ledger._newest)
+        return True
 
-    module.Runner.drain = bug
+    module.Shard._drained = bug
 
 
 def stale_acks(module: Any) -> None:
@@ -117,7 +114,7 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "forgets_failed": ("greenlang_iot.sinks.runner", forgets_failed),
     "spool_lies": ("greenlang_iot.spool.log", spool_lies),
     "full_spool_drops": ("greenlang_iot.sinks.runner", full_spool_drops),
-    "drain_forgets": ("greenlang_iot.sinks.runner", drain_forgets),
+    "drain_forgets": ("greenlang_iot.runtime.shard", drain_forgets),
     "stale_acks": ("greenlang_iot.runtime.shard", stale_acks),
     "never_reconnects": ("greenlang_iot.mqtt.transport", never_reconnects),
     "no_adoption": ("greenlang_iot.runtime.sinks", no_adoption),
