@@ -119,7 +119,7 @@ class Shard:
         )
         self.outbox_settler = DurableSettler(OUTBOX, self.outbox.durable, self._settle)
         self.outbox_port = _OutboxPort(self.outbox, self.outbox_settler)
-        self.runners: list[Runner] = SinkFactory(
+        factory = SinkFactory(
             settings,
             directory,
             self.spec.index,
@@ -127,7 +127,9 @@ class Shard:
             self.clock,
             self._settle,
             self._refuse,
-        ).runners()
+        )
+        self.runners: list[Runner] = factory.runners()
+        self.adoptions = factory.adoptions()
         self.pipeline = Pipeline(
             Decoder(directory, settings.limits, settings.mqtt.topic),
             self.detector,
@@ -209,6 +211,8 @@ class Shard:
         self._start(self.outbox_settler.run())
         for runner in self.runners:
             self._start(runner.run())
+        for adoption in self.adoptions:
+            self._start(adoption.run())
         for connection in self.connections:
             self._start(self._run_connection(connection))
         self._start(self._retire())
@@ -416,6 +420,7 @@ class Shard:
                 raise error
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _drained(self) -> bool:
         """Everything given to sinks, dead letters and outbox is settled."""

@@ -162,8 +162,8 @@ class Runner:
         return self.pending_bytes > self._settings.queue_bytes
 
     @property
-    def _backlog(self) -> int:
-        """Records of the spool that are not delivered."""
+    def backlog(self) -> int:
+        """Records of the spool that are not delivered, an earlier process's included."""
         return self._spool.last - self._spool.released if self._spool is not None else 0
 
     @property
@@ -188,7 +188,7 @@ class Runner:
             await asyncio.wait({live})
 
     async def _live(self) -> None:
-        if self._backlog:
+        if self.backlog:
             self._spooling = True
         await self._connect()
         while not self._closing:
@@ -408,7 +408,7 @@ class Runner:
                 self._spool.release(end)
             self._pump_spool()
             too_large = bool(self._queue) and self._spool.nbytes == 0
-            if (self._syncing or self._backlog or self._queue) and not too_large:
+            if (self._syncing or self.backlog or self._queue) and not too_large:
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), 0.05)
@@ -445,7 +445,7 @@ class Runner:
                 "queue_bytes": self.pending_bytes,
                 "in_flight_chunks": len(self._sending),
                 "spool_readings": self._spool_rows,
-                "spool_records": self._backlog,
+                "spool_records": self.backlog,
                 "spool_bytes": spool.nbytes if spool else 0,
                 "spool_full": float(self.spool_full),
             }

@@ -61,4 +61,4 @@ async def test_a_client_id_that_cannot_be_retired_does_not_end_the_shard(
     await asyncio.wait_for(shard._retire(), 5)
     assert asked == ["old-1", "old-2"]
     assert shard.connections == []
-    assert list(tmp_path.glob("run/retired-*")) == []
+    assert not (tmp_path / "run").exists()
