@@ -39,6 +39,8 @@ class Result:
         return not self.problems
 
 
+BEFORE, AFTER = 3.0, 1.5
+"""Seconds of load before the fault and after the recovery."""
 COUNTED = ("shard_restarts", "sink_spooled_readings", "sink_retries", "disconnects", "pauses")
 
 
@@ -50,10 +52,11 @@ def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
     field_ = Field(site, row.name, environment=settings, **row.options)
     try:
         field_.gateway.wait_ready()
-        load = field_.publish(row.seconds)
-        field_.run_for(4.0)
+        load = field_.publish()
+        field_.run_for(BEFORE)
         result.recovery = row.act(field_)
-        load.wait(row.seconds + 60)
+        field_.run_for(AFTER)
+        load.stop(60)
         if row.drains:
             field_.settled()
         result.counts = {name: field_.count(name) for name in COUNTED}

@@ -1,6 +1,7 @@
 """The steady load: the simulator's publisher in a thread, and what it published."""
 
 import asyncio
+import heapq
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -42,8 +43,9 @@ class Load:
             f"load-{time.time_ns()}",
         )
         run = scenario(options, time.time_ns(), waterflow=False)
-        messages = sorted([*run.messages, *extra], key=lambda m: m.when)
+        messages = heapq.merge(run.messages, extra, key=lambda message: message.when)
         self._publisher = Publisher(target, self._record, drain_timeout=20.0)
+        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, args=(messages,), daemon=True)
         self._thread.start()
 
@@ -51,23 +53,27 @@ class Load:
     def running(self) -> bool:
         return self._thread.is_alive()
 
-    def wait(self, timeout: float) -> None:
-        """Until everything is published and confirmed."""
+    def stop(self, timeout: float) -> None:
+        """Publish nothing more, wait until everything is confirmed."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._publisher.stop)
         self._thread.join(timeout)
         assert not self._thread.is_alive(), "the load did not end"
         if self.error is not None:
             raise self.error
 
-    def _run(self, messages: list[Message]) -> None:
+    def _run(self, messages: Iterable[Message]) -> None:
         try:
-            asyncio.run(self._publish(messages))
+            self._loop.run_until_complete(self._publish(messages))
         except BaseException as error:
             self.error = error
+        finally:
+            self._loop.close()
 
-    async def _publish(self, messages: list[Message]) -> None:
+    async def _publish(self, messages: Iterable[Message]) -> None:
         await self._publisher.run(self._noted(messages))
 
-    def _noted(self, messages: list[Message]) -> Iterator[Message]:
+    def _noted(self, messages: Iterable[Message]) -> Iterator[Message]:
         for message in messages:
             self.sent[message.topic, message.payload] = message
             yield message

@@ -21,7 +21,7 @@ Act = Callable[[Field], float | None]
 class Row:
     """One row.
 
-    bar: most seconds of recovery. seconds: length of the load. seeded: the bug (tests.faults.seeded)
+    bar: most seconds of recovery. seeded: the bug (tests.faults.seeded)
     with which the row was seen failing. short: part of the short form. drains: ends with nothing
     unacknowledged. loses_broker: the broker itself may forget messages it had confirmed.
     """
@@ -30,7 +30,6 @@ class Row:
     what: str
     act: Act
     bar: float = 5.0
-    seconds: float = 12.0
     seeded: str = ""
     short: bool = False
     drains: bool = True
@@ -105,7 +104,6 @@ def terminated_early(f: Field) -> float:
 @row(
     "SIGSTOP of a shard: the heartbeat is missed and it is replaced",
     bar=10.0,
-    seconds=16.0,
     seeded="acks_first",
 )
 def shard_frozen(f: Field) -> float:
@@ -119,16 +117,13 @@ def shard_frozen(f: Field) -> float:
     "two shards become one while both sinks are down: what they left is adopted",
     bar=10.0,
     short=True,
-    seconds=10.0,
     seeded="no_adoption",
 )
 def fewer_shards(f: Field) -> float:
     return _other_layout(f, 1)
 
 
-@row(
-    "two shards become three while both sinks are down", bar=10.0, seconds=10.0, seeded="acks_first"
-)
+@row("two shards become three while both sinks are down", bar=10.0, seeded="acks_first")
 def more_shards(f: Field) -> float:
     return _other_layout(f, 3)
 
@@ -182,7 +177,6 @@ def broker_refuses(f: Field) -> float:
 @row(
     "half-open: nothing passes for 12 s, connections stay (keep-alive 6 s)",
     bar=6.0,
-    seconds=20.0,
     seeded="never_reconnects",
 )
 def broker_half_open(f: Field) -> float:
@@ -267,7 +261,6 @@ def _answers(f: Field, fault: Fault, times: int) -> float:
 
 @row(
     "InfluxDB hangs: 3 writes are never answered",
-    seconds=14.0,
     options=TWO,
     seeded="forgets_failed",
 )
@@ -375,7 +368,6 @@ def kafka_frozen(f: Field) -> float:
 @row(
     "both sinks down, a shard killed meanwhile",
     bar=10.0,
-    seconds=14.0,
     short=True,
     seeded="spool_lies",
 )
@@ -398,7 +390,6 @@ SMALL_SPOOL = {"settings": {"spool": {"max_bytes": 300_000, "segment_bytes": 65_
 @row(
     "both sinks down until the spools are full: back pressure, then everything",
     bar=10.0,
-    seconds=20.0,
     short=True,
     seeded="full_spool_drops",
     options=SMALL_SPOOL,

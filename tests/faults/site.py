@@ -184,8 +184,8 @@ class Field:
 
     # ---- load -------------------------------------------------------------------------------------
 
-    def publish(self, seconds: float, extra: list[Message] | None = None) -> Load:
-        """Begin the load."""
+    def publish(self, seconds: float = 120.0, extra: list[Message] | None = None) -> Load:
+        """Begin the load; it ends when it is stopped, at the latest after `seconds`."""
         site = self.site
         options = FleetOptions(
             devices=site.options.devices,
@@ -315,7 +315,11 @@ class Field:
         record = self.proxy.record
         verdict = judge(self.load.sent, record.forwarded, record.acked, found, self._cut_keys())
         verdict.stray_acks = record.stray_acks
-        verdict.unacked = len(self.load.confirmed - record.acked.keys())
+        unacked = self.load.confirmed - record.acked.keys()
+        verdict.unacked = len(unacked)
+        for key in sorted(unacked)[:3]:
+            times = record.forwarded[key]
+            verdict.examples.append(f"never acked, forwarded {times} times: {key}")
         return verdict
 
     def _influx_identities(self) -> Iterator[Identity]:
