@@ -76,12 +76,10 @@ def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
 
 def _problems(result: Result) -> list[str]:
     verdict, row = result.verdict, result.row
-    found = []
+    must_be_zero = ("acked_lost", "unknown", "stray_acks", "unexplained_duplicates")
+    found = [f"{name}: {count}" for name in must_be_zero if (count := getattr(verdict, name))]
     if not verdict.acked:
         found.append("nothing was acknowledged")
-    for name in ("acked_lost", "unknown", "stray_acks", "unexplained_duplicates"):
-        if getattr(verdict, name):
-            found.append(f"{name}: {getattr(verdict, name)}")
     if verdict.unacked and row.drains and not row.loses_broker:
         found.append(f"{verdict.unacked} confirmed messages were never acknowledged")
     if result.recovery is not None and result.recovery > row.bar:

@@ -5,7 +5,6 @@ PUBACK counts at the moment its bytes are read from the gateway, whether or not 
 """
 
 import asyncio
-import ssl
 import threading
 import time
 from collections import Counter

@@ -240,7 +240,7 @@ def influxdb_down(f: Field) -> float:
     return f.recovered()
 
 
-@row("InfluxDB frozen for 6 s (real, 1.x, SIGSTOP)", seeded="forgets_failed", seconds=14.0)
+@row("InfluxDB frozen for 6 s (real, 1.x, SIGSTOP)", seeded="forgets_failed")
 def influxdb_frozen(f: Field) -> float:
     process = f.site.influx._process
     assert process is not None
@@ -335,7 +335,7 @@ def influxdb_resets(f: Field) -> float:
 # ---- Kafka --------------------------------------------------------------------------------------
 
 
-@row("Kafka stopped for 5 s", short=True, seeded="forgets_failed", seconds=14.0)
+@row("Kafka stopped for 5 s", short=True, seeded="forgets_failed")
 def kafka_down(f: Field) -> float:
     with f.kafka_cut():
         f.site.kafka.stop()
@@ -344,7 +344,7 @@ def kafka_down(f: Field) -> float:
     return f.recovered()
 
 
-@row("Kafka killed (SIGKILL), started after 2 s", seeded="forgets_failed", seconds=14.0)
+@row("Kafka killed (SIGKILL), started after 2 s", seeded="forgets_failed")
 def kafka_killed(f: Field) -> float:
     with f.kafka_cut():
         f.site.kafka.kill()
@@ -353,7 +353,7 @@ def kafka_killed(f: Field) -> float:
     return f.recovered()
 
 
-@row("Kafka frozen for 8 s (SIGSTOP)", seeded="forgets_failed", seconds=16.0)
+@row("Kafka frozen for 8 s (SIGSTOP)", seeded="forgets_failed")
 def kafka_frozen(f: Field) -> float:
     with f.kafka_cut():
         os.kill(f.site.kafka.pid, signal.SIGSTOP)

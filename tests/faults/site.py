@@ -174,8 +174,7 @@ class Field:
 
     def _start(self) -> GatewayProcess:
         with _environment(self._environment):
-            gateway = GatewayProcess(self.folder, self.settings, self.site.registry)
-        return gateway
+            return GatewayProcess(self.folder, self.settings, self.site.registry)
 
     def restart(self, changes: dict[str, Any] | None = None) -> None:
         """Start a gateway on the same data_dir, the last one having ended."""

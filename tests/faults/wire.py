@@ -118,9 +118,9 @@ def _skip(body: bytes, at: int, name: int) -> int:
 def _length(data: bytes | bytearray, at: int) -> tuple[int, int] | None:
     """(a variable byte integer, what follows it); None where it is not all there."""
     value = shift = 0
-    for at in range(at, min(at + 4, len(data))):
-        value |= (data[at] & 127) << shift
+    for i in range(at, min(at + 4, len(data))):
+        value |= (data[i] & 127) << shift
         shift += 7
-        if not data[at] & 128:
-            return value, at + 1
+        if not data[i] & 128:
+            return value, i + 1
     return None
