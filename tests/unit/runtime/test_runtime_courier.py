@@ -1,0 +1,187 @@
+"""The courier: every transition to every target, whatever is away, full or says no."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from greenlang_iot.model.errors import SinkError
+from greenlang_iot.model.outcomes import Transition
+from greenlang_iot.observe.catalog import cell
+from greenlang_iot.observe.counters import Counters
+from greenlang_iot.runtime import courier as courier_module
+from greenlang_iot.runtime.courier import Courier
+from greenlang_iot.settings.model import Settings
+from greenlang_iot.sinks.outbox import Outbox, OutboxReader
+from greenlang_iot.spool.log import SpoolFull
+
+Deliver = Callable[[list[dict[str, Any]]], Awaitable[None]]
+
+
+def opened(number: int) -> Transition:
+    return Transition(
+        alert_id=f"alert-{number}",
+        number=1,
+        state="open",
+        rule="spike",
+        severity="warning",
+        org="acme",
+        site="site-0",
+        device="d000",
+        metric="temperature",
+        opened_ns=number,
+        at_ns=number,
+        value=1.5,
+        expected=1.0,
+        band=0.25,
+        score=0.9999,
+        detector="spike",
+        summary="a spike",
+    )
+
+
+class Desk:
+    """A courier with one target, and an outbox of one shard."""
+
+    def __init__(self, folder: Path, deliver: Deliver, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(courier_module, "POLL_EVERY", 0.001)
+        monkeypatch.setattr(courier_module, "BACKOFF_MAX", 0.001)
+        settings = Settings.model_validate(
+            {"data_dir": folder, "alerts": {"mqtt": False}, "sinks": {"lake": {"enabled": False}}}
+        )
+        self.counters = Counters.create(folder / "counters")
+        self.courier = Courier(settings, self.counters)
+        self.folder = folder / "outbox" / "shard-0"
+        self.outbox = Outbox(self.folder, 1 << 20)
+
+        async def close() -> None:
+            return
+
+        self.courier._add("kafka", deliver, close)
+        self.task = asyncio.ensure_future(self.courier.run())
+
+    async def put(self, *numbers: int) -> None:
+        for number in numbers:
+            await self.outbox.durable(self.outbox.append([opened(number)]))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                if self.task.done():
+                    await self.task
+                await asyncio.sleep(0.001)
+
+    async def close(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        await self.outbox.close()
+
+
+async def test_a_target_that_is_full_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[str] = []
+    failures = iter([SpoolFull("full"), SinkError("away", reason="away", down=True), OSError()])
+
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        failure = next(failures, None)
+        if failure is not None:
+            raise failure
+        got.extend(item["alert_id"] for item in items)
+
+    desk = Desk(tmp_path, deliver, monkeypatch)
+    await desk.put(1, 2, 3)
+    await desk.until(lambda: set(got) == {"alert-1", "alert-2", "alert-3"})
+    await desk.close()
+
+
+async def test_one_refused_alert_does_not_hold_up_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[str] = []
+
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        if any(item["alert_id"] == "alert-2" for item in items):
+            raise SinkError("too large", reason="refused", retryable=False)
+        got.extend(item["alert_id"] for item in items)
+
+    desk = Desk(tmp_path, deliver, monkeypatch)
+    await desk.put(1, 2, 3)
+    await desk.until(lambda: "alert-3" in got)
+    assert sorted(got) == ["alert-1", "alert-3"]
+    assert desk.counters.get(cell("alerts_failed", target="kafka")) == 1
+    await desk.until(lambda: OutboxReader(desk.folder).poll() == [])
+    await desk.close()
+
+
+async def test_a_full_disk_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    got: list[str] = []
+
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        got.extend(item["alert_id"] for item in items)
+
+    genuine, full = OutboxReader.delivered, [True]
+
+    def delivered(self: OutboxReader) -> None:
+        if full[0] and self._given:
+            raise OSError(28, "No space left on device")
+        genuine(self)
+
+    monkeypatch.setattr(OutboxReader, "delivered", delivered)
+    desk = Desk(tmp_path, deliver, monkeypatch)
+    await desk.put(1)
+    await desk.until(lambda: got == ["alert-1"])
+    await asyncio.sleep(0.02)  # many polls, each failing
+    full[0] = False
+    await desk.put(2)
+    await desk.until(lambda: got == ["alert-1", "alert-2"])
+    await desk.until(lambda: OutboxReader(desk.folder).poll() == [])
+    await desk.close()
+
+
+async def test_a_mistake_of_ours_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        raise ZeroDivisionError
+
+    desk = Desk(tmp_path, deliver, monkeypatch)
+    await desk.put(1)
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(asyncio.shield(desk.task), 10)
+    await desk.close()
+
+
+async def test_influxdb_may_be_away_when_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+
+    class Away:
+        def __init__(self, settings: object) -> None:
+            pass
+
+        async def open(self) -> None:
+            asked.set()
+            raise SinkError("connection refused", reason="refused", down=True)
+
+        async def close(self) -> None:
+            return
+
+    monkeypatch.setattr("greenlang_iot.sinks.influx.InfluxSender", Away)
+    settings = Settings.model_validate(
+        {
+            "data_dir": tmp_path,
+            "alerts": {"mqtt": False},
+            "sinks": {"lake": {"enabled": False}, "influxdb": {"enabled": True}},
+        }
+    )
+    outbox = Outbox(tmp_path / "outbox" / "shard-0", 1 << 20)
+    await outbox.durable(outbox.append([opened(1)]))
+    courier = Courier(settings, Counters.create(tmp_path / "counters"))
+    task = asyncio.ensure_future(courier.run())
+    await asyncio.wait_for(asked.wait(), 10)
+    assert not task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await outbox.close()
