@@ -9,7 +9,8 @@ Rules
 2. Chunks grow with load: while a chunk is on its way, rows gather in the open chunk; a second chunk
    is sent beside it only when it is large. An idle sink gets what there is at once.
 3. The spool takes over when the oldest unsettled row is older than `spool.after` or the sink is known
-   to be down. While it has a backlog every chunk goes through it, so order per device is kept.
+   to be down. While it has a backlog every chunk goes through it, so order per device is kept;
+   rows gather for `spool.gather` seconds, so that replay is faster than what comes.
 4. A chunk whose answer is still awaited when spooling starts is spooled too; if the answer then says
    delivered, its record is skipped at replay.
 5. A full spool is back pressure for a required sink (rows stay unsettled) and a counted drop for a
@@ -346,10 +347,14 @@ class Runner:
         self._changed.set()
 
     def _pump_spool(self) -> None:
-        """Move the queue to the spool; one fsync at a time gathers what comes meanwhile."""
+        """Move the queue to the spool, and the open chunk when it has gathered for long enough.
+
+        Records must not be small: they are replayed one by one while more rows come.
+        """
         if self._syncing or self._closing:
             return
-        self._seal()
+        if self._clock() - self._opened >= self._spool_settings.gather:
+            self._seal()
         while self._queue:
             chunk = self._queue[0]
             if self._write(chunk) is None:

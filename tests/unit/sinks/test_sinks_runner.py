@@ -88,6 +88,7 @@ class Bench:
         spooled: bool = True,
         spool_bytes: int = 1 << 20,
         after: float = 1.0,
+        gather: float = 0.0,
         **runner: object,
     ) -> None:
         self.encoder = ListEncoder()
@@ -97,7 +98,7 @@ class Bench:
         self.refused: list[Refused] = []
         self.now = 100.0
         self._changed = asyncio.Event()
-        spool_settings = SpoolSettings(after=after)
+        spool_settings = SpoolSettings(after=after, gather=gather)
         self.spool = (
             SegmentLog(
                 folder, segment_bytes=spool_bytes // 4, max_bytes=spool_bytes, fsync_every=0.0
@@ -138,6 +139,11 @@ class Bench:
             while not condition():
                 self.runner.check(None)
                 await asyncio.sleep(0)
+
+    async def runner_turns(self) -> None:
+        for _ in range(20):
+            self.runner.check(None)
+            await asyncio.sleep(0.001)
 
     async def close(self) -> None:
         await self.runner.close()
@@ -422,3 +428,19 @@ async def test_closing_does_not_wait_for_a_sender_that_does_not_close(
     bench = make()
     bench.sender.close = asyncio.Event().wait  # type: ignore[method-assign,assignment]
     await asyncio.wait_for(bench.runner.close(), 5)
+
+
+async def test_while_spooling_rows_gather_in_one_record(make: Callable[..., Bench]) -> None:
+    """Small records are slow to replay: a backlog of them would never become smaller."""
+    bench = make(gather=0.1)
+    bench.sender.answer = lambda rows: down()
+    bench.append(1, 1)
+    await bench.until(lambda: bench.settled == {1})
+    for ticket in range(2, 8):
+        bench.append(ticket, ticket)
+        await bench.runner_turns()
+    assert bench.settled == {1}
+    bench.now += 0.11
+    await bench.until(lambda: bench.settled == set(range(1, 8)))
+    assert bench.spool is not None
+    assert [record.rows for record in bench.spool.read(0)] == [1, 6]
