@@ -138,6 +138,43 @@ def _other_layout(f: Field, shards: int) -> float:
         f.site.kafka.start()
         f.site.influx.start()
     f.restart({"runtime": {"shards": shards}})
+    seconds = f.recovered()
+    f.retired()
+    return seconds
+
+
+@row(
+    "the gateway starts while both sinks are down",
+    bar=10.0,
+    seeded="forgets_failed",
+)
+def started_without_sinks(f: Field) -> float:
+    with f.kafka_cut():
+        f.gateway.stop()
+        f.site.kafka.stop()
+        f.site.influx.stop()
+        f.restart()
+        f.wait(lambda: f.spool_records() > 3, 30, "spooling")
+        f.run_for(1.0)
+        f.site.kafka.start()
+        f.site.influx.start()
+    return f.recovered()
+
+
+@row(
+    "SIGTERM while Kafka is frozen and InfluxDB is down, then a start",
+    bar=10.0,
+    seeded="drain_forgets",
+)
+def terminated_without_sinks(f: Field) -> float:
+    with f.kafka_cut():
+        os.kill(f.site.kafka.pid, signal.SIGSTOP)
+        f.site.influx.stop()
+        f.run_for(0.5)
+        f.gateway.stop()
+        os.kill(f.site.kafka.pid, signal.SIGCONT)
+        f.site.influx.start()
+    f.restart()
     return f.recovered()
 
 

@@ -32,6 +32,9 @@ from tests.services.influxdb1 import start_influxdb1
 from tests.services.kafka_server import start_kafka
 from tests.services.mosquitto_server import Mosquitto
 
+from greenlang_iot.devices.registry import load as load_registry
+from greenlang_iot.runtime.layout import plan
+from greenlang_iot.settings.model import Settings
 from greenlang_iot.simulate.ca import loopback
 from greenlang_iot.simulate.fleet import FleetOptions, fleet_registry
 from greenlang_iot.simulate.manifest import Message
@@ -260,6 +263,21 @@ class Field:
             return time.monotonic() - calm_since > 0.5
 
         self.gateway.wait(calm, timeout, "settled")
+
+    def retired(self, timeout: float = 60.0) -> None:
+        """Until every client id of an earlier layout is drained."""
+        directory = load_registry(self.site.registry)
+        settings = Settings.model_validate(self.settings)
+        plans = plan(directory, settings.mqtt, settings.runtime.shards, settings.instance)
+        current = {c.client_id for p in plans for c in p.connections}
+        known = {item["client_id"] for item in json.loads(self._layout.read_text())}
+        markers = [self.data_dir / "run" / f"retired-{name}" for name in known - current]
+
+        self.gateway.wait(lambda: all(m.exists() for m in markers), timeout, "retired")
+
+    @property
+    def _layout(self) -> Path:
+        return self.data_dir / "layout.json"
 
     def count(self, metric: str) -> float:
         """Sum of a metric over its labels."""
