@@ -310,8 +310,16 @@ class Field:
         self.gateway.wait(done, timeout, "the shard replaced")
 
     def stop_early(self) -> None:
-        """SIGTERM to a gateway that may not be ready yet: it must end in order."""
-        self.gateway.stop()
+        """SIGTERM to a gateway that may not be ready yet: it must end in order, or by the signal
+        itself where it had not begun."""
+        process = self.gateway._process
+        process.terminate()
+        process.wait(40)
+        log = self.gateway.log.read_text()
+        assert process.returncode in (0, -signal.SIGTERM), (
+            f"exit {process.returncode}: {log[-3000:]}"
+        )
+        assert "did not drain" not in log, log[-3000:]
 
     def kill_all(self) -> None:
         """SIGKILL of the supervisor: its shards must die with it."""

@@ -260,7 +260,7 @@ class Courier:
             if not is_open:  # here, and not before: it may be away when the gateway starts
                 await sender.open()
                 is_open = True
-            lines = b"".join(alert_line(Transition.from_dict(item)) for item in items)
+            lines = b"\n".join(alert_line(Transition.from_dict(item)) for item in items)
             outcome = await sender.send(lines, len(items))
             for refused in outcome.refused:
                 why = "InfluxDB refused an alert; it will not arrive there"

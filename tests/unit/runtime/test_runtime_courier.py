@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.influxdb2 import InfluxDB2
 
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.model.outcomes import Transition
@@ -150,6 +151,35 @@ async def test_a_mistake_of_ours_is_raised(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ZeroDivisionError):
         await asyncio.wait_for(asyncio.shield(desk.task), 10)
     await desk.close()
+
+
+async def test_every_alert_is_a_line_in_influxdb(tmp_path: Path) -> None:
+    async with InfluxDB2() as server:
+        settings = Settings.model_validate(
+            {
+                "data_dir": tmp_path,
+                "alerts": {"mqtt": False},
+                "sinks": {
+                    "lake": {"enabled": False},
+                    "influxdb": {"enabled": True, "url": server.url, "token": server.token},
+                },
+            }
+        )
+        outbox = Outbox(tmp_path / "outbox" / "shard-0", 1 << 20)
+        await outbox.durable(outbox.append([opened(1), opened(2), opened(3)]))
+        task = asyncio.ensure_future(Courier(settings, Counters.create(tmp_path / "c")).run())
+        async with asyncio.timeout(10):
+            while not server.writes:
+                await asyncio.sleep(0.01)
+        assert [status for status, _ in server.writes] == [204]
+        assert [p["fields"]["alert_id"] for p in server.points()] == [
+            "alert-1",
+            "alert-2",
+            "alert-3",
+        ]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await outbox.close()
 
 
 async def test_influxdb_may_be_away_when_it_starts(
