@@ -10,6 +10,7 @@ import numpy as np
 from greenlang_iot.model.batches import F32, I16, I32, I64, U8, U16, U64
 from greenlang_iot.model.flags import DUPLICATE, HAS_SEQ, SUSPECT, TEXT_IN_ARENA
 from greenlang_iot.model.jit import fused, kernel
+from greenlang_iot.model.kernels_prefetch import AHEAD, prefetch
 
 COMMA, EQUALS, SPACE, NEWLINE, MINUS, ZERO, DOT = 44, 61, 32, 10, 45, 48, 46
 ROOM = 64
@@ -160,6 +161,22 @@ def _belongs(
     )
 
 
+@fused
+def _ask_ahead(
+    row: int, n: int, series: I32, series_device: I32, series_metric: I32,
+    head: U64, head_off: I64, head_len: I32,
+) -> None:  # fmt: skip
+    if row + 3 * AHEAD < n:
+        prefetch(series_device, series[row + 3 * AHEAD])
+        prefetch(series_metric, series[row + 3 * AHEAD])
+        device = series_device[series[row + 2 * AHEAD]]
+        prefetch(head_off, device)
+        prefetch(head_len, device)
+        off = head_off[series_device[series[row + AHEAD]]]
+        prefetch(head, off)
+        prefetch(head, off + 7)
+
+
 @kernel
 def append_lines(
     row: int,
@@ -199,6 +216,9 @@ def append_lines(
     room = len(out)
     readings = 0
     while row < n:
+        _ask_ahead(
+            row, n, series, series_device, series_metric, head, head_off, head_len
+        )
         if flags[row] & DUPLICATE:
             row += 1
             continue

@@ -10,7 +10,8 @@ import numpy as np
 from greenlang_iot.encode.kernels_copy import copy_bytes
 from greenlang_iot.model.batches import F32, I16, I32, I64, U8, U16
 from greenlang_iot.model.flags import DUPLICATE, HAS_SEQ, TEXT_IN_ARENA
-from greenlang_iot.model.jit import kernel, leaf
+from greenlang_iot.model.jit import fused, kernel, leaf
+from greenlang_iot.model.kernels_prefetch import AHEAD, prefetch
 
 HEADER = 61
 """Bytes of a record batch before its first record."""
@@ -159,6 +160,25 @@ def device_texts(
         copy_bytes(kind_blob, int(kind_off[k]), int(kind_off[k + 1]), out, pos)
 
 
+@fused
+def _ask_ahead(
+    row: int, n: int, series: I32, series_device: I32, series_metric: I32, series_unit: I32,
+    partition: I32, device_blob: U8, device_off: I64, key_size: I32,
+) -> None:  # fmt: skip
+    if row + 3 * AHEAD < n:
+        s = series[row + 3 * AHEAD]
+        prefetch(series_device, s)
+        prefetch(series_metric, s)
+        prefetch(series_unit, s)
+        d = series_device[series[row + 2 * AHEAD]]
+        prefetch(partition, d)
+        prefetch(device_off, d)
+        prefetch(key_size, d)
+        off = device_off[series_device[series[row + AHEAD]]]
+        prefetch(device_blob, off)
+        prefetch(device_blob, off + 64)
+
+
 @kernel
 def append_records(
     start: int,
@@ -201,6 +221,10 @@ def append_records(
     batch of one record may exceed it (stride has room for the longest record).
     """
     for row in range(start, n):
+        _ask_ahead(
+            row, n, series, series_device, series_metric, series_unit,
+            partition, device_blob, device_off, key_size,
+        )  # fmt: skip
         flag = int(flags[row])
         if flag & DUPLICATE:
             continue
