@@ -23,9 +23,7 @@ LINE_FIELD = np.frombuffer(b",type=bench temperature=", np.uint8)
 LINE_SCORE = np.frombuffer(b",temperature_score=", np.uint8)
 RECORD_HEAD = np.frombuffer(b'{"v":1,"org":"acme","site":"s', np.uint8)
 RECORD_DEVICE = np.frombuffer(b'","device":"d', np.uint8)
-RECORD_TS = np.frombuffer(
-    b'","type":"bench","metric":"temperature","unit":"Cel","ts":', np.uint8
-)
+RECORD_TS = np.frombuffer(b'","type":"bench","metric":"temperature","unit":"Cel","ts":', np.uint8)
 RECORD_VALUE = np.frombuffer(b',"value":', np.uint8)
 RECORD_SEQ = np.frombuffer(b',"seq":', np.uint8)
 RECORD_SCORE = np.frombuffer(b',"score":', np.uint8)
@@ -34,7 +32,7 @@ RECORD_VERDICT = np.frombuffer(b',"verdict":"', np.uint8)
 
 @fused
 def _is(buffer: U8, at: int, text: U8) -> bool:
-    for i in range(len(text)):
+    for i in range(len(text)):  # noqa: SIM110 (numba compiles no generators)
         if buffer[at + i] != text[i]:
             return False
     return True

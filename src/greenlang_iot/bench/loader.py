@@ -90,7 +90,9 @@ class Subscriber(asyncio.Protocol):
         elif isinstance(packet, mqtt5.SubscribePacket):
             codes = [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE] * len(packet.topic_filters)
             self.transport.write(mqtt5.SubAckPacket(packet.packet_id, codes).write())
-            filters = [f.pattern for f in packet.topic_filters if f.max_qos != mqtt5.QoS.AT_MOST_ONCE]
+            filters = [
+                f.pattern for f in packet.topic_filters if f.max_qos != mqtt5.QoS.AT_MOST_ONCE
+            ]
             if filters:
                 self.loader.subscribed(self, filters)
         elif isinstance(packet, mqtt5.PublishPacket) and packet.packet_id:
@@ -136,9 +138,7 @@ class Loader:
         patterns = [
             re.compile("[^/]+".join(re.escape(part) for part in f.split("+"))) for f in filters
         ]
-        numbers = [
-            d for d in range(self.devices) if any(p.fullmatch(topic(d)) for p in patterns)
-        ]
+        numbers = [d for d in range(self.devices) if any(p.fullmatch(topic(d)) for p in patterns)]
         if numbers:
             seed = len(self.subscribers)
             subscriber.workload = Workload(np.array(numbers), seed, self.start_ms)

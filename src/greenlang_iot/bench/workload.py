@@ -51,7 +51,9 @@ def topic(device: int) -> str:
 
 def thousandths(devices: I64, ts_ms: int) -> I64:
     """The values of these devices at a time stamp, × 1000 (`kernels_check.expected` in numpy)."""
-    h = (devices.astype(np.uint64) * np.uint64(0x9E37_79B1)) ^ np.uint64((ts_ms & 0x3FFF_FFFF) * 0x85EB_CA77)
+    h = (devices.astype(np.uint64) * np.uint64(0x9E37_79B1)) ^ np.uint64(
+        (ts_ms & 0x3FFF_FFFF) * 0x85EB_CA77
+    )
     h &= _32
     h = ((h ^ (h >> np.uint64(15))) * np.uint64(0x2C1B_3C6D)) & _32
     h ^= h >> np.uint64(12)
