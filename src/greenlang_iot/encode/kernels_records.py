@@ -250,6 +250,8 @@ def append_records(
         pos = copy_bytes(tail_blob, t0, t1, out, pos + SCORE_TEXT)
         out[pos] = 0
         cursor[p] = pos + 1
+        for line in range(192, 448, 64):  # where this partition's next records go
+            prefetch(out, pos + line)
         count[p] += 1
         if ms > max_ms[p]:
             max_ms[p] = ms
