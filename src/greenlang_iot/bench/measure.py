@@ -54,9 +54,8 @@ def report(measured: Measured, unit: Unit, verified: bool) -> dict[str, Any]:
     }
 
 
-def warm_up(stage: Stage, gateway: Child) -> None:
+def warm_up(stage: Stage) -> None:
     """Until every series has left its learning phase and the second stage is loaded."""
-    stage.wait_until_ready(gateway)
     wanted = WARM_LAPS * stage.devices
     deadline = time.monotonic() + WARM_AT_MOST
     stage.loader.ask("go")

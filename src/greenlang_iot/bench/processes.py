@@ -25,7 +25,7 @@ class Child:
         self.module = module
         self._log = log
         with open(log, "ab") as stderr:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: S603 (our own modules)
                 [sys.executable, "-m", module, *map(str, arguments)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

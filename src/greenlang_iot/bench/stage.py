@@ -118,9 +118,17 @@ class Stage:
                 raise GatewayError(f"the gateway is not ready: {gateway.log()}")
             time.sleep(0.1)
 
+    def wait_for_subscribers(self, gateway: Child, count: int) -> None:
+        """Until the gateway listens on so many connections."""
+        deadline = time.monotonic() + PATIENCE
+        while self.loader.ask()["subscribers"] < count:
+            if gateway.process.poll() is not None or time.monotonic() > deadline:
+                raise GatewayError(f"the gateway did not subscribe: {gateway.log()}")
+            time.sleep(0.1)
+
     def metric(self, name: str) -> float:
         """Sum of a metric of the gateway over its labels."""
-        with urllib.request.urlopen(f"{self._admin}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self._admin}/metrics", timeout=5) as answer:  # noqa: S310
             rows = answer.read().decode().splitlines()
         return sum(
             float(row.split()[-1]) for row in rows if name in row and not row.startswith("#")
@@ -128,7 +136,7 @@ class Stage:
 
     def _ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self._admin}/readyz", timeout=5):
+            with urllib.request.urlopen(f"{self._admin}/readyz", timeout=5):  # noqa: S310
                 return True
         except OSError:  # not there yet, or 503
             return False

@@ -15,15 +15,19 @@ AHEAD = 8
 """Rows between asking for a table's line and using it; what leads to the line is asked for earlier."""
 
 
-def prefetch(array: npt.NDArray[Any], at: int) -> None:
-    """Load the cache line of `array[at]` in the background; any position is allowed."""
+def prefetch(array: npt.NDArray[Any], at: int, line: int = 0) -> None:
+    """Load the cache line of `array[at]` in the background, or the `line`th after it.
+
+    Any position is allowed.
+    """
 
 
-def _typed_prefetch(_: Any, array: Any, at: Any) -> Any:
+def _typed_prefetch(_: Any, array: Any, at: Any, line: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         i32 = ir.IntType(32)
-        pointer = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        row = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        pointer = builder.gep(row, [builder.mul(arguments[2], ir.IntType(64)(64))])
         name = builder.module.declare_intrinsic(
             "llvm.prefetch",
             [pointer.type],
@@ -32,15 +36,15 @@ def _typed_prefetch(_: Any, array: Any, at: Any) -> Any:
         builder.call(name, [pointer, i32(0), i32(3), i32(1)])  # for reading, into all levels, data
         return context.get_dummy_value()
 
-    return types.void(array, types.int64), generate
+    return types.void(array, types.int64, types.int64), generate
 
 
 _prefetch = intrinsic(_typed_prefetch)
 
 
 # numba wants the names and the (missing) annotations of both functions alike.
-def _compile_prefetch(array, at):  # type: ignore[no-untyped-def]
-    return lambda array, at: _prefetch(array, at)
+def _compile_prefetch(array, at, line=0):  # type: ignore[no-untyped-def]
+    return lambda array, at, line=0: _prefetch(array, at, line)
 
 
 overload(prefetch, inline="never")(_compile_prefetch)
