@@ -135,7 +135,7 @@ async def from_mqtt(
     import aiomqtt
 
     from greenlang_iot.model.errors import GatewayError
-    from greenlang_iot.mqtt.control import client_options
+    from greenlang_iot.mqtt.client import client_options
     from greenlang_iot.observe.printable import printable
 
     topic = f"greenlang/+/{_level(site)}/{_level(device)}/alert/+"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import aiomqtt
 
 from greenlang_iot.model.errors import GatewayError
-from greenlang_iot.mqtt.control import client_options
+from greenlang_iot.mqtt.client import client_options
 from greenlang_iot.settings.model import BrokerSettings
 
 Received = Callable[[str, bytes], None]
