@@ -11,6 +11,7 @@ import typer
 from greenlang_iot import __version__
 from greenlang_iot.cli import alerts, config, dead_letter, devices, spool
 from greenlang_iot.cli.demo import demo
+from greenlang_iot.cli.doctor import doctor
 from greenlang_iot.cli.query import query
 from greenlang_iot.cli.run import run
 from greenlang_iot.cli.setup import setup
@@ -31,6 +32,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(devices.app, name="devices")
 app.add_typer(dead_letter.app, name="dead-letter")
 app.add_typer(spool.app, name="spool")
+app.command()(doctor)
 app.command()(setup)
 app.command()(query)
 

@@ -178,8 +178,8 @@ async def test_a_dry_run_sends_nothing_and_replay_asks_which(place: Place) -> No
     assert [(row["to"], row["payload"]) for row in plan] == [(TOPIC, "{}")]
     with pytest.raises(InputError, match="say which"):
         await place.run("replay")
+    await place.keep(refused=[Refused(b"x v=1", "no", 1)])
     with pytest.raises(InputError, match="not enabled"):
-        await place.keep(refused=[Refused(b"x v=1", "no", 1)])
         await place.run("replay", "--sink", "influxdb")
 
 
