@@ -53,6 +53,8 @@ def tail(
     (GREENLANG_IOT__MQTT__BROKERS__0__USERNAME and …__PASSWORD).
 
     Example: greenlang-iot alerts tail --site north --severity warning
+
+    Exit codes: 0 ended by Ctrl-C or --count, 1 broker or Kafka cannot be reached, 2 wrong input.
     """
     import asyncio
 

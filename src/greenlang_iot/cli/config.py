@@ -68,6 +68,8 @@ def schema() -> None:
     Example: greenlang-iot config schema > config/iot-config.schema.json
 
     Then begin the file with: # yaml-language-server: $schema=iot-config.schema.json
+
+    Exit codes: 0.
     """
     from greenlang_iot.settings.explain import json_schema
 

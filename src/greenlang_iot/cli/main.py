@@ -39,7 +39,12 @@ app.command()(query)
 
 @app.command()
 def version() -> None:
-    """Print the version."""
+    """Print the version.
+
+    Example: greenlang-iot version
+
+    Exit codes: 0.
+    """
     typer.echo(f"greenlang-iot {__version__}")
 
 

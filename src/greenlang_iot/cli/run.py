@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from greenlang_iot.cli.first_start import tell_first_start
+
 if TYPE_CHECKING:
     from greenlang_iot.model.directory import Directory
     from greenlang_iot.runtime.gateway import Gateway
@@ -35,6 +37,7 @@ def run(
     from greenlang_iot.runtime.supervisor import start_forkserver
 
     start_forkserver()  # kernels load while the rest of this starts
+    tell_first_start()
 
     import orjson
 

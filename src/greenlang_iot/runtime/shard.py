@@ -255,6 +255,7 @@ class Shard:
         self.alerter.settings = settings.alerts
         self.pipeline.reload(done.directory)
         self._owned = owned(self.spec.plan, done.directory, settings.mqtt.topic)
+        self.counters.add(cell("registry_reloads"))
         self.counters.set(cell("devices"), registry.n_devices)
         self.counters.set(cell("series"), registry.n_series)
         return done
