@@ -122,9 +122,19 @@ class Pipeline:
         """Go on with a newer Directory in which known series keep their index."""
         self._directory = directory
         self.detector.grow(directory)
-        self.alerter.grow(directory)
+        self.announce(self.alerter.grow(directory))
         for runner in self.runners:
             runner.grow(directory)
+
+    def reload(self, directory: Directory) -> None:
+        """Go on with a reloaded Directory, made from the decoder's: known series keep their index.
+
+        What is in open chunks belongs to the names that held when it came, so chunks end here.
+        """
+        for runner in self.runners:
+            runner.seal()
+        self.decoder.grow(directory)
+        self.grow(directory)
 
     def _open_ticket(self, frames: FrameBatch, decoded: Decoded, alerts: bool) -> int:
         required = self._required if decoded.readings.n else 0

@@ -188,7 +188,8 @@ class Alerter:
         return result
 
     def grow(self, directory: Directory) -> list[Transition]:
-        """Go on with a newer Directory; alerts of series that it does not watch are resolved."""
+        """Go on with a newer Directory; alerts move with their series, and those of series that it
+        does not watch are resolved."""
         old = self._alerts
         self._directory = directory
         self._alerts = {}
@@ -197,12 +198,12 @@ class Alerter:
         }
         self.active = np.zeros(directory.n_series, np.uint8)
         result: list[Transition] = []
+        moved: dict[tuple[str, str, str, str], int] | None = None
         for (series, kind), alert in old.items():
-            if (
-                series < directory.n_series
-                and self._scope(series) == alert.scope
-                and self._on(series)
-            ):
+            if series >= directory.n_series or self._scope(series) != alert.scope:
+                moved = self._index() if moved is None else moved
+                series = moved.get(alert.scope, -1)
+            if series >= 0 and self._on(series):
                 self._keep(series, kind, alert)
             else:
                 result.append(_unwatched(alert))

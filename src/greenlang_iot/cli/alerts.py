@@ -53,6 +53,8 @@ def tail(
     (GREENLANG_IOT__MQTT__BROKERS__0__USERNAME and …__PASSWORD).
 
     Example: greenlang-iot alerts tail --site north --severity warning
+
+    Exit codes: 0 ended by Ctrl-C or --count, 1 broker or Kafka cannot be reached, 2 wrong input.
     """
     import asyncio
 
@@ -135,7 +137,7 @@ async def from_mqtt(
     import aiomqtt
 
     from greenlang_iot.model.errors import GatewayError
-    from greenlang_iot.mqtt.control import client_options
+    from greenlang_iot.mqtt.client import client_options
     from greenlang_iot.observe.printable import printable
 
     topic = f"greenlang/+/{_level(site)}/{_level(device)}/alert/+"

@@ -1,72 +1,135 @@
-"""`greenlang-iot config`: look at settings and registry without running anything."""
+"""`greenlang-iot config`: make, check and look at settings without running anything."""
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from greenlang_iot.cli.config_init import init
+from greenlang_iot.cli.terminal import PROBLEMS_SHOWN, console, print_json
 from greenlang_iot.model.errors import InputError
 
 if TYPE_CHECKING:
     from greenlang_iot.model.directory import Directory
     from greenlang_iot.settings.model import Settings
 
-app = typer.Typer(help="Check settings and the device registry.", no_args_is_help=True)
+app = typer.Typer(help="Make, check and look at settings.", no_args_is_help=True)
+app.command()(init)
 
-_SHOWN = 100
-"""Problems of one file that are printed; the rest are counted."""
+Config = Annotated[Path, typer.Option(help="Settings (YAML); the environment overrides it.")]
 
 
 @app.callback()
 def group() -> None:
-    """Check settings and the device registry."""
+    """Make, check and look at settings."""
+
+
+@app.command()
+def show(
+    config: Config = Path("config/iot-config.yaml"),
+    only: Annotated[
+        str, typer.Argument(metavar="[PREFIX]", help="Only settings below this, such as mqtt.")
+    ] = "",
+    changed: Annotated[bool, typer.Option("--changed", help="Leave defaults out.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Print every effective setting and where its value comes from; secrets are masked.
+
+    Example: greenlang-iot config show sinks.kafka --changed
+
+    Exit codes: 0 shown, 2 the settings are wrong.
+    """
+    from rich.text import Text
+
+    from greenlang_iot.settings.explain import DEFAULT, effective
+    from greenlang_iot.settings.load import load as load_settings
+
+    rows = [
+        row
+        for row in effective(load_settings(config, os.environ))
+        if row.name.startswith(only) and not (changed and row.source == DEFAULT)
+    ]
+    if as_json:
+        print_json({row.name: {"value": row.value, "source": row.source} for row in rows})
+        return
+    out = console()
+    for row in rows:
+        value = "null" if row.value is None else json.dumps(row.value, ensure_ascii=False)
+        style = "dim" if row.source == DEFAULT else "cyan"
+        out.print(Text.assemble(f"{row.name}: {value}", (f"  # {row.source}", style)))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the settings file, for editors that complete and check YAML.
+
+    Example: greenlang-iot config schema > config/iot-config.schema.json
+
+    Then begin the file with: # yaml-language-server: $schema=iot-config.schema.json
+
+    Exit codes: 0.
+    """
+    from greenlang_iot.settings.explain import json_schema
+
+    print_json(json_schema())
 
 
 @app.command()
 def check(
-    config: Annotated[
-        Path, typer.Option(help="Settings (YAML); the environment overrides it.")
-    ] = Path("config/iot-config.yaml"),
+    config: Config = Path("config/iot-config.yaml"),
     devices_file: Annotated[Path, typer.Option(help="Device registry (JSON).")] = Path(
         "devices/devices-registry.json"
     ),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Report every mistake in both files at once: exit 0 when there is none, 2 otherwise.
+    """Report every mistake in both files at once.
 
     Example: greenlang-iot config check --config config/iot-config.yaml
+
+    Exit codes: 0 no mistake (there may be warnings), 2 mistakes.
     """
-    from rich.console import Console
     from rich.text import Text
 
     from greenlang_iot.devices.registry import load as load_registry
     from greenlang_iot.settings.load import load as load_settings
 
-    console = Console(soft_wrap=True, highlight=False)
     failures: list[InputError] = []
+    warnings: tuple[str, ...] = ()
     settings = directory = None
     try:
         loaded = load_settings(config, os.environ)
+        settings, warnings = loaded.settings, loaded.warnings
     except InputError as error:
         failures.append(error)
-    else:
-        settings = loaded.settings
-        for warning in loaded.warnings:
-            console.print(Text.assemble(("warning ", "yellow"), warning))
     try:
         directory = load_registry(devices_file)
     except InputError as error:
         failures.append(error)
 
-    for failure in failures:
-        console.print(Text.assemble(("mistake ", "bold red"), str(failure)))
-        for problem in failure.problems[:_SHOWN]:
-            console.print(Text(f"  {problem}"))
-        if len(failure.problems) > _SHOWN:
-            console.print(Text(f"  … and {len(failure.problems) - _SHOWN} more"))
-    if settings is not None and directory is not None:
-        for line in _summary(settings, directory):
-            console.print(Text.assemble(("ok ", "green"), line))
+    summary = _summary(settings, directory) if settings and directory else []
+    if as_json:
+        print_json(
+            {
+                "valid": not failures,
+                "mistakes": [p for f in failures for p in f.problems or (str(f),)],
+                "warnings": warnings,
+                "summary": summary,
+            }
+        )
+    else:
+        out = console()
+        for warning in warnings:
+            out.print(Text.assemble(("warning ", "yellow"), warning))
+        for failure in failures:
+            out.print(Text.assemble(("mistake ", "bold red"), str(failure)))
+            for problem in failure.problems[:PROBLEMS_SHOWN]:
+                out.print(Text(f"  {problem}"))
+            if len(failure.problems) > PROBLEMS_SHOWN:
+                out.print(Text(f"  … and {len(failure.problems) - PROBLEMS_SHOWN} more"))
+        for line in summary:
+            out.print(Text.assemble(("ok ", "green"), line))
     if failures:
         raise typer.Exit(2)
 

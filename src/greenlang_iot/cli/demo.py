@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from greenlang_iot.cli.first_start import tell_first_start
+
 if TYPE_CHECKING:
     from greenlang_iot.cli.demo_screen import Screen
     from greenlang_iot.model.directory import Directory
@@ -49,10 +51,13 @@ def demo(
     Exit code 0 only if every promised reading and dead letter is found. Ctrl-C ends it early.
 
     Example: greenlang-iot demo --seconds 20 --summary json
+
+    Exit codes: 0 everything was found, 1 something is missing or failed, 2 wrong input.
     """
     from greenlang_iot.runtime.supervisor import start_forkserver
 
     start_forkserver()  # kernels load while the broker starts
+    tell_first_start()
     data = folder / "data"
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)

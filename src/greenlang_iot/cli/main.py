@@ -9,8 +9,9 @@ import sys
 import typer
 
 from greenlang_iot import __version__
-from greenlang_iot.cli import alerts, bench, config
+from greenlang_iot.cli import alerts, bench, config, dead_letter, devices, spool
 from greenlang_iot.cli.demo import demo
+from greenlang_iot.cli.doctor import doctor
 from greenlang_iot.cli.query import query
 from greenlang_iot.cli.run import run
 from greenlang_iot.cli.setup import setup
@@ -29,13 +30,22 @@ app.command()(simulate)
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
+app.add_typer(devices.app, name="devices")
+app.add_typer(dead_letter.app, name="dead-letter")
+app.add_typer(spool.app, name="spool")
+app.command()(doctor)
 app.command()(setup)
 app.command()(query)
 
 
 @app.command()
 def version() -> None:
-    """Print the version."""
+    """Print the version.
+
+    Example: greenlang-iot version
+
+    Exit codes: 0.
+    """
     typer.echo(f"greenlang-iot {__version__}")
 
 

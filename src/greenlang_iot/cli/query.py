@@ -39,6 +39,8 @@ def query(
     """Ask the lake, also while the gateway runs. Reads only.
 
     Example: greenlang-iot query "SELECT device, count(*) FROM readings GROUP BY ALL"
+
+    Exit codes: 0 answered, 2 the query or the settings are wrong.
     """
     from greenlang_iot.sinks.lake_query import LakeReader
 

@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from greenlang_iot.cli.first_start import tell_first_start
+
 if TYPE_CHECKING:
+    from greenlang_iot.model.directory import Directory
     from greenlang_iot.runtime.gateway import Gateway
+    from greenlang_iot.settings.model import Settings
 
 
 def run(
@@ -24,11 +28,16 @@ def run(
 ) -> None:
     """Run the gateway until Ctrl-C or SIGTERM; then drain and print what was done.
 
+    SIGHUP, or POST /-/reload with the token in data_dir/admin-token, reads registry and settings again.
+
     Example: greenlang-iot run --config config/iot-config.yaml --devices-file devices/devices-registry.json
+
+    Exit codes: 0 drained, 1 it could not go on, 2 settings or registry are wrong.
     """
     from greenlang_iot.runtime.supervisor import start_forkserver
 
     start_forkserver()  # kernels load while the rest of this starts
+    tell_first_start()
 
     import orjson
 
@@ -45,8 +54,11 @@ def run(
         sys.stderr.write(f"warning: {warning}\n")
     gateway: list[Gateway] = []
 
+    def read() -> "tuple[Settings, Directory]":
+        return load_settings(config, os.environ).settings, load_registry(devices_file)
+
     def make() -> Gateway:
-        gateway.append(Gateway(settings, directory))
+        gateway.append(Gateway(settings, directory, read=read))
         _announce(gateway[0])
         return gateway[0]
 

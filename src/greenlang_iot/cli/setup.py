@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from greenlang_iot.cli.terminal import print_json
+
 if TYPE_CHECKING:
     from greenlang_iot.settings.model import Settings
 
@@ -15,15 +17,21 @@ if TYPE_CHECKING:
 def setup(
     config: Annotated[Path, typer.Option(help="Settings (YAML).")] = Path("config/iot-config.yaml"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the difference.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Make InfluxDB's org, buckets and downsampling task and Kafka's topics. Safe to repeat.
 
     Example: greenlang-iot setup --config config/iot-config.yaml --dry-run
+
+    Exit codes: 0 done (or, with --dry-run, shown), 1 a service refuses or is away, 2 wrong settings.
     """
     from greenlang_iot.settings.load import load
 
     settings = load(config, os.environ).settings
     lines = asyncio.run(_setup(settings, dry_run))
+    if as_json:
+        print_json({"applied": not dry_run, "differences": lines})
+        return
     for line in lines or ["Nothing to do: everything is as the settings say."]:
         sys.stdout.write(line + "\n")
 

@@ -61,6 +61,8 @@ def simulate(
 
     Example: greenlang-iot simulate --tls-ca config/tls/ca.crt --username simulator
     --password-file simulator.pw --manifest manifest.jsonl
+
+    Exit codes: 0 published, 1 the broker cannot be reached, 2 wrong input.
     """
     import orjson
 

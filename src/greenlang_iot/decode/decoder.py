@@ -37,10 +37,7 @@ class Decoder:
         fast: bool = True,
     ) -> None:
         self.directory = directory
-        self._limits = limits
-        self._max_age_ns = int(limits.max_age * 1e9)
-        self._max_future_ns = int(limits.max_future * 1e9)
-        self._receive_time = limits.missing_ts == "receive_time"
+        self.configure(limits)
         self._template = TopicTemplate(topic_template)
         self._fast = fast
         accept = limits.unknown_devices == "accept"
@@ -61,6 +58,13 @@ class Decoder:
         room = self._limits.max_unknown_devices - self._guests.n if self._guests else 0
         self._tables = Tables.of(directory)
         self._topics = TopicTable(directory, self._template, max(room, 0))
+
+    def configure(self, limits: LimitSettings) -> None:
+        """Use other limits from the next batch on; those on unknown devices are as at the start."""
+        self._limits = limits
+        self._max_age_ns = int(limits.max_age * 1e9)
+        self._max_future_ns = int(limits.max_future * 1e9)
+        self._receive_time = limits.missing_ts == "receive_time"
 
     def grow(self, directory: Directory) -> None:
         """Go on with a reloaded Directory, made from this one: known series keep their index."""

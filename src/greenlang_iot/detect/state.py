@@ -85,18 +85,35 @@ def seen(rows: Rows) -> npt.NDArray[np.bool_]:
 
 
 def grown(rows: Rows, old: Directory, new: Directory) -> Rows:
-    """Rows for `new`: known series keep theirs, a reused index starts afresh."""
+    """Rows for `new`: known series keep theirs, also at another index; a reused index starts afresh."""
     result = fresh(new.n_series)
     kept = _same_key(old, new)
     result[: len(kept)][kept] = rows[: len(kept)][kept]
+    left = np.flatnonzero(~kept)
+    left = left[seen(rows[left])]
+    if len(left):
+        at = {_key(old, s): s for s in left.tolist()}
+        others = np.concatenate((np.flatnonzero(~kept), np.arange(len(kept), new.n_series)))
+        for series in others.tolist():
+            if (before := at.get(_key(new, series))) is not None:
+                result[series] = rows[before]
     return result
 
 
+def _key(d: Directory, series: int) -> tuple[bytes, bytes, bytes]:
+    return (
+        d.device.raw(int(d.series_device[series])),
+        d.metric.raw(int(d.series_metric[series])),
+        d.unit.raw(int(d.series_unit[series])),
+    )
+
+
 def _same_key(old: Directory, new: Directory) -> npt.NDArray[np.bool_]:
-    """Per index that both have: is it still the same device and metric?"""
+    """Per index that both have: is it still the same device and metric, in the same unit?"""
     n = min(old.n_series, new.n_series)
     same: list[npt.NDArray[np.bool_]] = []
-    for texts, index in (("device", "series_device"), ("metric", "series_metric")):
+    keys = (("device", "series_device"), ("metric", "series_metric"), ("unit", "series_unit"))
+    for texts, index in keys:
         before, after = getattr(old, texts), getattr(new, texts)
         at_old, at_new = getattr(old, index)[:n], getattr(new, index)[:n]
         shared = min(len(before), len(after))
@@ -108,4 +125,4 @@ def _same_key(old: Directory, new: Directory) -> npt.NDArray[np.bool_]:
         if not equal[:shared].all():
             equal[:shared] = [before.raw(i) == after.raw(i) for i in range(shared)]
         same.append((at_old == at_new) & equal[at_old])
-    return same[0] & same[1]
+    return same[0] & same[1] & same[2]

@@ -78,6 +78,13 @@ def parse(document: bytes, source: str = "registry") -> Directory:
     return _columns(fleet)
 
 
+def mistakes(data: object) -> Problems:
+    """Every mistake of a registry that is not a text yet: (place in it, what is wrong there)."""
+    problems: Problems = []
+    _read(data, problems)
+    return problems
+
+
 def texts(items: Iterable[str]) -> Texts:
     """A column of texts from Python strings."""
     raw = [item.encode() for item in items]

@@ -1,7 +1,9 @@
 """Dead letters as JSON: docs/schemas/dead-letter-v1.json. Pure."""
 
 import base64
+import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,6 +11,10 @@ from greenlang_iot.model.batches import Reject
 from greenlang_iot.model.outcomes import DeadLetter, Refused
 
 VERSION = 1
+IDENT_LENGTH = 12
+_PATH = re.compile(
+    r"(?:\[(?P<index>\d+)\])?\.?(?:(?P<key>value|values)(?:\.(?P<metric>.*))?)?", re.S
+)
 
 
 def from_rejects(rejects: Sequence[Reject], received_ns: int) -> Iterator[DeadLetter]:
@@ -87,3 +93,49 @@ def decode(line: bytes) -> DeadLetter:
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a dead letter: {error!r}") from None
+
+
+def ident(letter: DeadLetter) -> str:
+    """The letter's name: the same for the same letter, wherever it is kept."""
+    return hashlib.sha256(encode(letter)).hexdigest()[:IDENT_LENGTH]
+
+
+def resubmission(letter: DeadLetter) -> bytes:
+    """The payload that holds only what was rejected: the whole one where the message as a whole was.
+
+    The readings of the same message that were accepted are left out, for they are delivered.
+    """
+    paths = [path for path, _ in letter.paths]
+    if not paths or "" in paths:
+        return letter.payload
+    try:
+        document = json.loads(letter.payload)
+    except ValueError:
+        return letter.payload
+    several = isinstance(document, list)
+    items = document if several else [document]
+    wanted: dict[int, set[str] | None] = {}  # item → its rejected metrics; None: all of it
+    for path in paths:
+        match = _PATH.fullmatch(path)
+        if match is None:
+            return letter.payload
+        index = int(match["index"] or 0)
+        if match["key"] == "values" and match["metric"] is not None:
+            metrics = wanted.setdefault(index, set())
+            if metrics is not None:
+                metrics.add(match["metric"])
+        else:
+            wanted[index] = None
+    kept = [_only(items[i], metrics) for i, metrics in sorted(wanted.items()) if i < len(items)]
+    body = kept if several else kept[0]
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(
+        "utf-8", "surrogatepass"
+    )
+
+
+def _only(item: Any, metrics: set[str] | None) -> Any:
+    """The item with these metrics alone (a path keeps the first 128 characters of a name)."""
+    if metrics is None or not isinstance(item, dict) or not isinstance(item.get("values"), dict):
+        return item
+    values = {name: value for name, value in item["values"].items() if name[:128] in metrics}
+    return item | {"values": values}

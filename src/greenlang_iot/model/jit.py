@@ -45,6 +45,8 @@ def _cache_folder() -> Path:
 
 
 CACHE_FOLDER = _cache_folder()
+COMPILED = CACHE_FOLDER / "complete"
+"""Is there once every kernel has been compiled: a start without it takes up to a minute."""
 os.environ["NUMBA_CACHE_DIR"] = str(CACHE_FOLDER)
 
 import numba  # noqa: E402  (numba reads NUMBA_CACHE_DIR when it is imported)

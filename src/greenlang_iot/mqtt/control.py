@@ -14,7 +14,7 @@ import structlog
 
 from greenlang_iot.model.errors import MqttError
 from greenlang_iot.model.outcomes import Transition
-from greenlang_iot.mqtt.tls import ssl_context
+from greenlang_iot.mqtt.client import Client, client_options
 from greenlang_iot.settings.model import BrokerSettings
 
 _RETRY_FIRST = 0.1
@@ -22,31 +22,8 @@ _RETRY_CAP = 4.0
 """Seconds; between them decorrelated jitter: uniform(first, 3 × the last wait)."""
 
 _TAKEN_OVER = 142  # reason code "Session taken over"
-_PROTOCOLS = {"5": aiomqtt.ProtocolVersion.V5, "3.1.1": aiomqtt.ProtocolVersion.V311}
 
 _log = structlog.get_logger("control")
-
-
-def client_options(broker: BrokerSettings) -> dict[str, Any]:
-    """Keyword arguments of `aiomqtt.Client` for a clean session at `broker`.
-
-    Raises InputError where a certificate cannot be read.
-    """
-    tls = ssl_context(broker.tls) if broker.tls is not None else None
-    return {
-        "hostname": broker.host,
-        "port": broker.port,
-        "username": broker.username,
-        "password": broker.password.get_secret_value() if broker.password else None,
-        "protocol": _PROTOCOLS[broker.protocol],
-        # MQTT 5 clients say "clean start" by default, and paho refuses this argument for them
-        "clean_session": None if broker.protocol == "5" else True,
-        "timeout": broker.connect_timeout,
-        "keepalive": broker.keep_alive,
-        "tls_context": tls,
-        # paho would check the host name by itself, with a function that Python 3.12 removed
-        "tls_insecure": True if tls is not None and not tls.check_hostname else None,
-    }
 
 
 class ControlPlane:
@@ -57,7 +34,7 @@ class ControlPlane:
         self._instance = instance
         self._where = f"{broker.host}:{broker.port}"
         self._options = client_options(broker)
-        self._client: _Client | None = None
+        self._client: Client | None = None
         self._up = asyncio.Event()
         self._closing = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
@@ -138,7 +115,7 @@ class ControlPlane:
 
     async def _connection(self) -> None:
         """One connection, from connect to its end; returns only when closing."""
-        async with _Client(
+        async with Client(
             identifier=self._client_id,
             will=aiomqtt.Will(self._status_topic, self._status("offline"), qos=1, retain=True),
             **self._options,
@@ -186,26 +163,6 @@ class ControlPlane:
 
 class _TakenOver(aiomqtt.MqttError):
     """The broker ended our connection in favour of another one with our client id."""
-
-
-class _Client(aiomqtt.Client):
-    """Keeps two reasons that aiomqtt drops: of a refusing PUBACK, and of a DISCONNECT."""
-
-    refusal: str | None = None
-    goodbye: int = 0
-
-    def _on_publish(
-        self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any
-    ) -> None:
-        if getattr(reason_code, "is_failure", False):
-            self.refusal = str(reason_code)
-        super()._on_publish(client, userdata, mid, reason_code, properties)
-
-    def _on_disconnect(
-        self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None
-    ) -> None:
-        self.goodbye = getattr(reason_code, "value", 0)
-        super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
 
 async def _until_lost(client: aiomqtt.Client) -> None:

@@ -1,6 +1,10 @@
-"""The operator's HTTP endpoint, in the parent: metrics, health, readiness, status. Read only."""
+"""The operator's HTTP endpoint, in the parent: metrics, health, readiness, status, reload.
 
-from collections.abc import Callable
+All but reload is read only and open to whoever can connect; reload wants the admin token.
+"""
+
+import hmac
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,10 +32,14 @@ class Status:
         return not self.reasons
 
 
+Reload = Callable[[], Awaitable[tuple[bool, dict[str, Any]]]]
+
+
 class AdminServer:
-    """Serves /metrics, /healthz, /readyz and /status.
+    """Serves /metrics, /healthz, /readyz and /status, and POST /-/reload.
 
     metrics: the exposition text (`Exporter.generate`). status: called once per request.
+    reload: (whether it was done, what to tell); wanted with `Authorization: Bearer token`.
     """
 
     def __init__(
@@ -39,8 +47,12 @@ class AdminServer:
         settings: AdminSettings,
         metrics: Callable[[], bytes],
         status: Callable[[], Status],
+        reload: Reload | None = None,
+        token: str = "",
     ) -> None:
         self._settings = settings
+        self._reload = reload
+        self._token = token.encode()
         self._metrics = metrics
         self._status = status
         self._runner: web.AppRunner | None = None
@@ -52,6 +64,7 @@ class AdminServer:
         app.router.add_get("/healthz", self._serve_health)
         app.router.add_get("/readyz", self._serve_ready)
         app.router.add_get("/status", self._serve_status)
+        app.router.add_post("/-/reload", self._serve_reload)
         runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await runner.setup()
         host, port = self._settings.host, self._settings.port
@@ -87,6 +100,18 @@ class AdminServer:
     async def _serve_status(self, request: web.Request) -> web.Response:
         status = self._status()
         return _json({"ready": status.ready, "reasons": status.reasons, **status.document})
+
+    async def _serve_reload(self, request: web.Request) -> web.Response:
+        given = request.headers.get("Authorization", "").encode(errors="replace")
+        wanted = b"Bearer " + self._token
+        if not self._token or not hmac.compare_digest(given, wanted):
+            answer = _json({"error": "POST /-/reload wants the admin token"}, 401)
+            answer.headers["WWW-Authenticate"] = "Bearer"
+            return answer
+        if self._reload is None:
+            return _json({"error": "nothing can be reloaded here"}, 404)
+        done, document = await self._reload()
+        return _json({"reloaded": done, **document}, 200 if done else 422)
 
 
 def _json(document: dict[str, Any], status: int = 200) -> web.Response:

@@ -14,7 +14,7 @@ import structlog
 
 from greenlang_iot.decode.topics import TopicTemplate
 from greenlang_iot.model.directory import Directory
-from greenlang_iot.mqtt.control import client_options
+from greenlang_iot.mqtt.client import client_options
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.settings.model import BrokerSettings, MqttSettings

@@ -24,6 +24,7 @@ from greenlang_iot.observe.exporter import Exporter
 from greenlang_iot.runtime.courier import Courier
 from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
+from greenlang_iot.runtime.reloader import Read, Reloader, admin_token
 from greenlang_iot.runtime.shard import ShardSpec
 from greenlang_iot.runtime.sinks import lake_folder
 from greenlang_iot.runtime.summary import Summary, summarize
@@ -34,7 +35,10 @@ log = structlog.get_logger(__name__)
 
 
 class Gateway:
-    """One instance. on_transition: told of every alert transition, for a screen."""
+    """One instance. on_transition: told of every alert transition, for a screen.
+
+    read: settings and registry as their files say now, for a reload; raises InputError.
+    """
 
     def __init__(
         self,
@@ -42,12 +46,15 @@ class Gateway:
         directory: Directory,
         *,
         on_transition: Callable[[dict[str, Any]], None] | None = None,
+        read: Read | None = None,
     ) -> None:
+        self._read = read
         self.settings = settings
         self.directory = directory
         self.ready = asyncio.Event()
         self.admin_port = 0
         self.shards: dict[int, Counters] = {}
+        self.plans: list[ShardPlan] = []
         self._started = time.monotonic()
         self._stop = asyncio.Event()
         self._on_transition = on_transition
@@ -64,11 +71,18 @@ class Gateway:
         with _InstanceLock(run / "gateway.pid", settings.instance):
             own = Counters.create(run / "gateway.counters")
             supervisor = self._supervisor(run)
-            admin = AdminServer(settings.admin, Exporter(self.shards, own).generate, self._status)
+            reloader = Reloader(self, supervisor, self._read)
+            admin = AdminServer(
+                settings.admin,
+                Exporter(self.shards, own).generate,
+                self._status,
+                reloader.reload,
+                admin_token(settings.data_dir),
+            )
             self.admin_port = await admin.start()
             courier = Courier(settings, own, self._on_transition)
             if signals:
-                install_signals(asyncio.get_running_loop(), self.stop)
+                install_signals(asyncio.get_running_loop(), self.stop, reloader.soon)
             supervisor.start()
             tasks = [
                 asyncio.ensure_future(coroutine)
@@ -104,7 +118,7 @@ class Gateway:
     # ---- shards -----------------------------------------------------------------------------------
 
     def _supervisor(self, run: Path) -> Supervisor:
-        plans = plan(
+        self.plans = plans = plan(
             self.directory, self.settings.mqtt, self.settings.runtime.shards, self.settings.instance
         )
         retired = _retire(

@@ -19,7 +19,9 @@ import uvloop
 from greenlang_iot.acks.ledger import Ledger
 from greenlang_iot.alerts.rules import Alerter
 from greenlang_iot.decode.decoder import Decoder
+from greenlang_iot.decode.guests import GUEST_TYPE
 from greenlang_iot.detect.ensemble import Detector
+from greenlang_iot.devices.reload import Reloaded, reloaded
 from greenlang_iot.model.batches import U16, FrameBatch, Reject
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError, InputError, MqttError
@@ -33,6 +35,7 @@ from greenlang_iot.runtime.clockwatch import ClockWatch
 from greenlang_iot.runtime.durable import DurableSettler
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, owned
 from greenlang_iot.runtime.meters import BatchMeter
+from greenlang_iot.runtime.reload import Control, answer_reloads
 from greenlang_iot.runtime.sinks import (
     SinkFactory,
     dead_letter_folder,
@@ -68,13 +71,13 @@ class ShardSpec:
     retired: tuple[ConnectionPlan, ...] = ()
 
 
-def shard_process(spec: ShardSpec) -> None:
-    """Entry point in the forked process; exit code 0 after a clean drain."""
+def shard_process(spec: ShardSpec, control: Control) -> None:
+    """Entry point in the forked process; exit code 0 after a clean drain. control: see `reload`."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent drains us
     configure(spec.settings.log, shard=spec.index, secrets=secrets(spec.settings))
     try:
-        uvloop.run(Shard(spec).run())
+        uvloop.run(Shard(spec, control).run())
     except GatewayError as error:
         log.error("shard stopped", reason=str(error))
         raise SystemExit(1) from None
@@ -83,8 +86,9 @@ def shard_process(spec: ShardSpec) -> None:
 class Shard:
     """Composes one shard and keeps it ticking; a `ConnectionHandler` for its connections."""
 
-    def __init__(self, spec: ShardSpec) -> None:
+    def __init__(self, spec: ShardSpec, control: Control) -> None:
         self.spec = spec
+        self._control = control
         settings = spec.settings
         self.settings = settings
         self.counters = Counters.open(spec.counters)
@@ -215,6 +219,7 @@ class Shard:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         self._compose()
+        answer_reloads(self, self._control)
         self._bounds()
         gc.collect()
         gc.freeze()
@@ -250,6 +255,23 @@ class Shard:
         if not task.cancelled() and task.exception() is not None:
             log.error("a task of the shard failed", exc_info=task.exception())
             os._exit(1)  # nothing that is not settled was acknowledged; the supervisor restarts us
+
+    def reload(self, registry: Directory, settings: Settings) -> Reloaded:
+        """Take over a newer registry and settings that need no restart. Raises InputError."""
+        done = reloaded(self.pipeline.decoder.directory, registry, GUEST_TYPE)
+        self.settings = settings
+        configure(settings.log, shard=self.spec.index, secrets=secrets(settings))
+        self.pipeline.decoder.configure(settings.limits)
+        self.detector.settings = settings.detect
+        self.alerter.settings = settings.alerts
+        self.pipeline.reload(done.directory)
+        self._owned = owned(
+            self.spec.plan, done.directory, settings.mqtt.topic, settings.runtime.shards
+        )
+        self.counters.add(cell("registry_reloads"))
+        self.counters.set(cell("devices"), registry.n_devices)
+        self.counters.set(cell("series"), registry.n_series)
+        return done
 
     async def _retire(self) -> None:
         """Drain the client ids of an earlier layout, after our own subscriptions stand."""
@@ -360,6 +382,14 @@ class Shard:
         if not self._all_up() or self._paused or self._watch.suspect:
             self.detector.pause_clock(since, now_ns)
             return
+        directory = self.pipeline.decoder.directory
+        if directory.n_devices != len(self._owned):  # guests came
+            self._owned = owned(
+                self.spec.plan,
+                directory,
+                self.settings.mqtt.topic,
+                self.settings.runtime.shards,
+            )
         silences = self.detector.silent(now_ns, self._owned)
         self.pipeline.announce(self.alerter.evaluate_silence(silences, now_ns))
 

@@ -11,13 +11,16 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 
 import structlog
 
+from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError
+from greenlang_iot.runtime.reload import Answer, Control, ask
 from greenlang_iot.runtime.shard import ShardSpec, shard_process
-from greenlang_iot.settings.model import RuntimeSettings
+from greenlang_iot.settings.model import RuntimeSettings, Settings
 
 log = structlog.get_logger(__name__)
 CHECK_EVERY = 0.1
@@ -53,6 +56,7 @@ class _Child:
     def __init__(self, spec: ShardSpec) -> None:
         self.spec = spec
         self.process: ForkServerProcess | None = None
+        self.control: Control | None = None
         self.started = 0.0
         self.restarts: deque[float] = deque()
         self.total_restarts = 0
@@ -116,6 +120,18 @@ class Supervisor:
                 )
             await asyncio.sleep(CHECK_EVERY)
 
+    async def reload(self, registry: Directory, settings: Settings) -> dict[int, Answer]:
+        """Have every shard take these over; also those that are started later. shard → its answer."""
+        asked = []
+        for child in self._children:
+            child.spec = replace(child.spec, directory=registry, settings=settings)
+            if child.alive and child.control is not None:
+                asked.append((child.spec.index, child.control))
+        answers = await asyncio.gather(
+            *(asyncio.to_thread(ask, control, registry, settings) for _, control in asked)
+        )
+        return {index: answer for (index, _), answer in zip(asked, answers, strict=True)}
+
     async def stop(self) -> bool:
         """Drain: SIGTERM to all, wait runtime.drain_timeout, then SIGKILL. True if all ended by themselves."""
         self._stopping = True
@@ -139,10 +155,17 @@ class Supervisor:
         return clean
 
     def _spawn(self, child: _Child) -> None:
+        if child.control is not None:
+            child.control.close()
+        child.control, theirs = self._context.Pipe()
         child.process = self._context.Process(
-            target=shard_process, args=(child.spec,), name=f"shard-{child.spec.index}", daemon=False
+            target=shard_process,
+            args=(child.spec, theirs),
+            name=f"shard-{child.spec.index}",
+            daemon=False,
         )
         child.process.start()
+        theirs.close()
         child.started = time.monotonic()
 
     def _check(self, child: _Child) -> None:
@@ -182,7 +205,14 @@ class Supervisor:
         self._spawn(child)
 
 
-def install_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
-    """SIGINT and SIGTERM both ask for a drain; a second one changes nothing (the drain is bounded)."""
+def install_signals(
+    loop: asyncio.AbstractEventLoop,
+    stop: Callable[[], None],
+    reload: Callable[[], None] | None = None,
+) -> None:
+    """SIGINT and SIGTERM both ask for a drain; a second one changes nothing (the drain is bounded).
+    SIGHUP asks for a reload, where there is one."""
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
+    if reload is not None:
+        loop.add_signal_handler(signal.SIGHUP, reload)

@@ -8,7 +8,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,17 @@ from greenlang_iot.model.errors import InputError
 from greenlang_iot.settings.checks import check
 from greenlang_iot.settings.document import PREFIX, Document
 from greenlang_iot.settings.expect import Place, Slot, describe, show, slot_at, suggest, unknown
-from greenlang_iot.settings.model import Settings
+from greenlang_iot.settings.model import CONFIG_VERSION, Settings
 
 
 @dataclass(slots=True, frozen=True)
 class Loaded:
-    """Valid settings, and what a person should know about them: one sentence each."""
+    """Valid settings, what a person should know about them (one sentence each), and where each value
+    was set (`document`, which holds secrets in the clear)."""
 
     settings: Settings
     warnings: tuple[str, ...]
+    document: Document = field(repr=False)
 
 
 def load(
@@ -64,7 +66,7 @@ def load(
         where = document.name if path is not None else "the settings"
         count = f"{len(problems)} mistake{'' if len(problems) == 1 else 's'}"
         raise InputError(f"{where}: {count}", tuple(_sentence(document, *p) for p in problems))
-    return Loaded(settings, tuple(_sentence(document, *w) for w in warnings))
+    return Loaded(settings, tuple(_sentence(document, *w) for w in warnings), document)
 
 
 def _sentence(document: Document, place: Place, message: str) -> str:
@@ -117,12 +119,30 @@ def _explain(place: Place, error: str, value: object) -> str:
     wanted = f"expected {describe(slot)}"
     if value is None:
         return f"nothing is set; {wanted}"
+    if place == ("config_version",):
+        return _other_version(value)
     if slot.kind is SecretStr or not isinstance(value, str | int | float):
         return wanted
     hint = ""
     if slot.is_text and (choices := describe(slot).split(" or "))[1:]:
         hint = f"; {suggest(str(value), choices)}"
     return f"{str(value)[:64]!r} does not fit; {wanted}{hint if 'did you mean' in hint else ''}"
+
+
+def _other_version(value: object) -> str:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return f"{value!r} is not a version; this release reads version {CONFIG_VERSION}"
+    if value > CONFIG_VERSION:
+        return (
+            f"the file is of version {value}, newer than this release, which reads version "
+            f"{CONFIG_VERSION}: install the release it was written for, or go back to the file you "
+            "had before the upgrade"
+        )
+    return (
+        f"the file is of version {value}, older than this release, which reads version "
+        f"{CONFIG_VERSION}: the change log says what changed; compare with `config init`, then set "
+        f"config_version: {CONFIG_VERSION}"
+    )
 
 
 def _read_secrets(document: Document, problems: list[tuple[Place, str]]) -> list[tuple[Place, str]]:

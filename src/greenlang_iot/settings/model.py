@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 Seconds = Annotated[float, Field(ge=0, description="seconds")]
 Bytes = Annotated[int, Field(ge=0, description="bytes")]
 Policy = Literal["required", "best_effort"]
+CONFIG_VERSION = 1
+"""Version of the settings file that this release reads."""
 
 
 class Section(BaseModel):

@@ -131,6 +131,11 @@ class Runner:
         """Go on with a newer Directory in which known series keep their index."""
         self._encoder.grow(directory)
 
+    def seal(self) -> None:
+        """End the open chunk, whatever its size."""
+        self._seal()
+        self._pump()
+
     def check(self, oldest: float | None) -> None:
         """Called by the shard's tick with the opening time of the oldest unsettled ticket (rule 3)."""
         late = oldest is not None and self._clock() - oldest > self._spool_settings.after

@@ -1,0 +1,131 @@
+"""`greenlang-iot devices discover`: a registry proposed from what devices send."""
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from greenlang_iot.cli.registry_file import read_document, write_document
+from greenlang_iot.cli.terminal import console, print_json, say
+from greenlang_iot.model.errors import GatewayError, InputError
+
+if TYPE_CHECKING:
+    from greenlang_iot.devices.propose import Heard
+    from greenlang_iot.settings.model import Settings
+
+_NOTES_SHOWN = 20
+
+
+def discover(
+    output: Annotated[Path, typer.Option(help="Registry to write; must not exist yet.")],
+    config: Annotated[Path, typer.Option(help="Settings with broker and topic (YAML).")] = Path(
+        "config/iot-config.yaml"
+    ),
+    seconds: Annotated[
+        float, typer.Option("--for", min=0.1, help="How long to listen, in seconds.")
+    ] = 60.0,
+    broker: Annotated[
+        str | None, typer.Option(help="Name of one of the settings' brokers; default: the first.")
+    ] = None,
+    known: Annotated[
+        Path | None, typer.Option(help="Registry to which new devices are added, in the output.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Listen to the broker for a while and propose a registry: devices, metrics, units, intervals.
+
+    Listens beside the gateway, at QoS 0, and takes nothing away from it. Ctrl-C ends it early. What it
+    writes is a proposal: units that no payload named are guesses, and ranges are yours to add.
+
+    Example: greenlang-iot devices discover --for 120 --output devices/proposed.json
+
+    Exit codes: 0 written, 1 nothing was heard or the broker cannot be reached, 2 wrong input.
+    """
+    from greenlang_iot.devices.propose import Heard
+    from greenlang_iot.settings.load import load
+
+    if output.exists():
+        raise InputError(f"{output} exists already, and is left as it is; choose another --output.")
+    settings = load(config, os.environ).settings
+    base = read_document(known) if known is not None else None
+    heard = Heard()
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_listen(settings, broker, seconds, heard))
+    if not heard.devices:
+        raise GatewayError(
+            f"no readings were heard under {settings.mqtt.topic} ({heard.messages} messages): do "
+            "devices publish, does the topic template fit, and may this login read them?"
+        )
+    document, notes = heard.proposal(base)
+    write_document(output, document)
+    if as_json:
+        print_json(
+            {
+                "messages": heard.messages,
+                "strange": heard.strange,
+                "devices": len(document["devices"]),
+                "types": len(document["types"]),
+                "notes": notes,
+            }
+        )
+        return
+    out = console(stderr=True)
+    for note in notes[:_NOTES_SHOWN]:
+        out.print(f"look at {note}")
+    if len(notes) > _NOTES_SHOWN:
+        out.print(f"… and {len(notes) - _NOTES_SHOWN:,} more notes")
+    if heard.strange:
+        out.print(f"{heard.strange:,} of {heard.messages:,} messages held no usable reading")
+    out.print(
+        f"wrote {len(document['devices']):,} devices of {len(document['types'])} types to {output}"
+    )
+
+
+async def _listen(settings: "Settings", name: str | None, seconds: float, heard: "Heard") -> None:
+    import orjson
+
+    from greenlang_iot.decode.topics import TopicTemplate
+    from greenlang_iot.mqtt.listen import listen
+
+    brokers = {b.name: b for b in settings.mqtt.brokers}
+    if name is not None and name not in brokers:
+        raise InputError(f"the settings have no broker {name!r}; they have {', '.join(brokers)}.")
+    template = TopicTemplate(settings.mqtt.topic)
+
+    def received(topic: str, payload: bytes) -> None:
+        place = template.parse(topic.encode())
+        if place is None or len(payload) > settings.limits.max_payload_bytes:
+            return
+        try:
+            document = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            document = None
+        heard.message(place.org, place.site, place.device, document, time.time())
+
+    wildcard = settings.mqtt.topic.format(org="+", site="+", device="+")
+    chosen = brokers[name] if name is not None else settings.mqtt.brokers[0]
+    ticker = asyncio.ensure_future(_tell(heard, seconds))
+    try:
+        await listen(chosen, wildcard, seconds, received)
+    finally:
+        ticker.cancel()
+
+
+async def _tell(heard: "Heard", seconds: float) -> None:
+    """What was heard so far, every second: on a terminal in place, elsewhere once at the start."""
+    say(f"listening for {seconds:g} s; Ctrl-C ends it early")
+    began = time.monotonic()
+    while sys.stderr.isatty():
+        await asyncio.sleep(1)
+        left = max(0.0, seconds - (time.monotonic() - began))
+        text = f"{heard.messages:,} messages of {len(heard.devices):,} devices, {left:.0f} s left"
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
+        if left <= 0:
+            sys.stderr.write("\r\x1b[K")
+            return

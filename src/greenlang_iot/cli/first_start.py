@@ -1,0 +1,31 @@
+"""The first start compiles the kernels, which takes up to a minute: somebody should say so."""
+
+import sys
+import threading
+import time
+
+from greenlang_iot.cli.terminal import say
+
+
+def tell_first_start() -> None:
+    """Say that kernels are being compiled, and when they are done; nothing on any later start.
+
+    A thread of its own: the parent waits for the compiler in a call that cannot be interrupted.
+    """
+    from greenlang_iot.model.jit import COMPILED, JIT_DISABLED
+
+    if JIT_DISABLED or COMPILED.exists():
+        return
+    say("first start: compiling kernels, which takes up to a minute and is kept for later starts")
+
+    def wait() -> None:
+        began = time.monotonic()
+        while not COMPILED.exists():
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\rcompiling … {time.monotonic() - began:.0f} s ")
+                sys.stderr.flush()
+            time.sleep(0.5)
+        end = "\r" if sys.stderr.isatty() else ""
+        say(f"{end}kernels are compiled ({time.monotonic() - began:.0f} s)")
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,43 @@
+"""Registry documents on disk: read whole, written one device a line, never over a file."""
+
+from pathlib import Path
+from typing import Any
+
+from greenlang_iot.model.errors import InputError
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """A sound registry as JSON types. Raises InputError with every mistake in it."""
+    import orjson
+
+    from greenlang_iot.devices.registry import parse
+
+    try:
+        body = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the device registry {path}: {error.strerror}") from error
+    parse(body, str(path))
+    document: dict[str, Any] = orjson.loads(body)
+    return {"types": {}, "devices": [], **document}
+
+
+def write_document(path: Path, document: dict[str, Any]) -> None:
+    """Write a registry to a new file. Raises InputError where there is one already."""
+    import orjson
+
+    parts = {
+        key: orjson.dumps(value, option=orjson.OPT_INDENT_2).replace(b"\n", b"\n  ")
+        for key, value in document.items()
+        if key != "devices"
+    }
+    devices = b",\n    ".join(orjson.dumps(device) for device in document["devices"])
+    parts["devices"] = b"[\n    " + devices + b"\n  ]" if devices else b"[]"
+    body = b",\n  ".join(orjson.dumps(key) + b": " + value for key, value in parts.items())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("xb") as file:
+            file.write(b"{\n  " + body + b"\n}\n")
+    except FileExistsError as error:
+        raise InputError(f"{path} exists already, and is left as it is.") from error
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error

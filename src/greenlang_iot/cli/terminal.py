@@ -1,0 +1,83 @@
+"""What every command says in the same way: tables, JSON, progress, colours only on a terminal.
+
+rich leaves colours out where the stream is no terminal and where NO_COLOR is set.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PROGRESS_AFTER = 1.0
+"""Seconds of work that need no progress bar."""
+PROBLEMS_SHOWN = 100
+"""Problems of one input that are printed; the rest are counted."""
+
+Advance = Callable[[int], None]
+"""Called with how much is done so far."""
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """A console whose output is not re-wrapped and whose text is never taken for markup."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False, markup=False, emoji=False, stderr=stderr)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout, indented."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def print_json_line(document: Any) -> None:
+    """One JSON document on one line of stdout."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, default=str) + "\n")
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal, on stderr."""
+    sys.stderr.write(text + "\n")
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Advance]:
+    """A bar on stderr when the work takes longer than a second and somebody watches."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    bar = Progress(
+        TextColumn(label),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    task = bar.add_task(label, total=total)
+    began = time.monotonic()
+    started = False
+
+    def advance(done: int) -> None:
+        nonlocal started
+        if not started and time.monotonic() - began >= PROGRESS_AFTER:
+            bar.start()
+            started = True
+        bar.update(task, completed=done)
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
+
+
+def print_problems(problems: tuple[str, ...]) -> None:
+    """Mistakes on stderr, one a line, the first hundred."""
+    for problem in problems[:PROBLEMS_SHOWN]:
+        say(f"  {problem}")
+    if len(problems) > PROBLEMS_SHOWN:
+        say(f"  … and {len(problems) - PROBLEMS_SHOWN:,} more")

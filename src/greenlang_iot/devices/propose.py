@@ -1,0 +1,194 @@
+"""A registry proposed from what devices were heard to send. Pure."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from greenlang_iot.devices.catalog import TYPES
+from greenlang_iot.devices.names import metric_problem, name_problem, unit_text_problem
+
+Document = dict[str, Any]
+
+MAX_DEVICES = 100_000
+MAX_METRICS = 64
+"""Bounds on what is remembered: of a stranger's broker everything can be expected."""
+KEPT_TIMES = 32
+_NICE = (
+    1,
+    2,
+    5,
+    10,
+    15,
+    20,
+    30,
+    60,
+    120,
+    300,
+    600,
+    900,
+    1_200,
+    1_800,
+    3_600,
+    7_200,
+    21_600,
+    86_400,
+)
+_CLOSE = 0.2
+_USUAL_UNIT = {
+    name: spec["unit"] for body in TYPES.values() for name, spec in body["metrics"].items()
+}
+
+
+@dataclass(slots=True)
+class Series:
+    """What was heard of one metric of one device. times: seconds, of the newest readings."""
+
+    units: Counter[str] = field(default_factory=Counter)
+    low: float = math.inf
+    high: float = -math.inf
+    times: list[float] = field(default_factory=list)
+
+    def add(self, value: float, unit: str | None, at: float) -> None:
+        if unit is not None and unit_text_problem(unit) is None:
+            self.units[unit] += 1
+        self.low, self.high = min(self.low, value), max(self.high, value)
+        if at not in self.times:
+            self.times = [*self.times[-KEPT_TIMES + 1 :], at]
+
+    @property
+    def interval(self) -> float | None:
+        """Seconds between readings, made round where that is close; None after one reading."""
+        times = sorted(self.times)
+        steps = [b - a for a, b in pairwise(times) if b > a]
+        if not steps:
+            return None
+        step = median(steps)
+        nice = min(_NICE, key=lambda n: abs(n - step))
+        return nice if abs(nice - step) <= _CLOSE * nice else float(f"{step:.3g}")
+
+
+class Heard:
+    """Collects readings; `proposal` makes a registry of them."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.strange = 0
+        """Messages that were no readings, or under names that a registry cannot hold."""
+        self.devices: dict[tuple[str, str, str], dict[str, Series]] = {}
+
+    def message(self, org: str, site: str, device: str, document: object, now: float) -> None:
+        """One message's JSON document (`None`: it was no JSON), received at `now` (seconds)."""
+        self.messages += 1
+        place = (org, site, device)
+        readings = list(_readings(document, now))
+        known = place in self.devices
+        room = known or len(self.devices) < MAX_DEVICES
+        if not readings or not room or any(name_problem(name) for name in place):
+            self.strange += 1
+            return
+        series = self.devices.setdefault(place, {})
+        for metric, value, unit, at in readings:
+            if metric in series or len(series) < MAX_METRICS:
+                series.setdefault(metric, Series()).add(value, unit, at)
+
+    def proposal(self, known: Document | None = None) -> tuple[Document, list[str]]:
+        """(a registry, what a person should look at). `known`: a registry that stays as it is, with
+        the new devices after its own."""
+        document: Document = {"version": 1, "types": {}, "devices": []}
+        if known is not None:
+            document = {**known, "types": dict(known["types"]), "devices": [*known["devices"]]}
+        have = {entry["id"] for entry in document["devices"]}
+        notes: list[str] = []
+        shapes: dict[tuple[tuple[str, str], ...], str] = {}
+        for name, body in document["types"].items():
+            shapes.setdefault(_shape(body["metrics"]), name)
+        seen: set[str] = set()
+        for (org, site, device), series in sorted(self.devices.items()):
+            if device in seen:
+                notes.append(f"{device}: heard at more than one place; ids must be unique")
+                continue
+            seen.add(device)
+            if device in have:
+                continue
+            metrics = {name: _metric(heard) | _unit(name, heard) for name, heard in series.items()}
+            notes += [
+                f"{device}: {name} came without a unit; {spec['unit']} is a guess"
+                for name, spec in metrics.items()
+                if not series[name].units
+            ]
+            shape = _shape(metrics)
+            if shape not in shapes:
+                shapes[shape] = _type_name(metrics, document["types"])
+                document["types"][shapes[shape]] = {
+                    "description": "Proposed from what was heard: check units, add ranges",
+                    "metrics": metrics,
+                }
+            entry: Document = {"id": device, "org": org, "site": site, "type": shapes[shape]}
+            own = _overrides(metrics, document["types"][shapes[shape]]["metrics"])
+            document["devices"].append(entry | ({"metrics": own} if own else {}))
+        return document, notes
+
+
+def _readings(document: object, now: float) -> Iterator[tuple[str, float, str | None, float]]:
+    """(metric, value, unit, time in seconds) of a payload as the gateway reads it."""
+    for item in document if isinstance(document, list) else [document]:
+        if not isinstance(item, dict):
+            continue
+        at = _seconds(item.get("ts"), now)
+        values = item.get("values", {item.get("metric"): item.get("value")})
+        if not isinstance(values, dict):
+            continue
+        unit = item.get("unit") if isinstance(item.get("unit"), str) else None
+        for metric, value in values.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if isinstance(metric, str) and metric_problem(metric) is None and math.isfinite(value):
+                yield metric, float(value), unit, at
+
+
+def _seconds(ts: object, now: float) -> float:
+    """Epoch seconds of a number in s, ms, µs or ns; a text or nothing: the time of arrival."""
+    if isinstance(ts, bool) or not isinstance(ts, int | float) or not math.isfinite(ts):
+        return now
+    seconds = float(ts)
+    while abs(seconds) >= 1e11:
+        seconds /= 1_000
+    return seconds
+
+
+def _metric(heard: Series) -> Document:
+    interval = heard.interval
+    return {} if interval is None else {"interval": interval}
+
+
+def _unit(name: str, heard: Series) -> Document:
+    if heard.units:
+        return {"unit": heard.units.most_common(1)[0][0]}
+    return {"unit": _USUAL_UNIT.get(name, "1")}
+
+
+def _shape(metrics: Document) -> tuple[tuple[str, str], ...]:
+    """What makes two devices one type: the same metrics in the same units."""
+    return tuple(sorted((name, spec.get("unit", "1")) for name, spec in metrics.items()))
+
+
+def _overrides(metrics: Document, of_type: Document) -> Document:
+    """Where a device's interval is not its type's."""
+    return {
+        name: {"interval": spec["interval"]}
+        for name, spec in metrics.items()
+        if "interval" in spec and spec["interval"] != of_type[name].get("interval")
+    }
+
+
+def _type_name(metrics: Iterable[str], taken: Iterable[str]) -> str:
+    names = sorted(metrics)
+    base = "-".join(names[:2]) + (f"-and-{len(names) - 2}-more" if len(names) > 2 else "")
+    name, number = base[:100], 2
+    while name in taken:
+        name, number = f"{base[:100]}-{number}", number + 1
+    return name

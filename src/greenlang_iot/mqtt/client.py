@@ -1,0 +1,64 @@
+"""aiomqtt as the gateway uses it beside the data plane: options from the settings, and what it drops."""
+
+from typing import Any
+
+import aiomqtt
+
+from greenlang_iot.mqtt.tls import ssl_context
+from greenlang_iot.settings.model import BrokerSettings
+
+_PROTOCOLS = {"5": aiomqtt.ProtocolVersion.V5, "3.1.1": aiomqtt.ProtocolVersion.V311}
+
+
+def client_options(broker: BrokerSettings) -> dict[str, Any]:
+    """Keyword arguments of `aiomqtt.Client` for a clean session at `broker`.
+
+    Raises InputError where a certificate cannot be read.
+    """
+    tls = ssl_context(broker.tls) if broker.tls is not None else None
+    return {
+        "hostname": broker.host,
+        "port": broker.port,
+        "username": broker.username,
+        "password": broker.password.get_secret_value() if broker.password else None,
+        "protocol": _PROTOCOLS[broker.protocol],
+        # MQTT 5 clients say "clean start" by default, and paho refuses this argument for them
+        "clean_session": None if broker.protocol == "5" else True,
+        "timeout": broker.connect_timeout,
+        "keepalive": broker.keep_alive,
+        "tls_context": tls,
+        # paho would check the host name by itself, with a function that Python 3.12 removed
+        "tls_insecure": True if tls is not None and not tls.check_hostname else None,
+    }
+
+
+class Client(aiomqtt.Client):
+    """Keeps what aiomqtt drops: the reasons of PUBACK and DISCONNECT, the properties of CONNACK."""
+
+    refusal: str | None = None
+    """Why the last message was refused."""
+    unheard: bool = False
+    """The last message was taken, and nobody subscribes to its topic (brokers may say so)."""
+    goodbye: int = 0
+    limits: Any = None
+    """CONNACK properties: `ReceiveMaximum`, `MaximumPacketSize` … where the broker sent them."""
+
+    def _on_connect(
+        self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None
+    ) -> None:
+        self.limits = properties
+        super()._on_connect(client, userdata, flags, reason_code, properties)
+
+    def _on_publish(
+        self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any
+    ) -> None:
+        if getattr(reason_code, "is_failure", False):
+            self.refusal = str(reason_code)
+        self.unheard = getattr(reason_code, "value", 0) == 16  # No matching subscribers
+        super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    def _on_disconnect(
+        self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None
+    ) -> None:
+        self.goodbye = getattr(reason_code, "value", 0)
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)

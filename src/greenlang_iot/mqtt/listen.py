@@ -1,0 +1,41 @@
+"""Listen to a broker for a while, beside the data plane: for discovery, over aiomqtt."""
+
+import asyncio
+from collections.abc import Callable
+
+import aiomqtt
+
+from greenlang_iot.model.errors import GatewayError
+from greenlang_iot.mqtt.client import client_options
+from greenlang_iot.settings.model import BrokerSettings
+
+Received = Callable[[str, bytes], None]
+"""(topic, payload)"""
+
+
+async def listen(
+    broker: BrokerSettings, topic_filter: str, seconds: float, received: Received
+) -> None:
+    """Tell `received` every message of the filter for so long. Raises GatewayError.
+
+    QoS 0 and a clean session of its own: the broker keeps nothing for us, and no other client's
+    messages are taken away.
+    """
+    where = f"{broker.host}:{broker.port}"
+    try:
+        async with aiomqtt.Client(**client_options(broker)) as client:
+            granted = await client.subscribe(topic_filter, qos=0)
+            for code in granted if isinstance(granted, tuple | list) else ():
+                if getattr(code, "is_failure", code == 128):
+                    raise GatewayError(
+                        f"the broker at {where} does not let us subscribe to {topic_filter}: {code}"
+                    )
+            try:
+                async with asyncio.timeout(seconds):
+                    async for message in client.messages:
+                        if isinstance(message.payload, bytes):
+                            received(str(message.topic), message.payload)
+            except TimeoutError:
+                return
+    except aiomqtt.MqttError as error:
+        raise GatewayError(f"cannot listen to the broker at {where}: {error}") from error

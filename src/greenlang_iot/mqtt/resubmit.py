@@ -1,0 +1,33 @@
+"""Publish messages again, each at QoS 1, and say of each whether the broker took it."""
+
+from collections.abc import AsyncIterator, Iterable
+
+import aiomqtt
+
+from greenlang_iot.model.errors import GatewayError
+from greenlang_iot.mqtt.client import Client, client_options
+from greenlang_iot.settings.model import BrokerSettings
+
+UNHEARD = "nobody subscribes to it: start the gateway first"
+
+
+async def resubmit(
+    broker: BrokerSettings, messages: Iterable[tuple[str, bytes]]
+) -> AsyncIterator[str | None]:
+    """Per message, in order: None when the broker acknowledged it, else why not.
+
+    Raises GatewayError where the connection cannot be made or breaks.
+    """
+    where = f"{broker.host}:{broker.port}"
+    try:
+        async with Client(**client_options(broker)) as client:
+            for topic, payload in messages:
+                client.refusal, client.unheard = None, False
+                try:
+                    await client.publish(topic, payload, qos=1)
+                except ValueError as error:  # paho refuses the topic before it is sent
+                    yield f"the topic cannot be published to: {error}"
+                    continue
+                yield client.refusal or (UNHEARD if client.unheard else None)
+    except aiomqtt.MqttError as error:
+        raise GatewayError(f"publishing to the broker at {where} failed: {error}") from error

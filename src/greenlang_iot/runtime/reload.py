@@ -1,0 +1,68 @@
+"""A reload between parent and shard: one request and one answer over a pipe."""
+
+import asyncio
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Final, Protocol, TypeAlias
+
+import structlog
+
+from greenlang_iot.devices.reload import Reloaded
+from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.errors import InputError
+from greenlang_iot.settings.model import Settings
+
+log = structlog.get_logger(__name__)
+
+Control: TypeAlias = "Connection[Any, Any]"
+
+ANSWER_WITHIN: Final = 30.0
+"""Seconds; a shard that takes longer is looked after by its heartbeat."""
+
+
+@dataclass(slots=True, frozen=True)
+class Answer:
+    """What a shard did. error: why it goes on with the old registry; empty when it did not."""
+
+    added: int = 0
+    removed: int = 0
+    moved: int = 0
+    error: str = ""
+
+
+class Reloading(Protocol):
+    def reload(self, registry: Directory, settings: Settings) -> Reloaded: ...
+
+
+def ask(control: Control, registry: Directory, settings: Settings) -> Answer:
+    """The parent's side, in a thread."""
+    try:
+        control.send((registry, settings))
+        if not control.poll(ANSWER_WITHIN):
+            return Answer(error=f"no answer within {ANSWER_WITHIN:g} s")
+        answer: Answer = control.recv()
+    except (OSError, EOFError):
+        return Answer(error="the shard ended meanwhile; it starts again with the new registry")
+    return answer
+
+
+def answer_reloads(shard: Reloading, control: Control) -> None:
+    """The shard's side: between two batches, so that a batch sees one registry."""
+    loop = asyncio.get_running_loop()
+
+    def requested() -> None:
+        try:
+            registry, settings = control.recv()
+        except (OSError, EOFError):
+            loop.remove_reader(control.fileno())  # the parent is gone; so are we, in a moment
+            return
+        try:
+            done = shard.reload(registry, settings)
+        except InputError as error:
+            answer = Answer(error=str(error))
+        else:
+            answer = Answer(done.added, done.removed, done.moved)
+            log.info("reloaded", devices=registry.n_devices, series=registry.n_series)
+        control.send(answer)
+
+    loop.add_reader(control.fileno(), requested)

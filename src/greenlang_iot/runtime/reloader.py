@@ -1,0 +1,122 @@
+"""Reload without restart: files → checked settings and registry → every shard, or nothing at all."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import structlog
+
+from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.errors import InputError
+from greenlang_iot.observe.logs import configure
+from greenlang_iot.runtime.layout import ShardPlan, owned
+from greenlang_iot.runtime.supervisor import Supervisor
+from greenlang_iot.settings.model import Settings
+from greenlang_iot.settings.reload import reload_settings
+from greenlang_iot.settings.secrets import secrets as secrets_of
+
+log = structlog.get_logger(__name__)
+
+Read = Callable[[], tuple[Settings, Directory]]
+"""Settings and registry as their files say now. Raises InputError."""
+
+TOKEN_FILE = "admin-token"  # noqa: S105 (a file's name)
+_SITES_SAID = 20
+
+
+class Running(Protocol):
+    """What holds in the parent, and is replaced by a reload."""
+
+    settings: Settings
+    directory: Directory
+    plans: list[ShardPlan]
+
+
+class Reloader:
+    """Serves SIGHUP (`soon`) and POST /-/reload (`reload`); one at a time."""
+
+    def __init__(self, running: Running, supervisor: Supervisor, read: Read | None) -> None:
+        self._running = running
+        self._supervisor = supervisor
+        self._read = read
+        self._one_at_a_time = asyncio.Lock()
+        self._task: asyncio.Task[tuple[bool, dict[str, Any]]] | None = None
+
+    def soon(self) -> None:
+        """Reload in the background; the log says how it went."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.ensure_future(self.reload())
+
+    async def reload(self) -> tuple[bool, dict[str, Any]]:
+        """(done, what was done and what needs a restart); (False, reasons) leaves all as it was."""
+        if self._read is None:
+            return False, {"reasons": ["this gateway was not started from files"]}
+        async with self._one_at_a_time:
+            try:
+                wanted, registry = await asyncio.to_thread(self._read)
+            except InputError as error:
+                reasons = list(error.problems) or [str(error)]
+                log.error("reload refused: the old settings go on", reasons=reasons[:_SITES_SAID])
+                return False, {"reasons": reasons}
+            return True, await self._apply(wanted, registry)
+
+    async def _apply(self, wanted: Settings, registry: Directory) -> dict[str, Any]:
+        running = self._running
+        change = reload_settings(running.settings, wanted)
+        restart = [f"setting {name}" for name in change.needs_restart]
+        restart += _unsubscribed(running.plans, registry, running.settings.mqtt.topic)
+        running.settings, running.directory = change.settings, registry
+        configure(change.settings.log, secrets=secrets_of(change.settings))
+        answers = await self._supervisor.reload(registry, change.settings)
+        restart += [f"shard {i}: {a.error}" for i, a in answers.items() if a.error]
+        counts = [a for a in answers.values() if not a.error]
+        document = {
+            "devices": {
+                "registered": registry.n_devices,
+                "added": max((a.added for a in counts), default=0),
+                "removed": max((a.removed for a in counts), default=0),
+            },
+            "settings": list(change.applied),
+            "needs_restart": restart,
+        }
+        log.info("reloaded", **document)
+        return document
+
+
+def _unsubscribed(plans: list[ShardPlan], registry: Directory, topic: str) -> list[str]:
+    """Filters do not move: what no connection subscribes to waits for a restart."""
+    heard = np.zeros(registry.n_devices, np.bool_)
+    for plan in plans:
+        heard |= owned(plan, registry, topic, shards=1)  # a share hears every device
+    places: dict[str, int] = {}
+    for d in np.flatnonzero(~heard).tolist():
+        place = f"{registry.org[int(registry.org_of[d])]}/{registry.site[int(registry.site_of[d])]}"
+        places[place] = places.get(place, 0) + 1
+    said = [
+        f"site {place}: {count:,} device{'' if count == 1 else 's'} not subscribed to"
+        for place, count in sorted(places.items())
+    ]
+    more = len(said) - _SITES_SAID
+    return said if more <= 0 else [*said[:_SITES_SAID], f"{more:,} more sites"]
+
+
+def admin_token(data_dir: Path) -> str:
+    """The token of the admin endpoint; made at the first start, readable by its owner only."""
+    path = data_dir / TOKEN_FILE
+    try:
+        token = path.read_text().strip()
+        if token:
+            return token
+    except FileNotFoundError:
+        pass
+    token = secrets.token_urlsafe(32)
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(token + "\n")
+    temporary.rename(path)
+    return token

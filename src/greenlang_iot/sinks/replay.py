@@ -1,0 +1,175 @@
+"""Replay of dead letters: each goes only where it was refused, and is remembered as replayed.
+
+A letter counts as replayed when its target has acknowledged it; the journal is synced after each group.
+After a crash in between a group comes again: sinks and gateway recognise what they have.
+"""
+
+import json
+import os
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from greenlang_iot.encode.deadletter import decode, ident, resubmission
+from greenlang_iot.model.errors import GatewayError, SinkError
+from greenlang_iot.model.outcomes import DeadLetter
+from greenlang_iot.settings.model import InfluxSettings, KafkaSettings
+from greenlang_iot.sinks.deadletter import read_dead_letters
+
+GROUP: Final = 1_000
+"""Letters that are sent, and then remembered, together."""
+JOURNAL: Final = "replayed"
+
+
+@dataclass(slots=True, frozen=True)
+class Stored:
+    """A dead letter with its name and whether it was replayed."""
+
+    ident: str
+    letter: DeadLetter
+    replayed: bool
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is here, each reason once."""
+        if self.letter.kind == "message":
+            return tuple(dict.fromkeys(str(reason) for _, reason in self.letter.paths))
+        return ("sink_refused",) if self.letter.kind == "line" else (self.letter.answer,)
+
+    @property
+    def target(self) -> str:
+        """Where a replay sends it: `mqtt`, a sink's name, or nothing."""
+        return {"message": "mqtt", "line": self.letter.sink}.get(self.letter.kind, "")
+
+
+class Journal:
+    """Names of the letters that were replayed: one a line, in the dead letters' folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / JOURNAL
+        try:
+            self.done = set(self._path.read_text().split())
+        except FileNotFoundError:
+            self.done = set()
+
+    def add(self, idents: Iterable[str]) -> None:
+        """Remember them durably. Raises OSError."""
+        new = [i for i in idents if i not in self.done]
+        if not new:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            file.write("".join(i + "\n" for i in new))
+            file.flush()
+            os.fsync(file.fileno())
+        self.done.update(new)
+
+
+def stored(letters: Iterable[DeadLetter], journal: Journal) -> list[Stored]:
+    """Each letter once, though a crash may have left two copies."""
+    named = {ident(letter): letter for letter in letters}
+    return [Stored(name, letter, name in journal.done) for name, letter in named.items()]
+
+
+def from_files(folder: Path) -> Iterable[DeadLetter]:
+    return read_dead_letters(folder)
+
+
+async def from_kafka(settings: KafkaSettings) -> AsyncIterator[DeadLetter]:
+    """Every dead letter of the topic, from its beginning to its present end. Raises GatewayError."""
+    from aiokafka import AIOKafkaConsumer
+    from aiokafka.errors import KafkaError
+
+    from greenlang_iot.sinks.kafka_client import client_options
+
+    consumer = AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False)
+    topic = settings.deadletter_topic
+    try:
+        await consumer.start()
+        from aiokafka import TopicPartition
+
+        numbers = consumer.partitions_for_topic(topic) or await _partitions(consumer, topic)
+        parts = [TopicPartition(topic, number) for number in sorted(numbers)]
+        consumer.assign(parts)
+        ends = await consumer.end_offsets(parts)
+        for part in parts:
+            await consumer.seek_to_beginning(part)
+            while await consumer.position(part) < ends[part]:
+                batch = await consumer.getmany(part, timeout_ms=1_000)
+                for record in batch.get(part, ()):
+                    try:
+                        yield decode(record.value or b"")
+                    except ValueError:
+                        continue  # another writer's record; the gateway's own are tested to decode
+    except KafkaError as error:
+        raise GatewayError(
+            f"cannot read dead letters from Kafka at {settings.bootstrap_servers}: {error}"
+        ) from error
+    finally:
+        await consumer.stop()
+
+
+async def _partitions(consumer: object, topic: str) -> set[int]:
+    client = consumer._client  # type: ignore[attr-defined]
+    cluster = await client.fetch_all_metadata()
+    found: set[int] | None = cluster.partitions_for_topic(topic)
+    if found is None:
+        raise GatewayError(f"Kafka has no topic {topic}: run `greenlang-iot setup` first.")
+    return found
+
+
+def message_of(item: Stored) -> tuple[str, bytes]:
+    """(topic, payload) that resubmits only what was rejected."""
+    return item.letter.topic, resubmission(item.letter)
+
+
+async def to_influxdb(
+    settings: InfluxSettings, items: Sequence[Stored]
+) -> AsyncIterator[tuple[Stored, str | None]]:
+    """Per letter: None when InfluxDB has it, else what it said. Raises GatewayError."""
+    from greenlang_iot.sinks.influx import InfluxSender
+
+    sender = InfluxSender(settings)
+    try:
+        await sender.open()
+        for start in range(0, len(items), GROUP):
+            group = items[start : start + GROUP]
+            body = b"".join(item.letter.payload.rstrip(b"\n") + b"\n" for item in group)
+            outcome = await sender.send(body, sum(item.letter.readings for item in group))
+            refused = {one.body: one.answer for one in outcome.refused}
+            for item in group:
+                yield item, refused.get(item.letter.payload.rstrip(b"\n"))
+    except SinkError as error:
+        raise GatewayError(str(error)) from error
+    finally:
+        await sender.close()
+
+
+async def to_kafka(
+    settings: KafkaSettings, items: Sequence[Stored]
+) -> AsyncIterator[tuple[Stored, str | None]]:
+    """Per letter: None when Kafka has it, else what it said. Raises GatewayError."""
+    from greenlang_iot.sinks.kafka import KafkaSender
+
+    sender = KafkaSender(settings, settings.readings_topic)
+    try:
+        await sender.open()
+        for item in items:
+            try:
+                reading = json.loads(item.letter.payload)
+                key, stamp = str(reading["device"]).encode(), int(reading["ts"]) // 1_000_000
+            except (ValueError, KeyError, TypeError):
+                yield item, "its bytes are no reading of schema v1"
+                continue
+            try:
+                await sender.publish(settings.readings_topic, key, item.letter.payload, stamp)
+                yield item, None
+            except SinkError as error:
+                if error.retryable:
+                    raise
+                yield item, str(error)
+    except SinkError as error:
+        raise GatewayError(str(error)) from error
+    finally:
+        await sender.close()

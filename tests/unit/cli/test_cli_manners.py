@@ -1,0 +1,110 @@
+"""What holds for every command: help, exit codes, streams, completion."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from greenlang_iot.cli.main import app
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name)
+
+
+EVERY = sorted(commands(typer.main.get_command(app)))
+
+
+def greenlang(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    program = "from greenlang_iot.cli.main import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("path", EVERY, ids=" ".join)
+def test_help_has_an_example_and_the_exit_codes(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80", "NO_COLOR": "1"})
+    assert result.exit_code == 0
+    text = " ".join(result.stdout.split())
+    assert f"Example: greenlang-iot {' '.join(path)}" in text
+    assert "Exit codes: 0" in text
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("version",), 0),
+        (("config", "check", "--config", "nowhere.yaml"), 2),
+        (("devices", "validate", "nowhere.json"), 2),
+        (("devices", "show", "nobody", "--devices-file", "nowhere.json"), 2),
+        (("spool", "status", "--config", "nowhere.yaml"), 2),
+        (("doctor", "--config", "nowhere.yaml"), 2),
+        (("dead-letter", "list", "--config", "nowhere.yaml"), 2),
+        (("run", "--config", "nowhere.yaml"), 2),
+        (("no-such-command",), 2),
+    ],
+    ids=lambda v: v[0] if isinstance(v, tuple) else "",
+)
+def test_exit_codes_without_a_stack_trace_or_a_warning(
+    arguments: tuple[str, ...], code: int
+) -> None:
+    done = greenlang(*arguments)
+    assert done.returncode == code
+    for word in ("Traceback", "Warning"):
+        assert word not in done.stderr + done.stdout
+    said = [line for line in done.stderr.splitlines() if not line.startswith("first start")]
+    assert len(said) <= (0 if code == 0 else 6)
+
+
+def test_completion_in_the_shell() -> None:
+    program = Path(sys.executable).with_name("greenlang-iot")
+    if not program.exists():
+        pytest.skip("greenlang-iot is not installed in this environment")
+    for words, wanted in (
+        ("greenlang-iot dev", "devices"),
+        ("greenlang-iot dead-letter re", "replay"),
+    ):
+        done = subprocess.run(
+            [program],
+            capture_output=True,
+            text=True,
+            env=os.environ
+            | {
+                "_GREENLANG_IOT_COMPLETE": "complete_bash",
+                "COMP_WORDS": words,
+                "COMP_CWORD": str(len(words.split()) - 1),
+            },
+        )
+        assert done.stdout.split() == [wanted]
+
+
+def test_the_first_start_says_that_kernels_are_compiled(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from greenlang_iot.cli.first_start import tell_first_start
+    from greenlang_iot.model import jit
+
+    monkeypatch.setattr(jit, "JIT_DISABLED", False)
+    monkeypatch.setattr(jit, "COMPILED", tmp_path / "complete")
+    tell_first_start()
+    assert "first start: compiling kernels" in capfd.readouterr().err
+    jit.COMPILED.touch()
+    tell_first_start()
+    assert "first start" not in capfd.readouterr().err
