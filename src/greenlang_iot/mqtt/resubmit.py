@@ -1,5 +1,6 @@
 """Publish messages again, each at QoS 1, and say of each whether the broker took it."""
 
+from collections import deque
 from collections.abc import AsyncIterator, Iterable
 
 import aiomqtt
@@ -18,16 +19,25 @@ async def resubmit(
 
     Raises GatewayError where the connection cannot be made or breaks.
     """
-    where = f"{broker.host}:{broker.port}"
+    waiting = deque(messages)
+    refused = True
     try:
-        async with Client(**client_options(broker)) as client:
-            for topic, payload in messages:
-                client.refusal, client.unheard = None, False
-                try:
-                    await client.publish(topic, payload, qos=1)
-                except ValueError as error:  # paho refuses the topic before it is sent
-                    yield f"the topic cannot be published to: {error}"
-                    continue
-                yield client.refusal or (UNHEARD if client.unheard else None)
+        while waiting and refused:  # some brokers end the connection after a refusal
+            refused = False
+            async with Client(**client_options(broker)) as client:
+                while waiting and not refused:
+                    refusal = await _publish(client, *waiting.popleft())
+                    refused = client.refusal is not None
+                    yield refusal
     except aiomqtt.MqttError as error:
+        where = f"{broker.host}:{broker.port}"
         raise GatewayError(f"publishing to the broker at {where} failed: {error}") from error
+
+
+async def _publish(client: Client, topic: str, payload: bytes) -> str | None:
+    client.refusal, client.unheard = None, False
+    try:
+        await client.publish(topic, payload, qos=1)
+    except ValueError as error:  # paho refuses the topic before it is sent
+        return f"the topic cannot be published to: {error}"
+    return client.refusal or (UNHEARD if client.unheard else None)

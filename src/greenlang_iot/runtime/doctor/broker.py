@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import aiomqtt
+from aiomqtt.exceptions import MqttConnectError
 
 from greenlang_iot.model.errors import InputError
 from greenlang_iot.mqtt.client import Client, client_options
@@ -38,7 +39,7 @@ async def broker(
         yield handshake
         if handshake.state == "failed":
             return
-    client = Client(identifier=f"{settings.instance}-doctor", **client_options(broker))
+    client = _client(settings, broker)
     try:
         async with client:
             who = f"as {broker.username}" if broker.username else "without a login"
@@ -46,12 +47,16 @@ async def broker(
             for finding in _limits(settings, client.limits, f"{name}: limits"):
                 yield finding
             yield await _read_rights(client, filters, f"{name}: subscribe")
-            async for finding in _write_rights(settings, broker, client, name):
-                yield finding
             async for finding in _dropped(client, f"{name}: dropped"):
                 yield finding
-    except aiomqtt.MqttError as error:
+    except aiomqtt.MqttCodeError as error:
         yield _refused(broker, error, f"{name}: login")
+        return
+    except aiomqtt.MqttError as error:
+        yield _lost(broker, error, f"{name}: login")
+        return
+    async for finding in _write_rights(settings, broker, name):
+        yield finding
 
 
 async def _reach(broker: BrokerSettings, subject: str) -> Finding:
@@ -136,19 +141,27 @@ def _bad_certificate(
     return Finding(subject, "failed", f"the certificate is refused: {words}", advice)
 
 
-def _refused(broker: BrokerSettings, error: aiomqtt.MqttError, subject: str) -> Finding:
-    code = getattr(error, "rc", None)
-    value = getattr(code, "value", code)
+def _client(settings: Settings, broker: BrokerSettings) -> Client:
+    return Client(identifier=f"{settings.instance}-doctor", **client_options(broker))
+
+
+def _refused(broker: BrokerSettings, error: aiomqtt.MqttCodeError, subject: str) -> Finding:
+    """A number that is no reason code is a failure on this side, whatever its value."""
+    code: Any = error.rc
+    refusal = isinstance(error, MqttConnectError) or hasattr(code, "value")
+    if not refusal or getattr(code, "value", code) not in _BAD_LOGIN | _NOT_AUTHORISED:
+        return _lost(broker, error, subject)
+    who = f"user {broker.username!r}" if broker.username else "a client without a login"
+    return Finding(
+        subject,
+        "failed",
+        f"the broker does not let {who} in: {error}",
+        "correct username and password (password_file), or give this login to the broker",
+    )
+
+
+def _lost(broker: BrokerSettings, error: aiomqtt.MqttError, subject: str) -> Finding:
     said = f"the connection is refused or lost: {error}"
-    if value in _BAD_LOGIN | _NOT_AUTHORISED:
-        who = f"user {broker.username!r}" if broker.username else "a client without a login"
-        said = f"the broker does not let {who} in: {error}"
-        return Finding(
-            subject,
-            "failed",
-            said,
-            "correct username and password (password_file), or give this login to the broker",
-        )
     advice = "look into the broker's log"
     if broker.tls is None:
         advice = f"if port {broker.port} speaks TLS, add a tls section; else look into its log"
@@ -200,18 +213,24 @@ async def _read_rights(client: Client, filters: Sequence[str], subject: str) -> 
 
 
 async def _write_rights(
-    settings: Settings, broker: BrokerSettings, client: Client, name: str
+    settings: Settings, broker: BrokerSettings, name: str
 ) -> AsyncIterator[Finding]:
     """Publishes an empty, unretained message where the gateway will publish."""
-    probes = {"status": f"greenlang/_gateway/{settings.instance}/status"}
+    instance = settings.instance
+    probes = [("status", f"greenlang/_gateway/{instance}/status", "greenlang/_gateway/+/status")]
     if settings.alerts.mqtt:
-        probes["alerts"] = f"greenlang/_/_/_/alert/{settings.instance}-doctor"
-    for what, topic in probes.items():
+        topic = f"greenlang/_/_/_/alert/{instance}-doctor"
+        probes.append(("alerts", topic, "greenlang/+/+/+/alert/+"))
+    for what, topic, needed in probes:
         subject = f"{name}: publish {what}"
         if broker.protocol != "5":
             yield Finding(subject, "skipped", "MQTT 3.1.1 brokers do not say when they refuse")
             continue
-        refusal = await _probe(client, topic)
+        try:
+            refusal = await _probe(settings, broker, topic)
+        except aiomqtt.MqttError as error:
+            yield _lost(broker, error, subject)
+            continue
         if refusal is None:
             yield Finding(subject, "ok", f"granted on {topic}")
         else:
@@ -219,14 +238,16 @@ async def _write_rights(
                 subject,
                 "failed",
                 f"refused on {topic}: {refusal}",
-                f"give this login the right to write {topic.replace(settings.instance, '+')}",
+                f"give this login the right to write {needed}",
             )
 
 
-async def _probe(client: Client, topic: str) -> str | None:
-    """Why the broker refuses a message to `topic`, or None."""
-    client.refusal = None
-    await client.publish(topic, b"", qos=1)
+async def _probe(settings: Settings, broker: BrokerSettings, topic: str) -> str | None:
+    """Why the broker refuses a message to `topic`, or None. A connection of its own, because some
+    brokers end it after a refusal."""
+    client = _client(settings, broker)
+    async with client:
+        await client.publish(topic, b"", qos=1)
     return client.refusal
 
 
