@@ -51,8 +51,11 @@ def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
     settings = environment(row.seeded) if seeded else {}
     field_ = Field(site, row.name, environment=settings, **row.options)
     try:
-        field_.gateway.wait_ready()
-        load = field_.publish()
+        if row.ready:
+            field_.gateway.wait_ready()
+        else:
+            field_.subscribed()
+        load = field_.publish(row.extra())
         field_.run_for(BEFORE)
         result.recovery = row.act(field_)
         field_.run_for(AFTER)
