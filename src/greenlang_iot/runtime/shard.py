@@ -87,7 +87,8 @@ class Shard:
         self.clock = Clock(time.time_ns, time.monotonic)
         self.ledger = Ledger()
         self.connections: list[Connection] = []
-        self._up: dict[int, Connection] = {}  # connection number → connection
+        self._up: set[int] = set()  # numbers of connections that are subscribed
+        self._owners: dict[int, Connection] = {}  # by connection number, from the first ack on
         self._numbers = 0
         self._paused = False
         self._stop = asyncio.Event()
@@ -177,9 +178,14 @@ class Shard:
             self.pipeline.settle(bit, first, last)
 
     def _acknowledge(self, connection: int, packet_ids: U16) -> None:
-        owner = self._up.get(connection)
-        if owner is not None:
-            owner.acknowledge(connection, packet_ids)
+        owner = self._owners.get(connection)
+        if owner is None:
+            # Messages of a kept session come, and may settle, before the subscription stands.
+            owner = next((c for c in self.connections if c.number == connection), None)
+            if owner is None:
+                return  # it is gone
+            self._owners[connection] = owner
+        owner.acknowledge(connection, packet_ids)
 
     # ---- what connections call --------------------------------------------------------------------
 
@@ -187,13 +193,12 @@ class Shard:
         self.pipeline.process(frames)
 
     def on_connected(self, connection: int, session_present: bool) -> None:
-        for item in self.connections:
-            if item.number == connection:
-                self._up[connection] = item
+        self._up.add(connection)
         self.counters.add(cell("connects"))
 
     def on_disconnected(self, connection: int, reason: str) -> None:
-        self._up.pop(connection, None)
+        self._up.discard(connection)
+        self._owners.pop(connection, None)
         self.ledger.disconnected(connection)
         self.counters.add(cell("disconnects", reason=reason))
 

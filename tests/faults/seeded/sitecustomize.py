@@ -85,7 +85,7 @@ def stale_acks(module: Any) -> None:
     """Acknowledgements go to whatever connection is there now."""
 
     def bug(self: Any, connection: int, packet_ids: Any) -> None:
-        for owner in self._up.values():
+        for owner in self.connections:
             owner.acknowledge(owner.number, packet_ids)
 
     module.Shard._acknowledge = bug
