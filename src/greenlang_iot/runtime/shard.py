@@ -87,6 +87,7 @@ class Shard:
         self.clock = Clock(time.time_ns, time.monotonic)
         self.ledger = Ledger()
         self.connections: list[Connection] = []
+        self._own: list[Connection] = []  # of the plan; `connections` has retired ones, too
         self._up: set[int] = set()  # numbers of connections that are subscribed
         self._owners: dict[int, Connection] = {}  # by connection number, from the first ack on
         self._numbers = 0
@@ -144,7 +145,8 @@ class Shard:
             self.clock,
         )
         for item in self.spec.plan.connections:
-            self.connections.append(self._connection(item))
+            self._own.append(self._connection(item))
+        self.connections += self._own
 
     def _connection(self, item: ConnectionPlan, *, retire: bool = False) -> Connection:
         return Connection(
@@ -268,7 +270,10 @@ class Shard:
             (self.settings.data_dir / "run" / f"retired-{item.client_id}").touch()
 
     def _all_up(self) -> bool:
-        return len(self._up) >= len(self.spec.plan.connections)
+        return self._subscribed() >= len(self.spec.plan.connections)
+
+    def _subscribed(self) -> int:
+        return sum(connection.number in self._up for connection in self._own)
 
     async def _tick_until_stopped(self) -> None:
         silence_due = time.monotonic() + 1.0
@@ -335,8 +340,9 @@ class Shard:
         with open("/proc/self/statm") as statm:
             pages = int(statm.read().split()[1])
         counters.set(cell("resident_bytes"), pages * resource.getpagesize())
-        counters.set(cell("connections_up"), len(self._up))
-        counters.set(cell("connections_paused"), len(self._up) if self._paused else 0)
+        subscribed = self._subscribed()
+        counters.set(cell("connections_up"), subscribed)
+        counters.set(cell("connections_paused"), subscribed if self._paused else 0)
         counters.set(cell("messages_unacked"), self.ledger.messages)
         counters.set(cell("ledger_tickets"), self.ledger.tickets)
         counters.set(cell("ledger_bytes"), self.ledger.nbytes)
