@@ -58,7 +58,7 @@ def row(what: str, **options: Any) -> Callable[[Act], Act]:
 # ---- the gateway's own processes ----------------------------------------------------------------
 
 
-@row("no fault", short=True, seeded="forgets_chunks")
+@row("no fault", seeded="forgets_chunks")
 def no_fault(f: Field) -> None:
     return None
 
@@ -90,7 +90,7 @@ def all_killed(f: Field) -> float:
     return f.recovered()
 
 
-@row("SIGTERM under load, then a start", bar=START, short=True, seeded="drain_forgets")
+@row("SIGTERM under load, then a start", bar=START, seeded="drain_forgets")
 def terminated(f: Field) -> float:
     f.gateway.stop()
     f.restart()
@@ -188,7 +188,7 @@ def terminated_without_sinks(f: Field) -> float:
 # ---- the broker ---------------------------------------------------------------------------------
 
 
-@row("every connection to the broker is cut", short=True, seeded="stale_acks")
+@row("every connection to the broker is cut", seeded="stale_acks")
 def connections_cut(f: Field) -> float:
     f.proxy.cut()
     return f.recovered()
@@ -246,7 +246,7 @@ def broker_slow(f: Field) -> float:
     return f.recovered()
 
 
-@row("broker one byte at a time for 5 s", short=True, seeded="forgets_chunks")
+@row("broker one byte at a time for 5 s", seeded="forgets_chunks")
 def broker_dribbles(f: Field) -> float:
     f.proxy.dribble = True
     f.run_for(5.0)
@@ -327,7 +327,6 @@ def influxdb_503_retry_after(f: Field) -> float:
 @row(
     "InfluxDB answers 429 with Retry-After: 2, twice",
     options=TWO,
-    short=True,
     seeded="forgets_failed",
     bar=7.0,
 )
@@ -361,7 +360,6 @@ def influxdb_422(f: Field) -> float:
 @row(
     "InfluxDB's token is changed and changed back after 4 s (401)",
     options=TWO,
-    short=True,
     seeded="forgets_failed",
 )
 def influxdb_401(f: Field) -> float:
@@ -412,7 +410,6 @@ def kafka_frozen(f: Field) -> float:
 @row(
     "both sinks down, a shard killed meanwhile",
     bar=10.0,
-    short=True,
     seeded="spool_lies",
 )
 def sinks_down_shard_killed(f: Field) -> float:
@@ -470,7 +467,6 @@ def session_taken_over(f: Field) -> float:
 
 @row(
     "certificates are replaced on disk while connections are lost",
-    short=True,
     seeded="gives_up_on_files",
     options={"own_ca": True},
 )
@@ -535,7 +531,6 @@ def kafka_batch_too_large(f: Field) -> float:
 
 @row(
     "Kafka takes no batch over 100 bytes for 3 s: every record is a dead letter",
-    short=True,
     seeded="forgets_failed",
 )
 def kafka_record_too_large(f: Field) -> float:
@@ -568,7 +563,6 @@ def disk_full(f: Field) -> float:
 
 @row(
     "the disk is full for 5 s while the sinks are well",
-    short=True,
     seeded="forgets_chunks",
     options={"disk": "12m"},
 )
