@@ -248,24 +248,28 @@ class Shard:
             os._exit(1)  # nothing that is not settled was acknowledged; the supervisor restarts us
 
     async def _retire(self) -> None:
-        """Drain the client ids of an earlier layout, after our own subscriptions stand."""
+        """Drain the client ids of an earlier layout, after our own subscriptions stand.
+
+        All at once: until it is unsubscribed, the broker gives each of them what it gives us.
+        """
         while self.spec.retired and not self._all_up():
             await asyncio.sleep(TICK)
-        for item in self.spec.retired:
-            connection = self._connection(item, retire=True)
-            if self._paused:
-                connection.pause()
-            self.connections.append(connection)
-            try:
-                await connection.run()
-            except (MqttError, InputError) as error:
-                why = "a client id of an earlier layout is not drained; the next start tries again"
-                log.error(why, client_id=item.client_id, why=str(error))
-                continue
-            finally:
-                self.connections.remove(connection)
-            if self._stop.is_set():
-                return  # closed, not drained
+        await asyncio.gather(*(self._retire_one(item) for item in self.spec.retired))
+
+    async def _retire_one(self, item: ConnectionPlan) -> None:
+        connection = self._connection(item, retire=True)
+        if self._paused:
+            connection.pause()
+        self.connections.append(connection)
+        try:
+            await connection.run()
+        except (MqttError, InputError) as error:
+            why = "a client id of an earlier layout is not drained; the next start tries again"
+            log.error(why, client_id=item.client_id, why=str(error))
+            return
+        finally:
+            self.connections.remove(connection)
+        if not self._stop.is_set():  # else it was closed, not drained
             log.info("retired a client id of an earlier layout", client_id=item.client_id)
             (self.settings.data_dir / "run" / f"retired-{item.client_id}").touch()
 
