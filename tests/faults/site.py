@@ -49,6 +49,7 @@ from greenlang_iot.simulate.ca import loopback
 from greenlang_iot.simulate.fleet import FleetOptions, fleet_registry
 from greenlang_iot.simulate.manifest import Message
 
+KAFKA_TIMEOUT = 5.0
 TOPICS = {
     "readings_topic": "iot.readings",
     "alerts_topic": "iot.alerts",
@@ -203,7 +204,7 @@ class Field:
                 "influxdb": {"enabled": True, "timeout": 3.0, **influx},
                 "kafka": {
                     "enabled": True,
-                    "timeout": 5.0,
+                    "timeout": KAFKA_TIMEOUT,
                     "bootstrap_servers": site.kafka.bootstrap,
                     **TOPICS,
                     "readings_topic": self._topic,
@@ -478,12 +479,13 @@ class Field:
             yield from influx1_identities(rows)
 
     def _cut_keys(self) -> set[Key]:
-        """What had been forwarded before a cut of Kafka ended."""
+        """What may have been in a request that Kafka left unanswered: forwarded at most a request's
+        time-out before the cut or after it (a broker that has just started still drops requests)."""
         return {
             key
             for key, at in self.proxy.record.first_forwarded.items()
             for begun, ended in self._cuts
-            if begun - 5.0 <= at <= ended
+            if begun - KAFKA_TIMEOUT <= at <= ended + KAFKA_TIMEOUT
         }
 
     def close(self) -> None:
