@@ -399,13 +399,11 @@ class Field:
         packet = mqtt5.ConnectPacket(
             name, username="gateway", password=password, session_expiry_interval=600
         )
-        data = bytearray(4096)
-        size = packet.write(data)
         with (
             socket.create_connection(("127.0.0.1", self.site.mosquitto.port)) as plain,
             context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
         ):
-            connection.sendall(data[:size])
+            connection.sendall(packet.write())
             connection.recv(1)
             time.sleep(0.5)  # the session is the other's for that long
 
