@@ -317,7 +317,10 @@ class Field:
             calm_since = calm_since or time.monotonic()
             return time.monotonic() - calm_since > 0.5
 
-        self.gateway.wait(calm, timeout, "settled")
+        try:
+            self.gateway.wait(calm, timeout, "settled")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.gateway.get('/status')}") from None
 
     def retired(self, timeout: float = 60.0) -> None:
         """Until every client id of an earlier layout is drained."""
@@ -488,6 +491,8 @@ class Field:
 
     def close(self) -> None:
         self._watching.set()
+        if self.load is not None:
+            self.load.stop(60)
         self.gateway.end()
         self.proxy.close()
         self._kafka.close()
