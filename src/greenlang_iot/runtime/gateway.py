@@ -119,6 +119,7 @@ class Gateway:
                     item,
                     path,
                     tuple(r for n, r in enumerate(retired) if n % len(plans) == item.index),
+                    os.getpid(),
                 )
             )
         return Supervisor(specs, self.settings.runtime, self._beat, self._restarted)

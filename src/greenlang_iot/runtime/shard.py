@@ -54,7 +54,10 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(slots=True, frozen=True)
 class ShardSpec:
-    """Everything a shard needs, picklable. `retired`: client ids of an earlier layout to drain here."""
+    """Everything a shard needs, picklable. `retired`: client ids of an earlier layout to drain here.
+
+    supervisor: process with which the shard ends, at once; 0: none.
+    """
 
     index: int
     settings: Settings
@@ -62,6 +65,7 @@ class ShardSpec:
     plan: ShardPlan
     counters: Path
     retired: tuple[ConnectionPlan, ...] = ()
+    supervisor: int = 0
 
 
 def shard_process(spec: ShardSpec) -> None:
@@ -210,6 +214,8 @@ class Shard:
         """Until SIGTERM, then drain: stop reading, deliver or spool, acknowledge, say goodbye."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        if self.spec.supervisor:
+            self._end_with(self.spec.supervisor)
         self._compose()
         self._bounds()
         gc.collect()
@@ -227,6 +233,14 @@ class Shard:
         self._start(asyncio.to_thread(self.detector.load_second_stage))
         await self._tick_until_stopped()
         await self._drain()
+
+    def _end_with(self, supervisor: int) -> None:
+        """The fork server lives as long as one of its shards does, so its death tells us nothing."""
+        try:
+            died = os.pidfd_open(supervisor)
+        except ProcessLookupError:
+            os._exit(1)
+        asyncio.get_running_loop().add_reader(died, os._exit, 1)
 
     def _start(self, coroutine) -> None:  # type: ignore[no-untyped-def]
         task = asyncio.ensure_future(coroutine)

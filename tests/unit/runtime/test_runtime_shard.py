@@ -90,3 +90,16 @@ async def test_what_settles_before_the_subscription_stands_is_acknowledged_too(
     connection.number = 6
     shard._acknowledge(5, np.array([4], np.uint16))
     assert connection.acked == [1, 2, 3]
+
+
+async def test_it_ends_with_its_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = asyncio.Event()
+    monkeypatch.setattr("greenlang_iot.runtime.shard.os._exit", lambda code: ended.set())
+    supervisor = await asyncio.create_subprocess_exec("sleep", "60")
+    shard = make(tmp_path)
+    shard._end_with(supervisor.pid)
+    await asyncio.sleep(0)
+    assert not ended.is_set()
+    supervisor.kill()
+    await asyncio.wait_for(ended.wait(), 5)
+    await supervisor.wait()

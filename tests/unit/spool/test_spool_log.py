@@ -400,3 +400,16 @@ def test_the_file_of_a_failed_write_is_not_left_behind() -> None:
     log.flush()
     assert log.durable_number == 1
     log.close_blocking()
+
+
+def test_a_full_disk_is_freed_when_everything_was_delivered() -> None:
+    disk = FullDisk(room=40_000)
+    log = opened(Path("/log"), segment_bytes=4_000, files=disk)
+    number = fill_disk(log)
+    disk.room = disk.used
+    log.release(log.durable_number)
+    with contextlib.suppress(OSError):
+        log.flush()
+    log.flush()
+    assert [r.number for r in log.read(0)] == [number]
+    log.close_blocking()
