@@ -166,6 +166,10 @@ class Courier:
                 target.add(items) if items else None
             for item in items:
                 self._note(item)
+                if item["state"] == "resolved":
+                    for other in self._readers.values():
+                        if other is not reader:
+                            other.forget(item["alert_id"])
         self._behind = any(target.waiting for target in self._targets)
         if not self._behind:
             for reader in self._readers.values():

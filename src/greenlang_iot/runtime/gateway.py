@@ -22,6 +22,7 @@ from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.observe.exporter import Exporter
 from greenlang_iot.runtime.courier import Courier
+from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
 from greenlang_iot.runtime.shard import ShardSpec
 from greenlang_iot.runtime.sinks import lake_folder
@@ -77,6 +78,7 @@ class Gateway:
                     self._watch_shards(supervisor),
                     courier.run(),
                     self._compact_lake(),
+                    Discovery(settings.mqtt, self.directory, own).run(),
                 )
             ]
             stopping = asyncio.ensure_future(self._stop.wait())
@@ -106,7 +108,9 @@ class Gateway:
         plans = plan(
             self.directory, self.settings.mqtt, self.settings.runtime.shards, self.settings.instance
         )
-        retired = _retire(self.settings.data_dir, plans)
+        retired = _retire(
+            self.settings.data_dir, plans, [b.name for b in self.settings.mqtt.brokers]
+        )
         specs = []
         for item in plans:
             path = run / f"shard-{item.index}.counters"
@@ -199,19 +203,20 @@ class _InstanceLock:
         self._file.close()
 
 
-def _retire(data_dir: Path, plans: Sequence[ShardPlan]) -> list[ConnectionPlan]:
+def _retire(data_dir: Path, plans: Sequence[ShardPlan], brokers: list[str]) -> list[ConnectionPlan]:
     """Client ids of earlier layouts that still have to be drained; remembers the present ones.
 
-    A retired id is forgotten once its shard has left `run/retired-<client id>` behind.
+    A retired id is forgotten once its shard has left `run/retired-<client id>` behind, or when its
+    broker is not in the settings any more. brokers: names, by index.
     """
     path = data_dir / "layout.json"
-    known = _known_layout(path)
+    known = _known_layout(path, brokers)
     for client_id in list(known):
         marker = data_dir / "run" / f"retired-{client_id}"
         if marker.exists():
             marker.unlink()
             del known[client_id]
-    current = {c.client_id: (c.broker, c.filters) for p in plans for c in p.connections}
+    current = {c.client_id: (brokers[c.broker], c.filters) for p in plans for c in p.connections}
     known |= current
     document = [
         {"client_id": client_id, "broker": broker, "filters": filters}
@@ -219,18 +224,19 @@ def _retire(data_dir: Path, plans: Sequence[ShardPlan]) -> list[ConnectionPlan]:
     ]
     replace_durably(OS_FILES, path, json.dumps(document, indent=1).encode())
     return [
-        ConnectionPlan(broker, client_id, filters)
+        ConnectionPlan(brokers.index(broker), client_id, filters)
         for client_id, (broker, filters) in known.items()
         if client_id not in current
     ]
 
 
-def _known_layout(path: Path) -> dict[str, tuple[int, tuple[str, ...]]]:
+def _known_layout(path: Path, brokers: list[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Client id → (broker, filters), of every layout that is not drained yet."""
     try:
         return {
             item["client_id"]: (item["broker"], tuple(item["filters"]))
             for item in json.loads(path.read_text())
+            if item["broker"] in brokers
         }
     except FileNotFoundError:
         return {}

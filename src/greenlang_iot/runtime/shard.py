@@ -49,6 +49,10 @@ from greenlang_iot.spool.log import SpoolFull
 
 log = structlog.get_logger(__name__)
 TICK = 0.1
+BROKER_AWAY = 5.0
+"""Seconds without any connection after which a broker's outage is an alert."""
+LATE = 0.5
+"""Seconds a tick may be late before the time is not counted as silence: we were behind, not they."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -101,7 +105,10 @@ class Shard:
         self._state_file = settings.data_dir / "state" / f"shard-{spec.index}.state"
         self._last_checkpoint = time.monotonic()
         self._silence_checked_ns = time.time_ns()
-        self._owned = owned(spec.plan, spec.directory, settings.mqtt.topic)
+        self._owned = owned(spec.plan, spec.directory, settings.mqtt.topic, settings.runtime.shards)
+        self._broker_seen: dict[str, float] = {}
+        self._ticked = time.monotonic()
+        self._acks_before = (0.0, 0.0)
         self._tasks: list[asyncio.Task[None]] = []
 
     # ---- composition ----------------------------------------------------------------------------
@@ -173,10 +180,12 @@ class Shard:
     def submit(self, rejects: Sequence[Reject], received_ns: int, ticket: int) -> None:
         """Dead letters of a batch (pipeline.DeadLetters)."""
         number = self.dead_letters.submit(rejects, received_ns)
+        self.counters.add(cell("dead_letters", kind="message"), len(rejects))
         self.dead_letter_settler.add(number, ticket)
 
     async def _refuse(self, sink: str, refused: list[Refused]) -> None:
         number = self.dead_letters.submit_refused(sink, refused, self.clock.wall_ns())
+        self.counters.add(cell("dead_letters", kind="line"), len(refused))
         await self.dead_letters.durable(number)
 
     def _settle(self, bit: int, first: int, last: int) -> None:
@@ -189,7 +198,8 @@ class Shard:
             # Messages of a kept session come, and may settle, before the subscription stands.
             owner = next((c for c in self.connections if c.number == connection), None)
             if owner is None:
-                return  # it is gone
+                self.counters.add(cell("acks_stale"), len(packet_ids))
+                return
             self._owners[connection] = owner
         owner.acknowledge(connection, packet_ids)
 
@@ -308,12 +318,18 @@ class Shard:
 
     def _tick(self) -> None:
         now = time.monotonic()
+        late, self._ticked = now - self._ticked - TICK, now
+        if late > LATE:
+            now_ns = time.time_ns()
+            self.detector.pause_clock(now_ns - int(late * 1e9), now_ns)
         self.counters.heartbeat()
         for runner in self.runners:
             runner.check(self.ledger.oldest(runner.bit))
         self.outbox_port.retry()
         self._back_pressure()
         self._watch_clock()
+        if self.spec.index == 0:
+            self._watch_brokers(now)
         if now - self._last_checkpoint >= self.settings.detect.checkpoint_every:
             self._checkpoint()
 
@@ -339,7 +355,29 @@ class Shard:
         if self.spec.index == 0:
             summary = f"The gateway's clock stepped by {step:+.0f} s; time checks are suspended."
             self.pipeline.announce(
-                self.alerter.outage("clock", self._watch.suspect, time.time_ns(), summary)
+                self.alerter.outage(
+                    "gateway", self._watch.suspect, time.time_ns(), summary, "clock"
+                )
+            )
+
+    def _watch_brokers(self, now: float) -> None:
+        """A broker that stays away is one alert, not one per device; the first shard says it."""
+        for broker in self.settings.mqtt.brokers:
+            ours = [
+                c
+                for c, p in zip(self.connections, self.spec.plan.connections, strict=False)
+                if self.settings.mqtt.brokers[p.broker] is broker
+            ]
+            if not ours:
+                continue
+            if any(c.number for c in ours):
+                self._broker_seen[broker.name] = now
+            away = now - self._broker_seen.setdefault(broker.name, now) > BROKER_AWAY
+            summary = f"Broker {broker.name} at {broker.host}:{broker.port} cannot be reached."
+            if not away:
+                summary = f"Broker {broker.name} is back."
+            self.pipeline.announce(
+                self.alerter.outage(f"broker:{broker.name}", away, time.time_ns(), summary)
             )
 
     def _check_silence(self) -> None:
@@ -365,6 +403,20 @@ class Shard:
         counters.set(cell("ledger_tickets"), self.ledger.tickets)
         counters.set(cell("ledger_bytes"), self.ledger.nbytes)
         counters.set(cell("outbox_bytes"), self.outbox.pending_bytes)
+        counters.set(cell("alerts_suppressed"), self.alerter.suppressed)
+        letters = self.dead_letters.stats
+        counters.set(cell("dead_letters", kind="digest"), sum(letters.digested.values()))
+        counters.set(cell("dead_letter_bytes"), letters.nbytes)
+        self._rate_bound()
+
+    def _rate_bound(self) -> None:
+        """Receive window ÷ mean acknowledgement time of the last second."""
+        acks, seconds = self.counters.total("acks_sent"), self.counters.sum_of("ack_seconds")
+        count, took = acks - self._acks_before[0], seconds - self._acks_before[1]
+        self._acks_before = (acks, seconds)
+        if count > 0 and took > 0:
+            window = self.counters.get(cell("receive_window_bound"))
+            self.counters.set(cell("rate_bound"), window * count / took)
 
     def _bounds(self) -> None:
         counters, settings = self.counters, self.settings
