@@ -546,7 +546,6 @@ def kafka_record_too_large(f: Field) -> float:
 @row(
     "the disk is full while both sinks are down: back pressure; the sinks' return alone heals it",
     bar=10.0,
-    short=True,
     seeded="full_spool_drops",
     options={"disk": "12m"},
 )
@@ -563,6 +562,7 @@ def disk_full(f: Field) -> float:
 
 @row(
     "the disk is full for 5 s while the sinks are well",
+    short=True,
     seeded="forgets_chunks",
     options={"disk": "12m"},
 )
