@@ -39,7 +39,7 @@ class Result:
         return not self.problems
 
 
-BEFORE, AFTER = 3.0, 1.5
+BEFORE, AFTER = 2.0, 1.5
 """Seconds of load before the fault and after the recovery."""
 COUNTED = ("shard_restarts", "sink_spooled_readings", "sink_retries", "disconnects", "pauses")
 
@@ -51,9 +51,13 @@ def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
     settings = environment(row.seeded) if seeded else {}
     field_ = Field(site, row.name, environment=settings, **row.options)
     try:
-        field_.gateway.wait_ready()
-        load = field_.publish()
+        if row.ready:
+            field_.gateway.wait_ready()
+        else:
+            field_.subscribed()
+        load = field_.publish(row.extra())
         field_.run_for(BEFORE)
+        field_.said.clear()  # what it said before it was ready
         result.recovery = row.act(field_)
         field_.run_for(AFTER)
         load.stop(60)

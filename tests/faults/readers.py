@@ -59,6 +59,8 @@ class KafkaReader:
 
     def _ends(self) -> dict[int, int]:
         topic = self._consumer.list_topics(self._topic, timeout=20).topics[self._topic]
+        if topic.error is not None:
+            return {}  # it is made later
         return {
             number: self._consumer.get_watermark_offsets(
                 TopicPartition(self._topic, number), timeout=20
@@ -68,13 +70,14 @@ class KafkaReader:
 
     def values(self) -> Iterator[bytes]:
         ends = self._ends()
-        for partition, start in self._from.items():
-            if start >= ends[partition]:
+        for partition, end in ends.items():
+            start = self._from.get(partition, 0)
+            if start >= end:
                 continue
             self._consumer.assign([TopicPartition(self._topic, partition, start)])
             position = start
-            while position < ends[partition]:
-                found = self._consumer.consume(min(ends[partition] - position, 5_000), timeout=20)
+            while position < end:
+                found = self._consumer.consume(min(end - position, 5_000), timeout=20)
                 assert found, f"nothing more of {self._topic}/{partition} at {position}"
                 for message in found:
                     assert message.error() is None, message.error()

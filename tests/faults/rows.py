@@ -7,12 +7,14 @@ A row's function is called under load and returns the seconds from the end of th
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.fakes.influxdb2 import Fault, busy
 from tests.faults.site import Field
+
+from greenlang_iot.simulate.manifest import Message
 
 Act = Callable[[Field], float | None]
 
@@ -23,7 +25,8 @@ class Row:
 
     bar: most seconds of recovery. seeded: the bug (tests.faults.seeded)
     with which the row was seen failing. short: part of the short form. drains: ends with nothing
-    unacknowledged. loses_broker: the broker itself may forget messages it had confirmed.
+    unacknowledged. loses_broker: the broker itself may forget messages it had confirmed. ready: the
+    gateway can be ready before the fault. extra: messages to publish beside the fleet's.
     """
 
     name: str
@@ -34,9 +37,13 @@ class Row:
     short: bool = False
     drains: bool = True
     loses_broker: bool = False
+    ready: bool = True
+    extra: Callable[[], Iterable[Message]] = tuple
     options: dict[str, Any] = field(default_factory=dict)
 
 
+START = 20.0
+"""Bar in seconds of rows that end with the start of a whole gateway: kernels are loaded meanwhile."""
 ROWS: list[Row] = []
 
 
@@ -51,7 +58,7 @@ def row(what: str, **options: Any) -> Callable[[Act], Act]:
 # ---- the gateway's own processes ----------------------------------------------------------------
 
 
-@row("no fault", short=True, seeded="forgets_chunks")
+@row("no fault", seeded="forgets_chunks")
 def no_fault(f: Field) -> None:
     return None
 
@@ -65,7 +72,7 @@ def shard_killed(f: Field) -> float:
 
 @row(
     "SIGKILL of the supervisor (its shards die with it), then a start",
-    bar=10.0,
+    bar=START,
     seeded="acks_first",
 )
 def supervisor_killed(f: Field) -> float:
@@ -74,7 +81,7 @@ def supervisor_killed(f: Field) -> float:
     return f.recovered()
 
 
-@row("SIGKILL of every process at once, then a start", bar=10.0, short=True, seeded="acks_first")
+@row("SIGKILL of every process at once, then a start", bar=START, short=True, seeded="acks_first")
 def all_killed(f: Field) -> float:
     for pid in f.gateway.shard_pids():
         os.kill(pid, signal.SIGKILL)
@@ -83,14 +90,14 @@ def all_killed(f: Field) -> float:
     return f.recovered()
 
 
-@row("SIGTERM under load, then a start", bar=10.0, short=True, seeded="drain_forgets")
+@row("SIGTERM under load, then a start", bar=START, seeded="drain_forgets")
 def terminated(f: Field) -> float:
     f.gateway.stop()
     f.restart()
     return f.recovered()
 
 
-@row("SIGTERM right after the start, then a start", bar=10.0, seeded="drain_forgets")
+@row("SIGTERM right after the start, then a start", bar=START, seeded="drain_forgets")
 def terminated_early(f: Field) -> float:
     f.gateway.stop()
     for pause in (0.0, 0.3, 1.0, 2.0, 3.0):
@@ -115,7 +122,7 @@ def shard_frozen(f: Field) -> float:
 
 @row(
     "two shards become one while both sinks are down: what they left is adopted",
-    bar=10.0,
+    bar=START,
     short=True,
     seeded="no_adoption",
 )
@@ -123,7 +130,7 @@ def fewer_shards(f: Field) -> float:
     return _other_layout(f, 1)
 
 
-@row("two shards become three while both sinks are down", bar=10.0, seeded="acks_first")
+@row("two shards become three while both sinks are down", bar=START, seeded="acks_first")
 def more_shards(f: Field) -> float:
     return _other_layout(f, 3)
 
@@ -145,7 +152,7 @@ def _other_layout(f: Field, shards: int) -> float:
 
 @row(
     "the gateway starts while both sinks are down",
-    bar=10.0,
+    bar=START,
     seeded="forgets_failed",
 )
 def started_without_sinks(f: Field) -> float:
@@ -163,7 +170,7 @@ def started_without_sinks(f: Field) -> float:
 
 @row(
     "SIGTERM while Kafka is frozen and InfluxDB is down, then a start",
-    bar=10.0,
+    bar=START,
     seeded="drain_forgets",
 )
 def terminated_without_sinks(f: Field) -> float:
@@ -181,7 +188,7 @@ def terminated_without_sinks(f: Field) -> float:
 # ---- the broker ---------------------------------------------------------------------------------
 
 
-@row("every connection to the broker is cut", short=True, seeded="stale_acks")
+@row("every connection to the broker is cut", seeded="stale_acks")
 def connections_cut(f: Field) -> float:
     f.proxy.cut()
     return f.recovered()
@@ -239,7 +246,7 @@ def broker_slow(f: Field) -> float:
     return f.recovered()
 
 
-@row("broker one byte at a time for 5 s", short=True, seeded="forgets_chunks")
+@row("broker one byte at a time for 5 s", seeded="forgets_chunks")
 def broker_dribbles(f: Field) -> float:
     f.proxy.dribble = True
     f.run_for(5.0)
@@ -320,7 +327,6 @@ def influxdb_503_retry_after(f: Field) -> float:
 @row(
     "InfluxDB answers 429 with Retry-After: 2, twice",
     options=TWO,
-    short=True,
     seeded="forgets_failed",
     bar=7.0,
 )
@@ -354,7 +360,6 @@ def influxdb_422(f: Field) -> float:
 @row(
     "InfluxDB's token is changed and changed back after 4 s (401)",
     options=TWO,
-    short=True,
     seeded="forgets_failed",
 )
 def influxdb_401(f: Field) -> float:
@@ -405,7 +410,6 @@ def kafka_frozen(f: Field) -> float:
 @row(
     "both sinks down, a shard killed meanwhile",
     bar=10.0,
-    short=True,
     seeded="spool_lies",
 )
 def sinks_down_shard_killed(f: Field) -> float:
@@ -438,6 +442,152 @@ def spool_full(f: Field) -> float:
         f.wait(lambda: f.count("sink_spool_full") >= 1, 30, "the spool full")
         f.run_for(3.0)
         assert any("full spool" in reason or "is down" in reason for reason in f.said)
+        f.site.kafka.start()
+        f.site.influx.start()
+    return f.recovered()
+
+
+# ---- what a person or another device does -------------------------------------------------------
+
+
+@row(
+    "the session is taken over by another client: said, and healed by a restart",
+    bar=START,
+    seeded="never_reconnects",
+)
+def session_taken_over(f: Field) -> float:
+    f.take_over()
+    f.wait(lambda: f.gateway.get("/readyz")[0] == 503, 5, "not ready")
+    f.run_for(1.0)
+    assert any("connections subscribed" in reason for reason in f.said), f.said
+    f.gateway.stop()
+    f.restart()
+    return f.recovered()
+
+
+@row(
+    "certificates are replaced on disk while connections are lost",
+    seeded="gives_up_on_files",
+    options={"own_ca": True},
+)
+def certificates_replaced(f: Field) -> float:
+    f.own_ca.write_bytes(b"half a certif")
+    f.proxy.cut()
+    f.run_for(2.0)
+    f.renew_certificates()
+    f.proxy.cut()
+    return f.recovered()
+
+
+@row("no file descriptor is left for 4 s, connections are cut", seeded="never_reconnects")
+def descriptors_exhausted(f: Field) -> float:
+    with f.no_descriptors():
+        f.proxy.cut()
+        f.run_for(4.0)
+    return f.recovered()
+
+
+def _flood() -> Iterable[Message]:
+    topic = "greenlang/acme/site-01/flooding-device/telemetry"
+    for number in range(6_000):
+        payload = b"no telemetry at all %d" % number
+        yield Message(number / 1_000, topic, payload, [], (("", "any"),), "bad")
+
+
+@row(
+    "one device floods the dead letters: 1,000 bad messages a second",
+    short=True,
+    extra=_flood,
+    seeded="dead_letters_lie",
+)
+def dead_letters_flooded(f: Field) -> float:
+    f.run_for(4.0)
+    f.kill_shards()
+    return f.recovered()
+
+
+# ---- Kafka's topic ------------------------------------------------------------------------------
+
+
+@row(
+    "Kafka's topic is missing at the start and made later",
+    ready=False,
+    seeded="forgets_failed",
+    options={"topic": "iot.late"},
+)
+def kafka_topic_missing(f: Field) -> float:
+    f.wait(lambda: f.spool_records() > 3, 30, "spooling")
+    f.site.make_topic("iot.late")
+    return f.recovered()
+
+
+@row("Kafka takes no batch over 1,000 bytes for 4 s: batches are halved", seeded="forgets_failed")
+def kafka_batch_too_large(f: Field) -> float:
+    f.site.limit_batch(1_000)
+    f.run_for(4.0)
+    f.site.limit_batch(1_048_588)
+    return f.recovered()
+
+
+@row(
+    "Kafka takes no batch over 100 bytes for 3 s: every record is a dead letter",
+    seeded="forgets_failed",
+)
+def kafka_record_too_large(f: Field) -> float:
+    f.site.limit_batch(100)
+    f.run_for(3.0)
+    f.site.limit_batch(1_048_588)
+    return f.recovered()
+
+
+# ---- the disk -----------------------------------------------------------------------------------
+
+
+@row(
+    "the disk is full while both sinks are down: back pressure; the sinks' return alone heals it",
+    bar=10.0,
+    seeded="full_spool_drops",
+    options={"disk": "12m"},
+)
+def disk_full(f: Field) -> float:
+    with f.kafka_cut():
+        f.site.kafka.stop()
+        f.site.influx.stop()
+        f.fill_disk(leave=150_000)
+        f.run_for(8.0)
+        f.site.kafka.start()
+        f.site.influx.start()
+    return f.recovered()
+
+
+@row(
+    "the disk is full for 5 s while the sinks are well",
+    short=True,
+    seeded="forgets_chunks",
+    options={"disk": "12m"},
+)
+def disk_full_sinks_up(f: Field) -> float:
+    f.fill_disk(leave=0)
+    f.run_for(5.0)
+    f.free_disk()
+    return f.recovered()
+
+
+@row(
+    "checkpoint, outbox state, layout and spool ledgers are damaged while everything is down",
+    bar=START,
+    seeded="forgets_failed",
+)
+def files_damaged(f: Field) -> float:
+    with f.kafka_cut():
+        f.site.kafka.stop()
+        f.site.influx.stop()
+        f.wait(lambda: f.spool_records() > 3, 20, "spooling")
+        f.kill_all()
+        f.damage("state/*.state", "outbox/*/open.json", "layout.json", "spool/*/*/ledger.json")
+        f.tear("spool/*/*/*.seg")
+        f.restart()
+        f.run_for(3.0)
         f.site.kafka.start()
         f.site.influx.start()
     return f.recovered()

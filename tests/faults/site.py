@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -10,12 +11,20 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import mqtt5
 import yaml
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+)
 from tests.faults.check import Verdict, judge
 from tests.faults.load import Load
 from tests.faults.proxy import Key, Proxy
@@ -33,12 +42,14 @@ from tests.services.kafka_server import start_kafka
 from tests.services.mosquitto_server import Mosquitto
 
 from greenlang_iot.devices.registry import load as load_registry
+from greenlang_iot.mqtt.tls import ssl_context
 from greenlang_iot.runtime.layout import plan
-from greenlang_iot.settings.model import Settings
+from greenlang_iot.settings.model import Settings, TlsSettings
 from greenlang_iot.simulate.ca import loopback
 from greenlang_iot.simulate.fleet import FleetOptions, fleet_registry
 from greenlang_iot.simulate.manifest import Message
 
+KAFKA_TIMEOUT = 5.0
 TOPICS = {
     "readings_topic": "iot.readings",
     "alerts_topic": "iot.alerts",
@@ -77,6 +88,23 @@ class Site:
         command = [sys.executable, "-m", "greenlang_iot", "setup", "--config", str(config)]
         subprocess.run(command, check=True, capture_output=True)
 
+    def make_topic(self, name: str) -> None:
+        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap})
+        for done in admin.create_topics([NewTopic(name, 12, 1)]).values():
+            done.result(20)
+
+    def limit_batch(self, size: int) -> None:
+        """Largest record batch, in bytes, that the readings topic takes."""
+        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap})
+        entry = ConfigEntry(
+            "max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET
+        )
+        where = ConfigResource(
+            ConfigResource.Type.TOPIC, TOPICS["readings_topic"], incremental_configs=[entry]
+        )
+        for done in admin.incremental_alter_configs([where]).values():
+            done.result(20)
+
     def mend(self) -> None:
         """Whatever a row did: everything runs again."""
         for server in (self.mosquitto, self.influx, self.kafka):
@@ -85,6 +113,7 @@ class Site:
                 server.start()
             else:
                 process.send_signal(signal.SIGCONT)
+        self.limit_batch(1_048_588)
 
     def close(self) -> None:
         self.stand_in.close()
@@ -96,7 +125,9 @@ class Site:
 class Field:
     """One row's gateway behind its proxy, under load. What a row does to it are its methods.
 
-    influx: "1" for the real server, "2" for the stand-in.
+    influx: "1" for the real server, "2" for the stand-in. topic: for the readings, if it is not to be
+    the common one. disk: size of a file system of its own for data_dir. own_ca: the gateway trusts a
+    CA file of its own, which the row may replace.
     """
 
     def __init__(
@@ -105,6 +136,9 @@ class Field:
         name: str,
         *,
         influx: str = "1",
+        topic: str = TOPICS["readings_topic"],
+        disk: str = "",
+        own_ca: bool = False,
         settings: dict[str, Any] | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
@@ -117,9 +151,18 @@ class Field:
         self.said: Counter[str] = Counter()
         """Reasons that /readyz gave while something was wrong."""
         self.metrics: dict[str, float] = {}
+        self.own_ca = site.ca_file
+        if own_ca:
+            self.own_ca = self.folder / "ca.crt"
+            shutil.copy(site.ca_file, self.own_ca)
+        self._disk = disk
+        if disk:
+            self.data_dir.mkdir()
+            _run("mount", "-t", "tmpfs", "-o", f"size={disk}", "tmpfs", str(self.data_dir))
+        self._topic = topic
         self._influx = influx
         self._database = f"row_{name.replace('-', '_')}"
-        self._kafka = KafkaReader(site.kafka.bootstrap, TOPICS["readings_topic"])
+        self._kafka = KafkaReader(site.kafka.bootstrap, topic)
         self._cuts: list[tuple[float, float]] = []
         if influx == "1":
             site.influx.query(f"CREATE DATABASE {self._database}")
@@ -151,7 +194,7 @@ class Field:
                         "host": "127.0.0.1",
                         "port": self.proxy.port,
                         "keep_alive": 6,
-                        "tls": {"ca_file": str(site.ca_file)},
+                        "tls": {"ca_file": str(self.own_ca)},
                         "username": "gateway",
                         "password_file": str(site.mosquitto.password_file("gateway")),
                     }
@@ -161,9 +204,10 @@ class Field:
                 "influxdb": {"enabled": True, "timeout": 3.0, **influx},
                 "kafka": {
                     "enabled": True,
-                    "timeout": 5.0,
+                    "timeout": KAFKA_TIMEOUT,
                     "bootstrap_servers": site.kafka.bootstrap,
                     **TOPICS,
+                    "readings_topic": self._topic,
                 },
                 "lake": {"enabled": False},
             },
@@ -186,7 +230,7 @@ class Field:
 
     # ---- load -------------------------------------------------------------------------------------
 
-    def publish(self, seconds: float = 120.0, extra: list[Message] | None = None) -> Load:
+    def publish(self, extra: Iterable[Message] = (), seconds: float = 120.0) -> Load:
         """Begin the load; it ends when it is stopped, at the latest after `seconds`."""
         site = self.site
         options = FleetOptions(
@@ -201,7 +245,7 @@ class Field:
             site.ca_file,
             site.mosquitto.password_file("simulator"),
             options,
-            extra or [],
+            extra,
         )
         return self.load
 
@@ -216,6 +260,17 @@ class Field:
             yield
         finally:
             self._cuts.append((begun, time.monotonic()))
+
+    def subscribed(self) -> None:
+        """Until the broker keeps messages for the gateway, whatever its sinks say."""
+
+        def all_up() -> bool:
+            shards = self.gateway.get("/status")[1].get("shards", [])
+            return bool(shards) and all(
+                (s["connections_wanted"] or 99) == s["connections_up"] for s in shards
+            )
+
+        self.gateway.wait(all_up, 60, "subscribed")
 
     # ---- looking on -------------------------------------------------------------------------------
 
@@ -262,7 +317,10 @@ class Field:
             calm_since = calm_since or time.monotonic()
             return time.monotonic() - calm_since > 0.5
 
-        self.gateway.wait(calm, timeout, "settled")
+        try:
+            self.gateway.wait(calm, timeout, "settled")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.gateway.get('/status')}") from None
 
     def retired(self, timeout: float = 60.0) -> None:
         """Until every client id of an earlier layout is drained."""
@@ -330,6 +388,73 @@ class Field:
             assert time.monotonic() < deadline, "shards outlived their supervisor"
             time.sleep(0.02)
 
+    def kill_shards(self) -> None:
+        """SIGKILL of every shard, and new ones in their place."""
+        for pid in self.gateway.shard_pids():
+            os.kill(pid, signal.SIGKILL)
+            self.replaced(pid, 10)
+
+    def take_over(self) -> None:
+        """Connect to the broker with a client id of the gateway's."""
+        name = min(self.proxy.record.client_ids)
+        password = self.site.mosquitto.password_file("gateway").read_bytes()
+        context = ssl_context(TlsSettings(ca_file=self.site.ca_file))
+        packet = mqtt5.ConnectPacket(
+            name, username="gateway", password=password, session_expiry_interval=600
+        )
+        with (
+            socket.create_connection(("127.0.0.1", self.site.mosquitto.port)) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+        ):
+            connection.sendall(packet.write())
+            connection.recv(1)
+            time.sleep(0.5)  # the session is the other's for that long
+
+    def renew_certificates(self) -> None:
+        """Another CA, and the proxy with a certificate of it."""
+        ca_file, identity = loopback(_made(self.folder / "renewed"))
+        self.proxy.reload(identity)
+        self.own_ca.write_bytes(ca_file.read_bytes())
+
+    @contextmanager
+    def no_descriptors(self) -> Iterator[None]:
+        """No process of the gateway can open another file or socket."""
+        before = {}
+        for pid in [*self.gateway.shard_pids(), self.gateway._process.pid]:
+            used = max(int(fd.name) for fd in Path(f"/proc/{pid}/fd").iterdir())
+            limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            before[pid] = limits
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 1, limits[1]))
+        try:
+            yield
+        finally:
+            for pid, limits in before.items():
+                if _runs(pid):
+                    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+    def fill_disk(self, leave: int) -> None:
+        """A file takes all but `leave` bytes of the disk."""
+        assert self._disk
+        status = os.statvfs(self.data_dir)
+        free = status.f_bavail * status.f_frsize
+        (self.data_dir / "filler").write_bytes(bytes(max(0, free - leave)))
+
+    def free_disk(self) -> None:
+        (self.data_dir / "filler").unlink()
+
+    def damage(self, *patterns: str) -> None:
+        """Cut the files in half, and break what is left."""
+        for pattern in patterns:
+            for path in self.data_dir.glob(pattern):
+                content = path.read_bytes()
+                path.write_bytes(b"\xff" + content[1 : len(content) // 2])
+
+    def tear(self, pattern: str) -> None:
+        """A write that was not finished at the end of the files."""
+        for path in self.data_dir.glob(pattern):
+            with path.open("ab") as file:
+                file.write(os.urandom(100))
+
     # ---- the end ----------------------------------------------------------------------------------
 
     def verdict(self) -> Verdict:
@@ -355,19 +480,24 @@ class Field:
             yield from influx1_identities(rows)
 
     def _cut_keys(self) -> set[Key]:
-        """What had been forwarded before a cut of Kafka ended."""
+        """What may have been in a request that Kafka left unanswered: forwarded at most a request's
+        time-out before the cut or after it (a broker that has just started still drops requests)."""
         return {
             key
             for key, at in self.proxy.record.first_forwarded.items()
             for begun, ended in self._cuts
-            if begun - 5.0 <= at <= ended
+            if begun - KAFKA_TIMEOUT <= at <= ended + KAFKA_TIMEOUT
         }
 
     def close(self) -> None:
         self._watching.set()
+        if self.load is not None:
+            self.load.stop(60)
         self.gateway.end()
         self.proxy.close()
         self._kafka.close()
+        if self._disk:
+            _run("umount", "-l", str(self.data_dir))
         if self._influx == "1":
             self.site.influx.query(f"DROP DATABASE {self._database}")
         shutil.rmtree(self.data_dir, ignore_errors=True)
@@ -390,6 +520,10 @@ def _environment(changes: dict[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def _runs(pid: int) -> bool:

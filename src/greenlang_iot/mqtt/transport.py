@@ -61,7 +61,7 @@ class Connection:
             broker, client_id, filters, qos, batch.max_bytes, next_number, retire=retire
         )
         self._failure: MqttError | None = None
-        self._connected_before = False
+        self._files_were_good = False
         self._link: Link | None = None
         self._paused = False
         self._closing = asyncio.Event()
@@ -157,7 +157,6 @@ class Connection:
         await link.ready
         if not link.closed.done():
             self._failure = None
-            self._connected_before = True
             session = self._session
             self._log.info("connected", number=self.number, session_present=session.session_present)
             for problem in session.problems:
@@ -197,13 +196,14 @@ class Connection:
         try:
             return ssl_context(tls)
         except InputError as error:
-            if not self._connected_before:
+            if not self._files_were_good:
                 raise
             raise MqttError(str(error), reason="tls_files") from error  # being replaced just now
 
     def _use(self, link: Link) -> None:
         """From now on acknowledgements go there: frames may come before `_open` goes on."""
         self._link = link
+        self._files_were_good = True
         if self._paused:
             link.pause()
 

@@ -30,6 +30,7 @@ from greenlang_iot.runtime.sinks import lake_folder
 from greenlang_iot.runtime.summary import Summary, summarize
 from greenlang_iot.runtime.supervisor import Supervisor, install_signals
 from greenlang_iot.settings.model import Settings
+from greenlang_iot.spool.files import OS_FILES, replace_durably
 
 log = structlog.get_logger(__name__)
 
@@ -136,6 +137,7 @@ class Gateway:
                     item,
                     path,
                     tuple(r for n, r in enumerate(retired) if n % len(plans) == item.index),
+                    os.getpid(),
                 )
             )
         return Supervisor(specs, self.settings.runtime, self._beat, self._restarted)
@@ -222,13 +224,7 @@ def _retire(data_dir: Path, plans: Sequence[ShardPlan], brokers: list[str]) -> l
     broker is not in the settings any more. brokers: names, by index.
     """
     path = data_dir / "layout.json"
-    known: dict[str, tuple[str, tuple[str, ...]]] = {}
-    if path.exists():
-        known = {
-            item["client_id"]: (item["broker"], tuple(item["filters"]))
-            for item in json.loads(path.read_text())
-            if item["broker"] in brokers
-        }
+    known = _known_layout(path, brokers)
     for client_id in list(known):
         marker = data_dir / "run" / f"retired-{client_id}"
         if marker.exists():
@@ -236,22 +232,37 @@ def _retire(data_dir: Path, plans: Sequence[ShardPlan], brokers: list[str]) -> l
             del known[client_id]
     current = {c.client_id: (brokers[c.broker], c.filters) for p in plans for c in p.connections}
     known |= current
-    temporary = path.with_suffix(".new")
-    temporary.write_text(
-        json.dumps(
-            [
-                {"client_id": client_id, "broker": broker, "filters": filters}
-                for client_id, (broker, filters) in known.items()
-            ],
-            indent=1,
-        )
-    )
-    temporary.rename(path)
+    document = [
+        {"client_id": client_id, "broker": broker, "filters": filters}
+        for client_id, (broker, filters) in known.items()
+    ]
+    replace_durably(OS_FILES, path, json.dumps(document, indent=1).encode())
     return [
         ConnectionPlan(brokers.index(broker), client_id, filters)
         for client_id, (broker, filters) in known.items()
         if client_id not in current
     ]
+
+
+def _known_layout(path: Path, brokers: list[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Client id → (broker, filters), of every layout that is not drained yet."""
+    try:
+        return {
+            item["client_id"]: (item["broker"], tuple(item["filters"]))
+            for item in json.loads(path.read_text())
+            if item["broker"] in brokers
+        }
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError) as error:
+        aside = path.with_suffix(".damaged")
+        path.replace(aside)
+        log.error(
+            "the earlier layout is unreadable: if it was another one, end its sessions at the broker",
+            file=str(aside),
+            why=str(error),
+        )
+        return {}
 
 
 def run_gateway(gateway: Callable[[], Gateway]) -> Summary:

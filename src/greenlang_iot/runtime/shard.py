@@ -61,7 +61,10 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(slots=True, frozen=True)
 class ShardSpec:
-    """Everything a shard needs, picklable. `retired`: client ids of an earlier layout to drain here."""
+    """Everything a shard needs, picklable. `retired`: client ids of an earlier layout to drain here.
+
+    supervisor: process with which the shard ends, at once; 0: none.
+    """
 
     index: int
     settings: Settings
@@ -69,6 +72,7 @@ class ShardSpec:
     plan: ShardPlan
     counters: Path
     retired: tuple[ConnectionPlan, ...] = ()
+    supervisor: int = 0
 
 
 def shard_process(spec: ShardSpec, control: Control) -> None:
@@ -95,7 +99,9 @@ class Shard:
         self.clock = Clock(time.time_ns, time.monotonic)
         self.ledger = Ledger()
         self.connections: list[Connection] = []
-        self._up: dict[int, Connection] = {}  # connection number → connection
+        self._own: list[Connection] = []  # of the plan; `connections` has retired ones, too
+        self._up: set[int] = set()  # numbers of connections that are subscribed
+        self._owners: dict[int, Connection] = {}  # by connection number, from the first ack on
         self._numbers = 0
         self._paused = False
         self._stop = asyncio.Event()
@@ -154,7 +160,8 @@ class Shard:
             self.clock,
         )
         for item in self.spec.plan.connections:
-            self.connections.append(self._connection(item))
+            self._own.append(self._connection(item))
+        self.connections += self._own
 
     def _connection(self, item: ConnectionPlan, *, retire: bool = False) -> Connection:
         return Connection(
@@ -190,11 +197,15 @@ class Shard:
             self.pipeline.settle(bit, first, last)
 
     def _acknowledge(self, connection: int, packet_ids: U16) -> None:
-        owner = self._up.get(connection)
+        owner = self._owners.get(connection)
         if owner is None:
-            self.counters.add(cell("acks_stale"), len(packet_ids))
-        else:
-            owner.acknowledge(connection, packet_ids)
+            # Messages of a kept session come, and may settle, before the subscription stands.
+            owner = next((c for c in self.connections if c.number == connection), None)
+            if owner is None:
+                self.counters.add(cell("acks_stale"), len(packet_ids))
+                return
+            self._owners[connection] = owner
+        owner.acknowledge(connection, packet_ids)
 
     # ---- what connections call --------------------------------------------------------------------
 
@@ -202,13 +213,12 @@ class Shard:
         self.pipeline.process(frames)
 
     def on_connected(self, connection: int, session_present: bool) -> None:
-        for item in self.connections:
-            if item.number == connection:
-                self._up[connection] = item
+        self._up.add(connection)
         self.counters.add(cell("connects"))
 
     def on_disconnected(self, connection: int, reason: str) -> None:
-        self._up.pop(connection, None)
+        self._up.discard(connection)
+        self._owners.pop(connection, None)
         self.ledger.disconnected(connection)
         self.counters.add(cell("disconnects", reason=reason))
 
@@ -218,6 +228,8 @@ class Shard:
         """Until SIGTERM, then drain: stop reading, deliver or spool, acknowledge, say goodbye."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        if self.spec.supervisor:
+            self._end_with(self.spec.supervisor)
         self._compose()
         answer_reloads(self, self._control)
         self._bounds()
@@ -236,6 +248,14 @@ class Shard:
         self._start(asyncio.to_thread(self.detector.load_second_stage))
         await self._tick_until_stopped()
         await self._drain()
+
+    def _end_with(self, supervisor: int) -> None:
+        """The fork server lives as long as one of its shards does, so its death tells us nothing."""
+        try:
+            died = os.pidfd_open(supervisor)
+        except ProcessLookupError:
+            os._exit(1)
+        asyncio.get_running_loop().add_reader(died, os._exit, 1)
 
     def _start(self, coroutine) -> None:  # type: ignore[no-untyped-def]
         task = asyncio.ensure_future(coroutine)
@@ -274,29 +294,36 @@ class Shard:
         return done
 
     async def _retire(self) -> None:
-        """Drain the client ids of an earlier layout, after our own subscriptions stand."""
+        """Drain the client ids of an earlier layout, after our own subscriptions stand.
+
+        All at once: until it is unsubscribed, the broker gives each of them what it gives us.
+        """
         while self.spec.retired and not self._all_up():
             await asyncio.sleep(TICK)
-        for item in self.spec.retired:
-            connection = self._connection(item, retire=True)
-            if self._paused:
-                connection.pause()
-            self.connections.append(connection)
-            try:
-                await connection.run()
-            except (MqttError, InputError) as error:
-                why = "a client id of an earlier layout is not drained; the next start tries again"
-                log.error(why, client_id=item.client_id, why=str(error))
-                continue
-            finally:
-                self.connections.remove(connection)
-            if self._stop.is_set():
-                return  # closed, not drained
+        await asyncio.gather(*(self._retire_one(item) for item in self.spec.retired))
+
+    async def _retire_one(self, item: ConnectionPlan) -> None:
+        connection = self._connection(item, retire=True)
+        if self._paused:
+            connection.pause()
+        self.connections.append(connection)
+        try:
+            await connection.run()
+        except (MqttError, InputError) as error:
+            why = "a client id of an earlier layout is not drained; the next start tries again"
+            log.error(why, client_id=item.client_id, why=str(error))
+            return
+        finally:
+            self.connections.remove(connection)
+        if not self._stop.is_set():  # else it was closed, not drained
             log.info("retired a client id of an earlier layout", client_id=item.client_id)
             (self.settings.data_dir / "run" / f"retired-{item.client_id}").touch()
 
     def _all_up(self) -> bool:
-        return len(self._up) >= len(self.spec.plan.connections)
+        return self._subscribed() >= len(self.spec.plan.connections)
+
+    def _subscribed(self) -> int:
+        return sum(connection.number in self._up for connection in self._own)
 
     async def _tick_until_stopped(self) -> None:
         silence_due = time.monotonic() + 1.0
@@ -399,8 +426,9 @@ class Shard:
         with open("/proc/self/statm") as statm:
             pages = int(statm.read().split()[1])
         counters.set(cell("resident_bytes"), pages * resource.getpagesize())
-        counters.set(cell("connections_up"), len(self._up))
-        counters.set(cell("connections_paused"), len(self._up) if self._paused else 0)
+        subscribed = self._subscribed()
+        counters.set(cell("connections_up"), subscribed)
+        counters.set(cell("connections_paused"), subscribed if self._paused else 0)
         counters.set(cell("messages_unacked"), self.ledger.messages)
         counters.set(cell("ledger_tickets"), self.ledger.tickets)
         counters.set(cell("ledger_bytes"), self.ledger.nbytes)

@@ -1,7 +1,7 @@
 """The parent: spawns shards, watches their heartbeats, restarts them with a budget, drains them.
 
-Shards come from a fork server that has every kernel loaded (`runtime.preload`). They die with it, and it
-dies with the parent, so SIGKILL of the parent leaves nothing behind.
+Shards come from a fork server that has every kernel loaded (`runtime.preload`). They watch the parent and
+die with it (and with the fork server), so SIGKILL of the parent leaves nothing behind.
 """
 
 import asyncio

@@ -254,6 +254,8 @@ class Store:
     def sealed(self) -> list[tuple[Segment, int]]:
         """Segments that nothing is appended to any more, each with its last number."""
         segments = list_segments(self.folder, self._files)
+        if not segments:
+            return []
         firsts = [s.first for s in segments[1:]] + [self.last + 1]
         busy = self._open or self._suspect
         return [

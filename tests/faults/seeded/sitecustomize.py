@@ -85,7 +85,7 @@ def stale_acks(module: Any) -> None:
     """Acknowledgements go to whatever connection is there now."""
 
     def bug(self: Any, connection: int, packet_ids: Any) -> None:
-        for owner in self._up.values():
+        for owner in self.connections:
             owner.acknowledge(owner.number, packet_ids)
 
     module.Shard._acknowledge = bug
@@ -108,6 +108,25 @@ def no_adoption(module: Any) -> None:
     module.abandoned = lambda *_: []
 
 
+def gives_up_on_files(module: Any) -> None:
+    """Wrong TLS files end a connection for good."""
+
+    def bug(self: Any, tls: Any) -> Any:
+        return module.ssl_context(tls)
+
+    module.Connection._context = bug
+
+
+def dead_letters_lie(module: Any) -> None:
+    """A dead letter counts as durable before it is written, and it is written late."""
+
+    async def bug(self: Any, number: int) -> None:
+        if hasattr(self._target, "_group"):
+            self._target._group._every = 5.0
+
+    module.DeadLetterWriter.durable = bug
+
+
 BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "acks_first": ("greenlang_iot.pipeline", acks_first),
     "forgets_chunks": ("greenlang_iot.sinks.runner", forgets_chunks),
@@ -117,6 +136,8 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "drain_forgets": ("greenlang_iot.runtime.shard", drain_forgets),
     "stale_acks": ("greenlang_iot.runtime.shard", stale_acks),
     "never_reconnects": ("greenlang_iot.mqtt.transport", never_reconnects),
+    "gives_up_on_files": ("greenlang_iot.mqtt.transport", gives_up_on_files),
+    "dead_letters_lie": ("greenlang_iot.sinks.deadletter", dead_letters_lie),
     "no_adoption": ("greenlang_iot.runtime.sinks", no_adoption),
 }
 

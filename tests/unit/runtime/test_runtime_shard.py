@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.fakes.directory import directory
 
+from greenlang_iot.model.batches import U16
 from greenlang_iot.model.errors import MqttError
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
@@ -62,3 +64,42 @@ async def test_a_client_id_that_cannot_be_retired_does_not_end_the_shard(
     assert asked == ["old-1", "old-2"]
     assert shard.connections == []
     assert not (tmp_path / "run").exists()
+
+
+async def test_what_settles_before_the_subscription_stands_is_acknowledged_too(
+    tmp_path: Path,
+) -> None:
+    """A broker that kept the session sends messages right after CONNACK, before the SUBACK."""
+
+    class Connected:
+        number = 5
+
+        def __init__(self) -> None:
+            self.acked: list[int] = []
+
+        def acknowledge(self, connection: int, packet_ids: U16) -> None:
+            assert connection == self.number
+            self.acked += packet_ids.tolist()
+
+    shard, connection = make(tmp_path), Connected()
+    shard.connections.append(connection)  # type: ignore[arg-type]
+    shard._acknowledge(5, np.array([1, 2], np.uint16))
+    shard.on_connected(5, True)
+    shard._acknowledge(5, np.array([3], np.uint16))
+    shard.on_disconnected(5, "connection_lost")
+    connection.number = 6
+    shard._acknowledge(5, np.array([4], np.uint16))
+    assert connection.acked == [1, 2, 3]
+
+
+async def test_it_ends_with_its_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = asyncio.Event()
+    monkeypatch.setattr("greenlang_iot.runtime.shard.os._exit", lambda code: ended.set())
+    supervisor = await asyncio.create_subprocess_exec("sleep", "60")
+    shard = make(tmp_path)
+    shard._end_with(supervisor.pid)
+    await asyncio.sleep(0)
+    assert not ended.is_set()
+    supervisor.kill()
+    await asyncio.wait_for(ended.wait(), 5)
+    await supervisor.wait()
