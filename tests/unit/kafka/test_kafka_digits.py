@@ -1,7 +1,7 @@
 """Decimal integers of the encoders' kernels against Python's own."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greenlang_iot.encode.kernels_digits import (
@@ -15,6 +15,7 @@ NUMBERS = st.integers(-(2**63) + 1, 2**63 - 1) | st.integers(0, 62).map(lambda b
 EDGES = st.integers(0, 18).flatmap(lambda power: st.sampled_from((10**power, 10**power - 1)))
 
 
+@settings(deadline=None)  # the first call compiles
 @given(NUMBERS | EDGES | EDGES.map(lambda number: -number))
 def test_integers_are_pythons(number: int) -> None:
     out = np.full(20 + SPILL, ord("x"), np.uint8)
@@ -23,6 +24,7 @@ def test_integers_are_pythons(number: int) -> None:
     assert integer_size(number) == end
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**8 - 1))
 def test_eight_digits_are_zero_padded(number: int) -> None:
     out = np.zeros(8, np.uint8)
