@@ -63,7 +63,7 @@ async def run(mqtt_port: int, ca_file: str, influxdb_port: int, kafka_port: int)
         await client.subscribe("greenlang/+/+/+/telemetry", qos=1)
         async for message in client.messages:
             _, org, site, device, _ = message.topic.value.split("/")
-            reading = orjson.loads(message.payload)  # type: ignore[arg-type]
+            reading = orjson.loads(message.payload)
             metric, value, ts = reading["metric"], reading["value"], reading["ts"] * 1_000_000
             await lines.add(
                 f"telemetry,device={device},org={org},site={site},type=bench {metric}={value} {ts}"

@@ -43,7 +43,7 @@ def _number(buffer: U8, at: int, digits: int) -> int:
     """The decimal number of so many digits, or −1."""
     value = 0
     for i in range(digits):
-        digit = np.int64(buffer[at + i]) - 48
+        digit = int(buffer[at + i]) - 48
         if digit < 0 or digit > 9:
             return -1
         value = value * 10 + digit
@@ -150,7 +150,7 @@ def _varint(buffer: U8, at: int) -> tuple[int, int]:
     """(zigzag decoded, position behind it)."""
     value = shift = 0
     while shift < 63:
-        byte = np.int64(buffer[at])
+        byte = int(buffer[at])
         at += 1
         value |= (byte & 127) << shift
         shift += 7

@@ -13,6 +13,8 @@ from greenlang_iot.bench.unit import Unit
 SEGMENTS = 20
 WARM_LAPS = 60
 WARM_AT_MOST = 60.0
+QUIET_FOR = 1.0
+"""Seconds with less than a tenth of a core used, after which a gateway has started."""
 
 
 @dataclass(slots=True)
@@ -54,8 +56,9 @@ def report(measured: Measured, unit: Unit, verified: bool) -> dict[str, Any]:
     }
 
 
-def warm_up(stage: Stage) -> None:
+def warm_up(stage: Stage, gateway: Child) -> None:
     """Until every series has left its learning phase and the second stage is loaded."""
+    _until_quiet(gateway)  # it imports the second stage in the background
     wanted = WARM_LAPS * stage.devices
     deadline = time.monotonic() + WARM_AT_MOST
     stage.loader.ask("go")
@@ -64,6 +67,22 @@ def warm_up(stage: Stage) -> None:
             break
         time.sleep(0.1)
     stage.loader.ask("pause")
+
+
+def wait_for_empty_spool(stage: Stage) -> None:
+    """Until what a busy machine made the gateway spool is delivered."""
+    deadline = time.monotonic() + WARM_AT_MOST
+    while stage.metric("sink_spool_records") and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+def _until_quiet(gateway: Child) -> None:
+    deadline = time.monotonic() + WARM_AT_MOST
+    while time.monotonic() < deadline:
+        before = cpu_ns(family(gateway.process.pid))
+        time.sleep(QUIET_FOR)
+        if cpu_ns(family(gateway.process.pid)) - before < 0.1 * QUIET_FOR * 1e9:
+            return
 
 
 def measure(stage: Stage, gateway: Child, unit: Unit, seconds: float) -> Measured:

@@ -151,8 +151,9 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for name, value in changes.items():
         known = result.get(name)
-        both = isinstance(known, dict) and isinstance(value, dict)
-        result[name] = merged(known, value) if both else value
+        if isinstance(known, dict) and isinstance(value, dict):
+            value = merged(known, value)
+        result[name] = value
     return result
 
 
