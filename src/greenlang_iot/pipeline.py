@@ -39,9 +39,11 @@ class AlertOutbox(Protocol):
 class PipelineMeter(Protocol):
     """What a batch reports, once."""
 
-    def batch(self, frames: FrameBatch, decoded: Decoded, scores: ScoreBatch) -> None: ...
+    def batch(
+        self, frames: FrameBatch, decoded: Decoded, scores: ScoreBatch, seconds: float
+    ) -> None: ...
     def transitions(self, transitions: Sequence[Transition]) -> None: ...
-    def acked(self, messages: int) -> None: ...
+    def acked(self, messages: int, seconds: float) -> None: ...
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ class Pipeline:
 
     def process(self, frames: FrameBatch) -> None:
         """Take one flush of one connection through to open chunks."""
-        now_ns = self._clock.wall_ns()
+        now_ns, begun = self._clock.wall_ns(), self._clock.monotonic()
         decoded = self.decoder.decode(frames, now_ns, self.clock_suspect)
         if self.decoder.directory is not self._directory:
             self.grow(self.decoder.directory)
@@ -101,14 +103,14 @@ class Pipeline:
         if transitions:
             self._outbox.submit(transitions, ticket)
             self._meter.transitions(transitions)
-        self._meter.batch(frames, decoded, scores)
+        self._meter.batch(frames, decoded, scores, self._clock.monotonic() - begun)
         self.settle(0, ticket, ticket)
 
     def settle(self, bit: int, first: int, last: int) -> None:
         """`bit` (0: nobody) is done with these tickets: acknowledge what is free, in receive order."""
-        for connection, packet_ids in self.ledger.settle(bit, first, last):
+        for connection, packet_ids, opened in self.ledger.settle(bit, first, last):
             self._acknowledge(connection, packet_ids)
-            self._meter.acked(len(packet_ids))
+            self._meter.acked(len(packet_ids), self._clock.monotonic() - opened)
 
     def announce(self, transitions: Sequence[Transition]) -> None:
         """Alerts that no message caused: silence, outages, the clock."""

@@ -1,54 +1,64 @@
-"""Batches for tests of encoders and sinks."""
+"""Hand-made batches for unit tests, built without frames."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from greenlang_iot.model.batches import ReadingBatch, ScoreBatch
 from greenlang_iot.model.flags import HAS_SEQ
 
-SLACK = np.zeros(64, np.uint8)
+SECOND = 1_000_000_000
+MINUTE = 60 * SECOND
 
 
 def readings(
-    series: list[int],
-    ts_ns: list[int],
-    values: list[float],
-    seqs: list[int | None] | None = None,
-    flags: list[int] | None = None,
+    series: Sequence[int],
+    ts_ns: Sequence[int],
+    value: Sequence[float],
+    *,
+    seq: Sequence[int] | None = None,
+    flags: Sequence[int] | None = None,
+    connection: int = 1,
+    received_ns: int = 0,
 ) -> ReadingBatch:
-    """A ReadingBatch without texts; `flags` come on top of HAS_SEQ where there is a seq."""
+    """A ReadingBatch of these columns; `seq` sets HAS_SEQ on every row."""
     n = len(series)
-    given = seqs if seqs is not None else [None] * n
+    bits = np.array(flags if flags is not None else [0] * n, np.uint16)
+    if seq is not None:
+        bits |= np.uint16(HAS_SEQ)
+    nothing = np.zeros(0, np.uint8)
     return ReadingBatch(
         n=n,
         series=np.array(series, np.int32),
         ts_ns=np.array(ts_ns, np.int64),
-        value=np.array(values, np.float64),
-        seq=np.array([0 if s is None else s for s in given], np.int64),
-        flags=np.array(
-            [
-                (0 if s is None else HAS_SEQ) | f
-                for s, f in zip(given, flags or [0] * n, strict=True)
-            ],
-            np.uint16,
-        ),
-        frame=np.arange(n, dtype=np.int32),
+        value=np.array(value, np.float64),
+        seq=np.array(seq if seq is not None else [0] * n, np.int64),
+        flags=bits,
+        frame=np.zeros(n, np.int32),
         text_off=np.zeros(n, np.int32),
         text_len=np.zeros(n, np.int16),
-        buffer=SLACK,
-        arena=SLACK,
-        connection=1,
-        received_ns=0,
+        buffer=nothing,
+        arena=nothing,
+        connection=connection,
+        received_ns=received_ns,
     )
 
 
-def scores(scores: list[float], verdicts: list[int] | None = None) -> ScoreBatch:
-    """A ScoreBatch without expectations."""
-    n = len(scores)
+def scores(
+    score: Sequence[float],
+    detector: Sequence[int],
+    verdict: Sequence[int],
+    *,
+    expected: float = 61.04,
+    band: float = 2.2,
+) -> ScoreBatch:
+    """A ScoreBatch of these columns, with one expectation for all rows."""
+    n = len(score)
     return ScoreBatch(
         n=n,
-        score=np.array(scores, np.float32),
-        detector=np.zeros(n, np.uint8),
-        verdict=np.array(verdicts or [0] * n, np.uint8),
-        expected=np.full(n, np.nan, np.float32),
-        band=np.full(n, np.nan, np.float32),
+        score=np.array(score, np.float32),
+        detector=np.array(detector, np.uint8),
+        verdict=np.array(verdict, np.uint8),
+        expected=np.full(n, expected, np.float32),
+        band=np.full(n, band, np.float32),
     )

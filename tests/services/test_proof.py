@@ -172,18 +172,11 @@ class Site:
         ]
 
     def influx_readings(self) -> Iterator[Reading]:
-        for series in self.influx.query("SELECT * FROM telemetry GROUP BY device", "iot_data"):
-            device = series["tags"]["device"]
-            columns = series["columns"]
-            fields = [
-                (i, name)
-                for i, name in enumerate(columns)
-                if name not in ("time", "org", "site", "type") and not name.endswith("_score")
-            ]
-            for row in series["values"]:
-                for i, name in fields:
-                    if row[i] is not None:
-                        yield Reading(device, name, int(row[0]), float(row[i]), None)
+        for row in self.influx.query("SELECT * FROM telemetry", "iot_data"):
+            for name, value in row.items():
+                ours = name not in ("name", "time", "org", "site", "device", "type")
+                if ours and not name.endswith("_score") and value is not None:
+                    yield Reading(row["device"], name, int(row["time"]), float(value), None)
 
     def kafka_alerts(self) -> list[FoundAlert]:
         seen = {}

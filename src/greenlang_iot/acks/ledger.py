@@ -17,11 +17,17 @@ its `required` mask has settled it; its packets are then released for PUBACK. In
 from collections import deque
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from typing import NamedTuple
 
 from greenlang_iot.model.batches import U16
 
-Release = tuple[int, U16]
-"""(connection number, packet ids to PUBACK now, in receive order)."""
+
+class Release(NamedTuple):
+    """What to PUBACK now: packet ids in receive order, and `now` of their ticket's opening."""
+
+    connection: int
+    packet_ids: U16
+    opened: float
 
 
 @dataclass(slots=True)
@@ -120,7 +126,7 @@ class Ledger:
         for ticket in self._queues.pop(connection, ()):
             if not self._entries[ticket].pending:
                 self._forget(ticket)
-        self._released = [entry for entry in self._released if entry[0] != connection]
+        self._released = [r for r in self._released if r.connection != connection]
 
     def oldest(self, sink: int) -> float | None:
         """`now` of the opening of the oldest ticket that waits for `sink`; None: there is none."""
@@ -146,14 +152,14 @@ class Ledger:
             self._forget(ticket)
             return
         while queue and not self._entries[queue[0]].pending:
-            packet_ids = self._forget(queue.popleft())
-            if len(packet_ids):
-                self._released.append((connection, packet_ids))
+            entry = self._forget(queue.popleft())
+            if len(entry.packet_ids):
+                self._released.append(Release(connection, entry.packet_ids, entry.opened))
 
-    def _forget(self, ticket: int) -> U16:
+    def _forget(self, ticket: int) -> _Entry:
         entry = self._entries.pop(ticket)
         self.messages -= len(entry.packet_ids)
         self.nbytes -= entry.nbytes
         while self._floor <= self._newest and self._floor not in self._entries:
             self._floor += 1
-        return entry.packet_ids
+        return entry

@@ -6,7 +6,7 @@ not listed here cannot be counted, and no label can grow without bound.
 
 Two identities hold at every moment, per shard, and the names below are their words:
 
-    messages_received = messages_decoded + messages_undecodable + messages_shed
+    messages_received = messages_decoded + messages_undecodable
     readings_decoded  = readings_rejected + readings_duplicate
                         + per sink: delivered + refused + dropped + spool_readings + queue_readings
 
@@ -139,7 +139,6 @@ CATALOG: tuple[Metric, ...] = (
         "Messages rejected as a whole, by reason.",
         labels=(("reason", MESSAGE_REASONS),),
     ),
-    _counter("messages_shed", "QoS 0 messages dropped because a bound was reached."),
     _counter("messages_fast", "Messages decoded by the kernel; the rest went through orjson."),
     _counter("messages_retained", "Retained messages: delivered and counted, not learnt."),
     _counter("received_bytes", "Bytes of PUBLISH packets received.", "bytes"),
@@ -196,7 +195,7 @@ CATALOG: tuple[Metric, ...] = (
     # dead letters
     _counter(
         "dead_letters",
-        "Dead letters kept; digest: past the bound, only counted.",
+        "Dead letters by kind; digest: those of them past a bound, kept as count and hash.",
         labels=(("kind", ("message", "line", "digest")),),
     ),
     # acknowledgement
@@ -252,6 +251,18 @@ CATALOG: tuple[Metric, ...] = (
         "gauge",
         "Alerts that are open now.",
         labels=(("severity", SEVERITIES),),
+        scope="gateway",
+    ),
+    Metric(
+        "unregistered_sites",
+        "gauge",
+        "Sites that publish and are not in the registry, since the start.",
+        scope="gateway",
+    ),
+    Metric(
+        "broker_dropped_messages",
+        "gauge",
+        "What the broker says it dropped since it started ($SYS).",
         scope="gateway",
     ),
     Metric("control_up", "gauge", "1 while the control connection is up.", scope="gateway"),

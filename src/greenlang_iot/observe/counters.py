@@ -134,6 +134,11 @@ class Counters:
         first = cell(name, **{label: values[0] for label, values in metric.labels})
         return float(sum(self._cells[first : first + len(metric.combinations())]))
 
+    def sum_of(self, histogram: str) -> float:
+        """Sum of all observations of a histogram without labels."""
+        first = cell(histogram)
+        return float(self._cells[first + len(_BOUNDS[first]) + 1])
+
     def snapshot(self) -> F64:
         """A copy of all cells, float64[SIZE]."""
         return np.array(self._cells, np.float64)

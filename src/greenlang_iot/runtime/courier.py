@@ -87,7 +87,7 @@ class Courier:
 
     async def run(self) -> None:
         """Until cancelled."""
-        await self._connect()
+        self._connect()
         tasks = [asyncio.ensure_future(target.run()) for target in self._targets]
         try:
             while True:
@@ -147,14 +147,14 @@ class Courier:
 
     # ---- targets ------------------------------------------------------------------------------------
 
-    async def _connect(self) -> None:
+    def _connect(self) -> None:
         settings = self._settings
         if settings.alerts.mqtt:
             self._add_mqtt()
         if settings.alerts.kafka and settings.sinks.kafka.enabled:
             self._add_kafka()
         if settings.sinks.influxdb.enabled:
-            await self._add_influxdb()
+            self._add_influxdb()
         if settings.sinks.lake.enabled:
             self._add_lake()
 
@@ -204,15 +204,19 @@ class Courier:
 
         self._add("kafka", deliver, sender.close)
 
-    async def _add_influxdb(self) -> None:
+    def _add_influxdb(self) -> None:
         from greenlang_iot.encode.alert_lines import alert_line
         from greenlang_iot.sinks.influx import InfluxSender
 
         sender = InfluxSender(self._settings.sinks.influxdb)
-        await sender.open()
+        opened = False
 
         async def deliver(items: list[dict[str, Any]]) -> None:
-            lines = b"".join(alert_line(Transition.from_dict(item)) for item in items)
+            nonlocal opened
+            if not opened:
+                await sender.open()
+                opened = True
+            lines = b"\n".join(alert_line(Transition.from_dict(item)) for item in items)
             await sender.send(lines, len(items))
 
         self._add("influxdb", deliver, sender.close)

@@ -22,6 +22,7 @@ from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.observe.exporter import Exporter
 from greenlang_iot.runtime.courier import Courier
+from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
 from greenlang_iot.runtime.shard import ShardSpec
 from greenlang_iot.runtime.sinks import lake_folder
@@ -76,6 +77,7 @@ class Gateway:
                     self._watch_shards(supervisor),
                     courier.run(),
                     self._compact_lake(),
+                    Discovery(settings.mqtt, self.directory, own).run(),
                 )
             ]
             stopping = asyncio.ensure_future(self._stop.wait())

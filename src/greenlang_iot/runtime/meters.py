@@ -35,6 +35,8 @@ _READINGS = cell("readings_decoded")
 _BATCHES = cell("batches")
 _BATCH_MESSAGES = cell("batch_messages")
 _ACKS = cell("acks_sent")
+_ACK_SECONDS = cell("ack_seconds")
+_PROCESS_SECONDS = cell("process_seconds")
 _LAST_MESSAGE = cell("last_message_age_seconds")
 
 
@@ -44,7 +46,9 @@ class BatchMeter:
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
 
-    def batch(self, frames: FrameBatch, decoded: Decoded, scores: ScoreBatch) -> None:
+    def batch(
+        self, frames: FrameBatch, decoded: Decoded, scores: ScoreBatch, seconds: float
+    ) -> None:
         counters = self._counters
         n = decoded.readings.n
         add = counters.add
@@ -55,6 +59,7 @@ class BatchMeter:
         add(_DECODED_MESSAGES, decoded.messages - decoded.undecodable)
         add(_FAST, decoded.fast)
         add(_BATCHES)
+        add(_PROCESS_SECONDS, seconds)
         counters.observe(_BATCH_MESSAGES, frames.n)
         counters.touch(_LAST_MESSAGE)
         retained = int(np.count_nonzero(frames.flags[: frames.n] & flags.FRAME_RETAIN))
@@ -86,8 +91,9 @@ class BatchMeter:
         for item in transitions:
             self._counters.add(cell("alert_transitions", state=item.state, severity=item.severity))
 
-    def acked(self, messages: int) -> None:
+    def acked(self, messages: int, seconds: float) -> None:
         self._counters.add(_ACKS, messages)
+        self._counters.observe(_ACK_SECONDS, seconds, messages)
 
 
 class SinkMeter:

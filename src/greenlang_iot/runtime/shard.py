@@ -95,6 +95,7 @@ class Shard:
         self._last_checkpoint = time.monotonic()
         self._silence_checked_ns = time.time_ns()
         self._owned = owned(spec.plan, spec.directory, settings.mqtt.topic)
+        self._acks_before = (0.0, 0.0)
         self._tasks: list[asyncio.Task[None]] = []
 
     # ---- composition ----------------------------------------------------------------------------
@@ -163,10 +164,12 @@ class Shard:
     def submit(self, rejects: Sequence[Reject], received_ns: int, ticket: int) -> None:
         """Dead letters of a batch (pipeline.DeadLetters)."""
         number = self.dead_letters.submit(rejects, received_ns)
+        self.counters.add(cell("dead_letters", kind="message"), len(rejects))
         self.dead_letter_settler.add(number, ticket)
 
     async def _refuse(self, sink: str, refused: list[Refused]) -> None:
         number = self.dead_letters.submit_refused(sink, refused, self.clock.wall_ns())
+        self.counters.add(cell("dead_letters", kind="line"), len(refused))
         await self.dead_letters.durable(number)
 
     def _settle(self, bit: int, first: int, last: int) -> None:
@@ -175,7 +178,9 @@ class Shard:
 
     def _acknowledge(self, connection: int, packet_ids: U16) -> None:
         owner = self._up.get(connection)
-        if owner is not None:
+        if owner is None:
+            self.counters.add(cell("acks_stale"), len(packet_ids))
+        else:
             owner.acknowledge(connection, packet_ids)
 
     # ---- what connections call --------------------------------------------------------------------
@@ -321,6 +326,19 @@ class Shard:
         counters.set(cell("ledger_tickets"), self.ledger.tickets)
         counters.set(cell("ledger_bytes"), self.ledger.nbytes)
         counters.set(cell("outbox_bytes"), self.outbox.pending_bytes)
+        letters = self.dead_letters.stats
+        counters.set(cell("dead_letters", kind="digest"), sum(letters.digested.values()))
+        counters.set(cell("dead_letter_bytes"), letters.nbytes)
+        self._rate_bound()
+
+    def _rate_bound(self) -> None:
+        """Receive window ÷ mean acknowledgement time of the last second."""
+        acks, seconds = self.counters.total("acks_sent"), self.counters.sum_of("ack_seconds")
+        count, took = acks - self._acks_before[0], seconds - self._acks_before[1]
+        self._acks_before = (acks, seconds)
+        if count > 0 and took > 0:
+            window = self.counters.get(cell("receive_window_bound"))
+            self.counters.set(cell("rate_bound"), window * count / took)
 
     def _bounds(self) -> None:
         counters, settings = self.counters, self.settings

@@ -19,7 +19,7 @@ def ids(*values: int) -> np.ndarray:
 
 
 def plain(released: list[Release]) -> list[tuple[int, list[int]]]:
-    return [(connection, packet_ids.tolist()) for connection, packet_ids in released]
+    return [(r.connection, r.packet_ids.tolist()) for r in released]
 
 
 def test_released_when_every_required_sink_settled() -> None:
@@ -52,6 +52,14 @@ def test_a_chunk_without_tickets_and_a_ticket_never_opened() -> None:
     assert ledger.settle(KAFKA, 1, 0) == []
     with pytest.raises(ValueError, match="never opened"):
         ledger.settle(KAFKA, 1, 1)
+
+
+def test_a_release_says_when_its_ticket_was_opened() -> None:
+    ledger = Ledger()
+    ledger.open(1, ids(10), KAFKA, 1, 5.0)
+    ledger.open(1, ids(11), INFLUX, 1, 6.0)
+    assert ledger.settle(INFLUX, 2, 2) == []
+    assert [r.opened for r in ledger.settle(KAFKA, 1, 1)] == [5.0, 6.0]
 
 
 def test_nothing_required_settles_at_open_but_in_receive_order() -> None:

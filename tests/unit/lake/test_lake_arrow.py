@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.directory import directory
-from tests.fakes.readings import readings, scores
+from tests.fakes.rows import readings, scores
 
 from greenlang_iot.encode.arrow import SCHEMA, ArrowEncoder
 from greenlang_iot.model.directory import Directory

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.fakes.directory import directory
-from tests.fakes.readings import readings, scores
+from tests.fakes.rows import readings, scores
 
 from greenlang_iot.encode.arrow import ArrowEncoder
 from greenlang_iot.model.errors import InputError, SinkError

@@ -1,0 +1,61 @@
+"""Discovery against the embedded broker: it reports, and ingests nothing."""
+
+import asyncio
+
+import aiomqtt
+from tests.fakes.directory import directory
+
+from greenlang_iot.observe.catalog import cell
+from greenlang_iot.observe.counters import Counters
+from greenlang_iot.runtime.discovery import Discovery
+from greenlang_iot.settings.model import BrokerSettings, MqttSettings
+from greenlang_iot.simulate.broker import Broker
+
+
+async def test_unregistered_sites_are_reported_once() -> None:
+    broker = Broker()
+    port = await broker.start()
+    settings = MqttSettings(brokers=[BrokerSettings(host="127.0.0.1", port=port)])
+    counters = Counters.local()
+    discovery = Discovery(settings, directory(4, sites=2), counters, watch=30.0)
+    running = asyncio.ensure_future(discovery.run())
+    async with aiomqtt.Client("127.0.0.1", port, protocol=aiomqtt.ProtocolVersion.V5) as client:
+        async with asyncio.timeout(10):
+            while len(discovery.unregistered) < 2:
+                for topic in (
+                    "greenlang/acme/site-1/d001/telemetry",
+                    "greenlang/acme/nowhere/d001/telemetry",
+                    "greenlang/other/site-1/d001/telemetry",
+                    "greenlang/acme/site-1/telemetry",
+                ):
+                    await client.publish(topic, b"{}", qos=1)
+    assert discovery.unregistered == {("acme", "nowhere"), ("other", "site-1")}
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await broker.stop()
+
+
+async def test_a_look_ends_and_is_counted() -> None:
+    broker = Broker()
+    port = await broker.start()
+    settings = MqttSettings(brokers=[BrokerSettings(host="127.0.0.1", port=port)])
+    counters = Counters.local()
+    running = asyncio.ensure_future(Discovery(settings, directory(4), counters, watch=0.05).run())
+    async with asyncio.timeout(10):
+        while counters.get(cell("unregistered_sites")) != 0:
+            await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await broker.stop()
+
+
+async def test_a_broker_that_is_away_is_no_failure() -> None:
+    settings = MqttSettings(brokers=[BrokerSettings(host="127.0.0.1", port=1)])
+    counters = Counters.local()
+    running = asyncio.ensure_future(Discovery(settings, directory(4), counters, watch=0.05).run())
+    async with asyncio.timeout(10):
+        while counters.get(cell("unregistered_sites")) != 0:
+            await asyncio.sleep(0)
+    assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
