@@ -140,7 +140,7 @@ class Series:
             return Judgement(verdict=f.LEARNING)
 
         z = min(abs(deviation) / sigma, 1e6) if sigma > 0 else 0.0
-        tail = 0.134 + 1.4 * max(self.spike_tail - 0.18, 0.0)
+        tail = 0.116 + 1.4 * max(self.spike_tail - 0.18, 0.0)
         shift = self.shift_score(z, deviation > 0)
         judged = [(self.spike_score(z, tail), f.DETECTOR_SPIKE) if limits.spike else (0.0, 0)]
         if limits.shift:
@@ -263,7 +263,9 @@ class Usual:
             x = min(x, self.mean + 20.0 * max(self.sd, self.share * self.mean, least))
         rate, d = max(1.0 / (seen + 1), 2e-4), x - self.mean
         self.mean = f32(self.mean + rate * d)
-        self.sd = f32(math.sqrt((1.0 - rate) * (self.sd * self.sd + rate * d * d)))
+        self.sd = f32(
+            math.sqrt((1.0 - rate) * self.sd * self.sd + (1.0 - rate) * rate * d * d)
+        )
 
 
 @dataclass

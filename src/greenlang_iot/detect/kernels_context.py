@@ -58,7 +58,8 @@ def away(x: float, mean: float, deviation: float) -> float:
 @leaf
 def moved(deviation: float, rate: float, d: float) -> float:
     """The standard deviation after a reading that stood `d` from the mean."""
-    return math.sqrt((1.0 - rate) * (deviation * deviation + rate * d * d))
+    # in this order, because compiled float32 × float32 would stay float32
+    return math.sqrt((1.0 - rate) * deviation * deviation + (1.0 - rate) * rate * d * d)
 
 
 @leaf
