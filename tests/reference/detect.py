@@ -263,9 +263,7 @@ class Usual:
             x = min(x, self.mean + 20.0 * max(self.sd, self.share * self.mean, least))
         rate, d = max(1.0 / (seen + 1), 2e-4), x - self.mean
         self.mean = f32(self.mean + rate * d)
-        self.sd = f32(
-            math.sqrt((1.0 - rate) * self.sd * self.sd + (1.0 - rate) * rate * d * d)
-        )
+        self.sd = f32(math.sqrt((1.0 - rate) * self.sd * self.sd + (1.0 - rate) * rate * d * d))
 
 
 @dataclass

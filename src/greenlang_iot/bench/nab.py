@@ -151,7 +151,8 @@ def place(n: int, windows: Iterable[tuple[int, int]]) -> tuple[Ints, F64]:
 
 def gather(files: Sequence[Series], scores: Sequence[F64]) -> Rows:
     """The scorable rows of `files`; `scores` are columns in row order, one a file."""
-    where, worth, total = [], [], 0
+    where, worth = [np.zeros(0, np.int64)], [np.zeros(0)]
+    total = 0
     for file, column in zip(files, scores, strict=True):
         if len(column) != len(file.value):
             raise ValueError(f"{file.name}: {len(column)} scores for {len(file.value)} rows")
@@ -161,7 +162,7 @@ def gather(files: Sequence[Series], scores: Sequence[F64]) -> Rows:
         total += len(scorable)
         where.append(window)
         worth.append(value)
-    score = np.concatenate(scores)
+    score = np.concatenate([np.zeros(0), *scores])
     window = np.concatenate(where)
     kept = np.flatnonzero(window != IGNORED)
     order = kept[np.argsort(-score[kept], kind="stable")]
@@ -171,10 +172,10 @@ def gather(files: Sequence[Series], scores: Sequence[F64]) -> Rows:
 def best(rows: Rows, profile: Profile) -> Score:
     """The score at the best threshold; of equals the highest threshold."""
     sums, found, false_rows = _sweep(rows, profile)
-    ends = np.flatnonzero(np.append(rows.score[1:] != rows.score[:-1], True))
+    ends = np.flatnonzero(np.append(rows.score[1:] != rows.score[:-1], True)[: len(rows.score)])
     # before the first row nothing is detected
     at = int(np.argmax(np.concatenate([[-profile.fn * rows.windows], sums[ends]])))
-    if at == 0:
+    if at == 0:  # also where there is no row
         return _score(rows, profile, np.inf, -profile.fn * rows.windows, 0, 0)
     end = ends[at - 1]
     return _score(
@@ -188,9 +189,7 @@ def at_threshold(rows: Rows, profile: Profile, threshold: float) -> Score:
     if n == 0:
         return _score(rows, profile, threshold, -profile.fn * rows.windows, 0, 0)
     sums, found, false_rows = _sweep(rows, profile)
-    return _score(
-        rows, profile, threshold, sums[n - 1], int(found[n - 1]), int(false_rows[n - 1])
-    )
+    return _score(rows, profile, threshold, sums[n - 1], int(found[n - 1]), int(false_rows[n - 1]))
 
 
 def _sweep(rows: Rows, profile: Profile) -> tuple[F64, Ints, Ints]:
