@@ -68,7 +68,7 @@ def residual(row: Row, y: float, ts: int) -> float:
     if row["seen"] == 0:
         row["anchor"] = y
         row["first_hour"] = ts // HOUR_NS
-    x = min(max(y - row["anchor"], -REACH), REACH)
+    x = min(max(y - float(row["anchor"]), -REACH), REACH)
     hour = (ts % DAY_NS) // HOUR_NS
     learnt = int(row["hour_seen"][hour])
     slow = float(row["slow_level"])
