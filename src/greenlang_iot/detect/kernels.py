@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from greenlang_iot.detect.kernels_context import context_score
+from greenlang_iot.detect.kernels_prefetch import prefetch
 from greenlang_iot.detect.limits import COUNTER, RESOLUTION
 from greenlang_iot.detect.state import GAUSS_TAIL, NO_TS, NOISE_CUSUM, RECENT, Rows
 from greenlang_iot.model.batches import F32, F64, I32, I64, U8, U16
@@ -84,6 +85,7 @@ RUN_SCORE = 2.0  # score of a run as long as usual
 RUN_DECAY = 0.9995  # per finished run
 MAX_RUN = 2**32 - 1
 HUGE = 1e308
+AHEAD = 6  # rows that are asked for before they are needed
 NO_SEQ = 0xFFFFFFFF
 
 
@@ -389,6 +391,9 @@ def score_batch(
     series. All else is a column of the batch; the last seven are written.
     """
     for i in range(n):
+        if i + AHEAD < n:
+            prefetch(rows, series[i + AHEAD])
+            prefetch(limits, series[i + AHEAD])
         score[i] = 0.0
         detector[i] = DETECTOR_NONE
         verdict[i] = 0
