@@ -74,7 +74,7 @@ class Series:
     run: int = 0
     usual_run: float = 0.0
     drift: float = 0.0
-    spike_tail: float = f32(0.18)
+    spike_tail: float = f32(0.22)
     shift_excess: float = 0.5
     up: float = 0.0
     down: float = 0.0
@@ -140,7 +140,7 @@ class Series:
             return Judgement(verdict=f.LEARNING)
 
         z = min(abs(deviation) / sigma, 1e6) if sigma > 0 else 0.0
-        tail = 0.116 + 1.4 * max(self.spike_tail - 0.18, 0.0)
+        tail = 0.116 + 1.4 * max(self.spike_tail - 0.22, 0.0)
         shift = self.shift_score(z, deviation > 0)
         judged = [(self.spike_score(z, tail), f.DETECTOR_SPIKE) if limits.spike else (0.0, 0)]
         if limits.shift:
@@ -148,7 +148,9 @@ class Series:
         if limits.stuck and newest and self.usual_run > 0:
             judged.append((2.0 * (self.run - 1) / max(self.usual_run, 10.0), f.DETECTOR_STUCK))
         if limits.context:
-            judged.append((self.context.read(y, ts, self.floor(level)), f.DETECTOR_CONTEXT))
+            judged.append(
+                (self.context.read(y, ts, self.floor(level), self.quiet > 0), f.DETECTOR_CONTEXT)
+            )
         score, detector = max(judged, key=lambda one: one[0])  # the first of equals
         suspect = score >= limits.threshold
         told = self.is_told(suspect, detector, score)
@@ -157,16 +159,19 @@ class Series:
         band = sigma * (2.0 * math.exp(min(tail * decades / LOG10E, 13.0)))
         moved = min(abs(x - last), 1e308)
         comes_back = not limits.counter and abs(x - level) < abs(last - level)
+        violated = False
         if seconds > 0 and moved > limits.step * seconds + band and not comes_back:
             suspect, told, score, detector = True, False, max(score, 12.0), f.DETECTOR_RATE
+            violated = True
         if not limits.warn_low <= x <= limits.warn_high:
             suspect, told, score, detector = True, False, max(score, 12.0), f.DETECTOR_RANGE
+            violated = True
 
         if told:
             score = 0.5 * limits.threshold
 
         expected = base + level * unit
-        if z > 2.0 and self.outside == 0:
+        if z > 2.0 and self.outside == 0 and not violated:
             tail = self.spike_tail
             self.spike_tail = f32(tail + (math.log(z / 2.0) - tail) / 64)
         if z > 4.0:
@@ -282,10 +287,10 @@ class Context:
     usual_square: Usual = field(default_factory=lambda: Usual(0.6))
     usual_lean: Usual = field(default_factory=lambda: Usual(0.3))
 
-    def read(self, y: float, ts: int, resolution: float) -> float:
+    def read(self, y: float, ts: int, resolution: float, doubt: bool) -> float:
         if self.seen == 0:
             self.anchor, self.first_hour = y, ts // HOUR
-        r = self.residual(clip(y - self.anchor, -1e18, 1e18), ts // HOUR % 24)
+        r = self.residual(clip(y - self.anchor, -1e18, 1e18), ts // HOUR % 24, doubt)
         size = self.size + 0.1 * (abs(r) - self.size)
         square = self.square + 0.05 * (r * r - self.square)
         lean = self.lean + 0.1 * (r - self.lean)
@@ -302,9 +307,9 @@ class Context:
         for _, usual, x, least in judged:
             usual.learn(x, least, self.seen)
         self.seen += 1
-        return 1.31 * score
+        return 1.29 * score
 
-    def residual(self, x: float, hour: int) -> float:
+    def residual(self, x: float, hour: int, doubt: bool) -> float:
         level, learnt = self.hours.get(hour, (0.0, 0))
         slow_residual = result = x - self.slow
         if learnt == 0:
@@ -315,7 +320,8 @@ class Context:
             if not self.slow_error < self.hour_error:
                 result = hour_residual
             self.slow_error = f32(self.slow_error + 0.01 * (abs(slow_residual) - self.slow_error))
-            level += max(1.0 / (learnt + 1), 0.05) * hour_residual
+            rate = max(1.0 / (learnt + 1), 0.05) * (0.2 if doubt else 1.0)
+            level += rate * hour_residual
         self.hours[hour] = f32(level), learnt + 1
         self.slow = f32(self.slow + 0.005 * slow_residual)
         return result

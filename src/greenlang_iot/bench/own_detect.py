@@ -137,7 +137,7 @@ def _directory(devices: int) -> Directory:
         "unit": "Cel",
         "range": [-1000, 1000],
         "warn": [None, WARN_HIGH],
-        "step": STEP,
+        "max_step": STEP,
         "interval": 60.0,
     }
     document = {

@@ -342,7 +342,8 @@ def judge(
     if told:
         best = TOLD_SHARE * threshold
 
-    if z > TAIL_FROM and row["outside"] == 0:
+    # what violates a limit is a fault, not a habit of the series
+    if z > TAIL_FROM and row["outside"] == 0 and violated == DETECTOR_NONE:
         row["spike_tail"] = tail + SPIKE_RATE * (math.log(z / TAIL_FROM) - tail)
     if z > OUTSIDE:
         stay_outside(row, y)

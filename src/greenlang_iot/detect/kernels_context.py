@@ -28,6 +28,7 @@ SETTLED_ROWS = 100
 
 HOUR_RATE = 0.05
 HOUR_LEARNT = 20  # readings of an hour after which its level moves at HOUR_RATE
+DOUBT = 0.2  # share of that rate while an anomaly was told lately
 SLOW_RATE = 0.005
 BETTER_RATE = 0.01
 SIZE_RATE = 0.1
@@ -40,7 +41,7 @@ SIZE_FLOOR = 0.3
 SQUARE_FLOOR = 0.6
 SQUARE_WEIGHT = 1.0
 LEAN_WEIGHT = 0.4
-PER_UNIT = 1.31
+PER_UNIT = 1.29
 """−log10 of the tail share for a unit of the weighted sum: measured, see docs/decisions."""
 REACH = 1e18
 """Larger residuals count as this large: their squares stay within float32."""
@@ -83,7 +84,10 @@ def residual(row: Row, y: float, ts: int) -> float:
         row["hour_error"] = of_hour + BETTER_RATE * (abs(usual) - of_hour)
         result = apart if of_slow < float(row["hour_error"]) else usual
         row["slow_error"] = of_slow + BETTER_RATE * (abs(apart) - of_slow)
-        row["hour_level"][hour] = level + max(1.0 / (learnt + 1.0), HOUR_RATE) * usual
+        rate = max(1.0 / (learnt + 1.0), HOUR_RATE)
+        if row["quiet"] > 0:
+            rate *= DOUBT  # an anomaly of today is not what is usual tomorrow
+        row["hour_level"][hour] = level + rate * usual
     if learnt < HOUR_LEARNT:
         row["hour_seen"][hour] = learnt + 1
     row["slow_level"] = slow + SLOW_RATE * apart
