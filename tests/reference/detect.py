@@ -74,7 +74,7 @@ class Series:
     run: int = 0
     usual_run: float = 0.0
     drift: float = 0.0
-    spike_tail: float = f32(0.22)
+    spike_tail: float = f32(0.235)
     shift_excess: float = 0.5
     up: float = 0.0
     down: float = 0.0
@@ -140,7 +140,7 @@ class Series:
             return Judgement(verdict=f.LEARNING)
 
         z = min(abs(deviation) / sigma, 1e6) if sigma > 0 else 0.0
-        tail = 0.116 + 1.4 * max(self.spike_tail - 0.22, 0.0)
+        tail = 0.116 + 2.2 * max(self.spike_tail - 0.235, 0.0)
         shift = self.shift_score(z, deviation > 0)
         judged = [(self.spike_score(z, tail), f.DETECTOR_SPIKE) if limits.spike else (0.0, 0)]
         if limits.shift:
@@ -215,7 +215,8 @@ class Series:
             self.shift_excess = f32(max(moved, 0.5))
         if z <= 1.0:
             return 0.0
-        return LOG10E * (up if above else down) / excess
+        doubt = excess + 2.0 * max(excess - 0.6, 0.0)
+        return LOG10E * (up if above else down) / doubt
 
     def follow_run(self, x: float) -> None:
         if x == self.last_value:

@@ -31,6 +31,9 @@ def detect(
     nab: Annotated[
         Path | None, typer.Option(help="The benchmark's folder (data/, labels/); or NAB_DATA.")
     ] = None,
+    own: Annotated[
+        bool, typer.Option("--own", help="Our own benchmark too: seeded faults; a minute or two.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object as the last line.")
     ] = False,
@@ -54,6 +57,10 @@ def detect(
         raise InputError(f"{folder} is not the benchmark's data: {error}") from error
     report = nab_run.run(files)
     sys.stdout.write(_table(report))
+    if own:
+        from greenlang_iot.bench import own_detect
+
+        sys.stdout.write("\n" + own_detect.table(own_detect.run()))
     if as_json:
         sys.stdout.write(json.dumps(_summary(report)) + "\n")
 

@@ -68,13 +68,15 @@ SIGMA = 1.2533141373155001  # standard deviation / mean absolute deviation of Ga
 LOG10E = 0.4342944819032518
 TAIL_FROM = 2.0
 LIGHTEST = 0.116  # exponent of the tail of Gaussian noise between 2 and 6 sigma
-HEAVIER = 1.4
+HEAVIER = 2.2  # and how fast it grows where the series' own tail is heavier
 TAIL_SCORE = 1.342  # −log10 P(|z| > 2)
 CLIP = 3.0
 OUTSIDE = 4.0
 MAX_Z = 1e6
 MAX_REACH = 13.0  # log(MAX_Z / TAIL_FROM)
 CUSUM_ALLOWANCE = 1.0
+USUAL_CUSUM = 0.6  # a series with larger mean CUSUMs wanders by itself
+HEAVIER_CUSUM = 2.0
 CUSUM_CAP = 20.0  # in mean CUSUMs: an old shift is forgotten within as many readings
 QUIET_SHARE = 0.06  # of the readings seen
 QUIET_LEAST = 25.0
@@ -222,7 +224,8 @@ def follow_shift(row: Row, z: float, above: bool) -> float:
         row["shift_excess"] = max(moved, NOISE_CUSUM)
     if z <= CUSUM_ALLOWANCE:
         return 0.0
-    return LOG10E * (up if above else down) / excess
+    doubt = excess + HEAVIER_CUSUM * max(excess - USUAL_CUSUM, 0.0)
+    return LOG10E * (up if above else down) / doubt
 
 
 @leaf

@@ -12,7 +12,7 @@ if JIT_DISABLED:
         """Nothing to do: without the JIT nobody waits for memory."""
 
 else:
-    from llvmlite import ir
+    from llvmlite import ir  # type: ignore[import-untyped]
     from numba.core import cgutils, types
     from numba.extending import intrinsic
 

@@ -70,7 +70,7 @@ ROW = np.dtype(
 )
 assert ROW.itemsize == 384
 
-GAUSS_TAIL = 0.22
+GAUSS_TAIL = 0.235
 """Mean log(|z| / 2) beyond 2, of Gaussian noise (0.16) and what an estimate of it may stray."""
 NOISE_CUSUM = 0.5
 """Mean of the positive CUSUM (allowance 1) of independent Gaussian noise."""
