@@ -9,7 +9,7 @@ import sys
 import typer
 
 from greenlang_iot import __version__
-from greenlang_iot.cli import alerts, config
+from greenlang_iot.cli import alerts, bench, config
 from greenlang_iot.cli.demo import demo
 from greenlang_iot.cli.query import query
 from greenlang_iot.cli.run import run
@@ -28,6 +28,7 @@ app.command()(demo)
 app.command()(simulate)
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(config.app, name="config")
+app.add_typer(bench.app, name="bench")
 app.command()(setup)
 app.command()(query)
 

@@ -107,7 +107,9 @@ class Gateway:
         plans = plan(
             self.directory, self.settings.mqtt, self.settings.runtime.shards, self.settings.instance
         )
-        retired = _retire(self.settings.data_dir, plans)
+        retired = _retire(
+            self.settings.data_dir, plans, [b.name for b in self.settings.mqtt.brokers]
+        )
         specs = []
         for item in plans:
             path = run / f"shard-{item.index}.counters"
@@ -199,24 +201,26 @@ class _InstanceLock:
         self._file.close()
 
 
-def _retire(data_dir: Path, plans: Sequence[ShardPlan]) -> list[ConnectionPlan]:
+def _retire(data_dir: Path, plans: Sequence[ShardPlan], brokers: list[str]) -> list[ConnectionPlan]:
     """Client ids of earlier layouts that still have to be drained; remembers the present ones.
 
-    A retired id is forgotten once its shard has left `run/retired-<client id>` behind.
+    A retired id is forgotten once its shard has left `run/retired-<client id>` behind, or when its
+    broker is not in the settings any more. brokers: names, by index.
     """
     path = data_dir / "layout.json"
-    known: dict[str, tuple[int, tuple[str, ...]]] = {}
+    known: dict[str, tuple[str, tuple[str, ...]]] = {}
     if path.exists():
         known = {
             item["client_id"]: (item["broker"], tuple(item["filters"]))
             for item in json.loads(path.read_text())
+            if item["broker"] in brokers
         }
     for client_id in list(known):
         marker = data_dir / "run" / f"retired-{client_id}"
         if marker.exists():
             marker.unlink()
             del known[client_id]
-    current = {c.client_id: (c.broker, c.filters) for p in plans for c in p.connections}
+    current = {c.client_id: (brokers[c.broker], c.filters) for p in plans for c in p.connections}
     known |= current
     temporary = path.with_suffix(".new")
     temporary.write_text(
@@ -230,7 +234,7 @@ def _retire(data_dir: Path, plans: Sequence[ShardPlan]) -> list[ConnectionPlan]:
     )
     temporary.rename(path)
     return [
-        ConnectionPlan(broker, client_id, filters)
+        ConnectionPlan(brokers.index(broker), client_id, filters)
         for client_id, (broker, filters) in known.items()
         if client_id not in current
     ]

@@ -44,10 +44,15 @@ from greenlang_iot.settings.secrets import secrets
 from greenlang_iot.sinks.deadletter import DeadLetterWriter
 from greenlang_iot.sinks.outbox import Outbox, open_alerts
 from greenlang_iot.sinks.runner import Runner
+from greenlang_iot.spool.files import OS_FILES, replace_durably
 from greenlang_iot.spool.log import SpoolFull
 
 log = structlog.get_logger(__name__)
 TICK = 0.1
+BROKER_AWAY = 5.0
+"""Seconds without any connection after which a broker's outage is an alert."""
+LATE = 0.5
+"""Seconds a tick may be late before the time is not counted as silence: we were behind, not they."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -94,7 +99,9 @@ class Shard:
         self._state_file = settings.data_dir / "state" / f"shard-{spec.index}.state"
         self._last_checkpoint = time.monotonic()
         self._silence_checked_ns = time.time_ns()
-        self._owned = owned(spec.plan, spec.directory, settings.mqtt.topic)
+        self._owned = owned(spec.plan, spec.directory, settings.mqtt.topic, settings.runtime.shards)
+        self._broker_seen: dict[str, float] = {}
+        self._ticked = time.monotonic()
         self._acks_before = (0.0, 0.0)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -119,7 +126,7 @@ class Shard:
         )
         self.outbox_settler = DurableSettler(OUTBOX, self.outbox.durable, self._settle)
         self.outbox_port = _OutboxPort(self.outbox, self.outbox_settler)
-        self.runners: list[Runner] = SinkFactory(
+        factory = SinkFactory(
             settings,
             directory,
             self.spec.index,
@@ -127,7 +134,9 @@ class Shard:
             self.clock,
             self._settle,
             self._refuse,
-        ).runners()
+        )
+        self.runners: list[Runner] = factory.runners()
+        self.adoptions = factory.adoptions()
         self.pipeline = Pipeline(
             Decoder(directory, settings.limits, settings.mqtt.topic),
             self.detector,
@@ -213,6 +222,8 @@ class Shard:
         self._start(self.outbox_settler.run())
         for runner in self.runners:
             self._start(runner.run())
+        for adoption in self.adoptions:
+            self._start(adoption.run())
         for connection in self.connections:
             self._start(self._run_connection(connection))
         self._start(self._retire())
@@ -246,9 +257,19 @@ class Shard:
             await asyncio.sleep(TICK)
         for item in self.spec.retired:
             connection = self._connection(item, retire=True)
+            if self._paused:
+                connection.pause()
             self.connections.append(connection)
-            await connection.run()
-            self.connections.remove(connection)
+            try:
+                await connection.run()
+            except (MqttError, InputError) as error:
+                why = "a client id of an earlier layout is not drained; the next start tries again"
+                log.error(why, client_id=item.client_id, why=str(error))
+                continue
+            finally:
+                self.connections.remove(connection)
+            if self._stop.is_set():
+                return  # closed, not drained
             log.info("retired a client id of an earlier layout", client_id=item.client_id)
             (self.settings.data_dir / "run" / f"retired-{item.client_id}").touch()
 
@@ -270,12 +291,18 @@ class Shard:
 
     def _tick(self) -> None:
         now = time.monotonic()
+        late, self._ticked = now - self._ticked - TICK, now
+        if late > LATE:
+            now_ns = time.time_ns()
+            self.detector.pause_clock(now_ns - int(late * 1e9), now_ns)
         self.counters.heartbeat()
         for runner in self.runners:
             runner.check(self.ledger.oldest(runner.bit))
         self.outbox_port.retry()
         self._back_pressure()
         self._watch_clock()
+        if self.spec.index == 0:
+            self._watch_brokers(now)
         if now - self._last_checkpoint >= self.settings.detect.checkpoint_every:
             self._checkpoint()
 
@@ -301,7 +328,29 @@ class Shard:
         if self.spec.index == 0:
             summary = f"The gateway's clock stepped by {step:+.0f} s; time checks are suspended."
             self.pipeline.announce(
-                self.alerter.outage("clock", self._watch.suspect, time.time_ns(), summary)
+                self.alerter.outage(
+                    "gateway", self._watch.suspect, time.time_ns(), summary, "clock"
+                )
+            )
+
+    def _watch_brokers(self, now: float) -> None:
+        """A broker that stays away is one alert, not one per device; the first shard says it."""
+        for broker in self.settings.mqtt.brokers:
+            ours = [
+                c
+                for c, p in zip(self.connections, self.spec.plan.connections, strict=False)
+                if self.settings.mqtt.brokers[p.broker] is broker
+            ]
+            if not ours:
+                continue
+            if any(c.number for c in ours):
+                self._broker_seen[broker.name] = now
+            away = now - self._broker_seen.setdefault(broker.name, now) > BROKER_AWAY
+            summary = f"Broker {broker.name} at {broker.host}:{broker.port} cannot be reached."
+            if not away:
+                summary = f"Broker {broker.name} is back."
+            self.pipeline.announce(
+                self.alerter.outage(f"broker:{broker.name}", away, time.time_ns(), summary)
             )
 
     def _check_silence(self) -> None:
@@ -326,6 +375,7 @@ class Shard:
         counters.set(cell("ledger_tickets"), self.ledger.tickets)
         counters.set(cell("ledger_bytes"), self.ledger.nbytes)
         counters.set(cell("outbox_bytes"), self.outbox.pending_bytes)
+        counters.set(cell("alerts_suppressed"), self.alerter.suppressed)
         letters = self.dead_letters.stats
         counters.set(cell("dead_letters", kind="digest"), sum(letters.digested.values()))
         counters.set(cell("dead_letter_bytes"), letters.nbytes)
@@ -390,13 +440,13 @@ class Shard:
 
     def _checkpoint(self) -> None:
         self._last_checkpoint = time.monotonic()
-        temporary = self._state_file.with_suffix(".new")
-        with open(temporary, "wb") as file:
-            file.write(self.detector.checkpoint())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self._state_file)
-        self.counters.touch(cell("checkpoint_age_seconds"))
+        try:
+            replace_durably(OS_FILES, self._state_file, self.detector.checkpoint())
+        except OSError as error:
+            # Only what was learnt since the last one would be missed: no reason to stop.
+            log.error("no checkpoint was written", file=str(self._state_file), why=str(error))
+        else:
+            self.counters.touch(cell("checkpoint_age_seconds"))
 
     async def _drain(self) -> None:
         """Bounded by runtime.drain_timeout; what is not settled then stays unacknowledged."""
@@ -404,21 +454,31 @@ class Shard:
             connection.pause()
         try:
             async with asyncio.timeout(self.settings.runtime.drain_timeout):
-                for runner in self.runners:
-                    await runner.drain()
-                while not (self.dead_letter_settler.idle and self.outbox_port.idle):
+                while not self._drained():
+                    for runner in self.runners:
+                        # A sink that does not answer now must still hand over to its spool.
+                        runner.check(self.ledger.oldest(runner.bit))
+                    self.outbox_port.retry()
                     await asyncio.sleep(0.005)
         except TimeoutError:
             log.warning("drain timed out", unacknowledged=self.ledger.messages)
-        for connection in self.connections:
-            await connection.close()
-        for runner in self.runners:
-            await runner.close()
+        await asyncio.gather(*(connection.close() for connection in self.connections))
         self._checkpoint()
+        closing = [runner.close() for runner in self.runners]
+        closing += [self.dead_letters.close(), self.outbox.close()]
+        for error in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(error, OSError):
+                log.error("the disk failed in the drain", why=str(error))
+            elif isinstance(error, BaseException):
+                raise error
         for task in self._tasks:
             task.cancel()
-        await self.dead_letters.close()
-        await self.outbox.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _drained(self) -> bool:
+        """Everything given to sinks, dead letters and outbox is settled."""
+        idle = all(runner.idle for runner in self.runners)
+        return idle and self.dead_letter_settler.idle and self.outbox_port.idle
 
 
 class _OutboxPort:

@@ -21,6 +21,8 @@ from greenlang_iot.settings.model import RuntimeSettings
 
 log = structlog.get_logger(__name__)
 CHECK_EVERY = 0.1
+CLOSE_WITHIN = 5.0
+"""Seconds beyond the drain for closing connections, senders and files."""
 
 
 ALLOCATOR = {
@@ -120,7 +122,7 @@ class Supervisor:
         for child in self._children:
             if child.alive and child.process is not None:
                 child.process.terminate()
-        deadline = time.monotonic() + self._settings.drain_timeout + 1.0
+        deadline = time.monotonic() + self._settings.drain_timeout + CLOSE_WITHIN
         while any(child.alive for child in self._children) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         clean = True
@@ -132,7 +134,8 @@ class Supervisor:
                 child.process.kill()
                 clean = False
             child.process.join()
-            clean = clean and child.process.exitcode == 0
+            # Ended by the signal itself: it had not begun, so there was nothing to drain.
+            clean = clean and child.process.exitcode in (0, -signal.SIGTERM)
         return clean
 
     def _spawn(self, child: _Child) -> None:

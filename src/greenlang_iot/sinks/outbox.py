@@ -75,6 +75,7 @@ class OutboxReader:
         position, self._open = _read_state(folder, files)
         self._reader = SegmentReader(folder, position, files=files)
         self._given: list[dict[str, Any]] = []
+        self._forgotten = False
 
     def poll(self, records: int = 1000) -> list[dict[str, Any]]:
         """The next durable transitions (`Transition.as_dict()`), in order. OSError."""
@@ -87,9 +88,14 @@ class OutboxReader:
         self._given += found
         return found
 
+    def forget(self, alert_id: str) -> None:
+        """The alert was resolved by another shard, to which its device had moved."""
+        if self._open.pop(alert_id, None) is not None:
+            self._forgotten = True
+
     def delivered(self) -> None:
         """Everything that `poll` returned is delivered: remember it durably, unlink segments."""
-        if not self._given:
+        if not self._given and not self._forgotten:
             return
         _apply(self._open, self._given)
         state = {
@@ -99,6 +105,7 @@ class OutboxReader:
         }
         replace_durably(self._files, self._folder / STATE, json.dumps(state).encode())
         self._given = []
+        self._forgotten = False
         unlink_before(self._folder, self._reader.position, self._files)
 
 
