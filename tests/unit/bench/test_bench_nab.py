@@ -10,6 +10,7 @@ import pytest
 from greenlang_iot.bench import nab, nab_run
 from greenlang_iot.bench.nab import PROFILES, Series
 from greenlang_iot.model.batches import F64
+from greenlang_iot.model.jit import JIT_DISABLED
 from greenlang_iot.settings.model import DetectSettings, SecondStageSettings
 
 STANDARD = PROFILES["standard"]
@@ -161,6 +162,7 @@ def test_null_is_0_and_perfect_is_100(corpus: list[Series], profile: str) -> Non
     assert (perfect.found, perfect.false_rows) == (116, 0)
 
 
+@pytest.mark.skipif(JIT_DISABLED, reason="365,558 readings take minutes without the JIT")
 def test_the_shipped_detector_stays_above_its_floor(corpus: list[Series]) -> None:
     report = nab_run.run(corpus)
     assert report.profiles["standard"].score >= 65.0
