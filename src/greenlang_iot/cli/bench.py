@@ -32,6 +32,8 @@ def headline(
     """CPU per message of the whole gateway with everything on, against one orjson.loads.
 
     Example: greenlang-iot bench headline --json
+
+    Exit codes: 0 measured, 1 void: a sink found a fault, or the machine was too busy.
     """
     import orjson
 

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from greenlang_iot.detect.kernels_context import context_score
-from greenlang_iot.detect.kernels_prefetch import prefetch
 from greenlang_iot.detect.limits import COUNTER, RESOLUTION
 from greenlang_iot.detect.state import GAUSS_TAIL, NO_TS, NOISE_CUSUM, RECENT, Rows
 from greenlang_iot.model.batches import F32, F64, I32, I64, U8, U16
@@ -47,6 +46,7 @@ from greenlang_iot.model.flags import (
     TS_COLLISION,
 )
 from greenlang_iot.model.jit import kernel, leaf
+from greenlang_iot.model.kernels_prefetch import prefetch
 
 Row = Any
 """One record of Rows: a view, so what is assigned to its fields stays."""
@@ -88,6 +88,7 @@ RUN_DECAY = 0.9995  # per finished run
 MAX_RUN = 2**32 - 1
 HUGE = 1e308
 AHEAD = 6  # rows that are asked for before they are needed
+ROW_LINES = 6  # cache lines of a state row
 NO_SEQ = 0xFFFFFFFF
 
 
@@ -396,7 +397,8 @@ def score_batch(
     """
     for i in range(n):
         if i + AHEAD < n:
-            prefetch(rows, series[i + AHEAD])
+            for line in range(ROW_LINES):
+                prefetch(rows, series[i + AHEAD], line)
             prefetch(limits, series[i + AHEAD])
         score[i] = 0.0
         detector[i] = DETECTOR_NONE
