@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check lock services services-test clean
+.PHONY: setup demo test check lock services services-test fault-test fault-test-short fault-test-seeded clean
 
 setup: $(STAMP)
 
@@ -43,6 +43,17 @@ services:
 
 services-test: setup
 	$(BIN)/python -m pytest tests/services -m services
+
+# Real faults under load; the last line is one JSON object. `ROWS="name name"` picks rows.
+fault-test: setup
+	@$(BIN)/python -m tests.faults --report docs/reliability.md $(ROWS)
+
+fault-test-short: setup
+	@$(BIN)/python -m tests.faults --short
+
+# Every row with the bug that it names planted in the gateway: each must fail.
+fault-test-seeded: setup
+	@$(BIN)/python -m tests.faults --seeded $(ROWS)
 
 # New pins: the runtime's (what the image installs) and, with the same versions, the developers'.
 lock:

@@ -161,3 +161,21 @@ class SimulatedDisk:
             return self._names[path]
         except KeyError:
             raise FileNotFoundError(path) from None
+
+
+@dataclass
+class FullDisk(SimulatedDisk):
+    """One of `room` bytes: a write beyond them is done as far as it goes and fails with ENOSPC."""
+
+    room: int = 1 << 30
+
+    @property
+    def used(self) -> int:
+        return sum(len(inode.cached) for inode in self._names.values())
+
+    def write(self, fd: int, parts: Sequence[bytes]) -> None:
+        data = b"".join(parts)
+        left = max(0, self.room - self.used)
+        super().write(fd, [data[:left]])
+        if len(data) > left:
+            raise OSError(errno.ENOSPC, "No space left on device")

@@ -13,6 +13,7 @@ from greenlang_iot.model import flags as f
 SIGMA = 1.2533141373155001
 LOG10E = 0.4342944819032518
 NO_TS = -(2**63)
+HOUR = 3_600_000_000_000
 
 
 def f32(x: float) -> float:
@@ -34,6 +35,7 @@ class Limits:
     spike: bool = True
     shift: bool = True
     stuck: bool = True
+    context: bool = True
     counter: bool = False
 
 
@@ -71,10 +73,13 @@ class Series:
     outside: int = 0
     run: int = 0
     usual_run: float = 0.0
-    spike_excess: float = f32(0.373)
+    drift: float = 0.0
+    spike_tail: float = f32(0.235)
     shift_excess: float = 0.5
     up: float = 0.0
     down: float = 0.0
+    quiet: int = 0
+    context: "Context" = field(default_factory=lambda: Context())
 
     def read(self, ts: int, x: float, seq: int | None, connection: int, flag: int = 0) -> Judgement:
         if not math.isfinite(x):
@@ -127,49 +132,76 @@ class Series:
                 return Judgement()
             base, unit, y = last, seconds, min((x - last) / seconds, 1e308)
 
-        deviation = clip(y - self.level, -1e308, 1e308)
-        sigma = max(SIGMA * self.spread, limits.floor or 1e-4 * abs(self.level))
+        level = self.level + self.drift
+        deviation = clip(y - level, -1e308, 1e308)
+        sigma = max(SIGMA * self.spread, self.floor(level))
         if self.n < self.warmup:
             self.learn(y, deviation, sigma)
             return Judgement(verdict=f.LEARNING)
 
         z = min(abs(deviation) / sigma, 1e6) if sigma > 0 else 0.0
-        excess = self.spike_excess
+        tail = 0.116 + 2.2 * max(self.spike_tail - 0.235, 0.0)
         shift = self.shift_score(z, deviation > 0)
-        judged = [(self.spike_score(z), f.DETECTOR_SPIKE) if limits.spike else (0.0, 0)]
+        judged = [(self.spike_score(z, tail), f.DETECTOR_SPIKE) if limits.spike else (0.0, 0)]
         if limits.shift:
             judged.append((shift, f.DETECTOR_SHIFT))
         if limits.stuck and newest and self.usual_run > 0:
             judged.append((2.0 * (self.run - 1) / max(self.usual_run, 10.0), f.DETECTOR_STUCK))
+        if limits.context:
+            judged.append(
+                (self.context.read(y, ts, self.floor(level), self.quiet > 0), f.DETECTOR_CONTEXT)
+            )
         score, detector = max(judged, key=lambda one: one[0])  # the first of equals
         suspect = score >= limits.threshold
+        told = self.is_told(suspect, detector, score)
 
-        band = sigma * (2.0 + excess * max(limits.threshold - 1.342, 0.0) / LOG10E)
+        decades = max(limits.threshold - 1.342, 0.0)
+        band = sigma * (2.0 * math.exp(min(tail * decades / LOG10E, 13.0)))
         moved = min(abs(x - last), 1e308)
-        comes_back = not limits.counter and abs(x - self.level) < abs(last - self.level)
+        comes_back = not limits.counter and abs(x - level) < abs(last - level)
+        violated = False
         if seconds > 0 and moved > limits.step * seconds + band and not comes_back:
-            suspect, score, detector = True, max(score, 12.0), f.DETECTOR_RATE
+            suspect, told, score, detector = True, False, max(score, 12.0), f.DETECTOR_RATE
+            violated = True
         if not limits.warn_low <= x <= limits.warn_high:
-            suspect, score, detector = True, max(score, 12.0), f.DETECTOR_RANGE
+            suspect, told, score, detector = True, False, max(score, 12.0), f.DETECTOR_RANGE
+            violated = True
 
-        expected = base + self.level * unit
-        if z > 2.0 and self.outside == 0:
-            moved = excess + (min(z - 2.0, 4.0 * excess) - excess) / 64
-            self.spike_excess = f32(max(moved, 0.373))
+        if told:
+            score = 0.5 * limits.threshold
+
+        expected = base + level * unit
+        if z > 2.0 and self.outside == 0 and not violated:
+            tail = self.spike_tail
+            self.spike_tail = f32(tail + (math.log(z / 2.0) - tail) / 64)
         if z > 4.0:
             self.stay_outside(y)
         else:
             self.outside = 0
             self.learn(y, deviation, sigma)
-        verdict = f.SUSPECT if suspect else 0
+        verdict = (f.SUSPECT if suspect else 0) | (f.TOLD if told else 0)
         return Judgement(
             0, f32(min(score, 30.0)), detector, verdict, f32(expected), f32(band * unit)
         )
 
-    def spike_score(self, z: float) -> float:
+    def floor(self, level: float) -> float:
+        return self.limits.floor or 1e-4 * abs(level)
+
+    def is_told(self, suspect: bool, detector: int, score: float) -> bool:
+        threshold = self.limits.threshold
+        if detector == f.DETECTOR_STUCK:
+            return suspect and score * (self.run - 2) >= threshold * (self.run - 1)
+        was_quiet = self.quiet > 0
+        if suspect:
+            self.quiet = int(clip(0.06 * self.context.seen, 25, 140))
+        else:
+            self.quiet = max(self.quiet - 1, 0)
+        return suspect and was_quiet
+
+    def spike_score(self, z: float, tail: float) -> float:
         if z <= 2.0:
             return LOG10E * z * (0.416 * z + 0.717)
-        return 1.342 + LOG10E * (z - 2.0) / self.spike_excess
+        return 1.342 + LOG10E * math.log(z / 2.0) / tail
 
     def shift_score(self, z: float, above: bool) -> float:
         excess = self.shift_excess
@@ -178,12 +210,13 @@ class Series:
         down = clip(self.down - signed - 1.0, 0.0, 20.0 * excess)
         self.up, self.down = f32(up), f32(down)
         total = max(up, down)
-        if total > 0 and z <= 4.0:
+        if total > 0:
             moved = excess + (min(total, 4.0 * excess) - excess) / 256
             self.shift_excess = f32(max(moved, 0.5))
         if z <= 1.0:
             return 0.0
-        return LOG10E * (up if above else down) / excess
+        doubt = excess + 2.0 * max(excess - 0.6, 0.0)
+        return LOG10E * (up if above else down) / doubt
 
     def follow_run(self, x: float) -> None:
         if x == self.last_value:
@@ -199,9 +232,10 @@ class Series:
         if self.n >= 8 and sigma > 0:
             step = clip(deviation, -3.0 * sigma, 3.0 * sigma)
         if self.n == 0:
-            self.level, self.spread = y, 0.0
+            self.level, self.spread, self.drift = y, 0.0, 0.0
         else:
-            self.level += step * max(1.0 / (self.n + 1), 0.15)
+            self.level += (step + self.drift) * max(1.0 / (self.n + 1), 0.15)
+            self.drift = f32(clip(self.drift + 0.02 * step, -1e37, 1e37))
             self.spread += (abs(step) - self.spread) * max(1.0 / self.n, 0.02)
         self.n += 1
 
@@ -215,4 +249,80 @@ class Series:
         self.outside += 1
         if self.outside >= 60:
             self.level, self.spread = self.other_level, self.other_spread
-            self.outside, self.up, self.down = 0, 0.0, 0.0
+            self.outside, self.drift, self.up, self.down = 0, 0.0, 0.0, 0.0
+
+
+@dataclass
+class Usual:
+    """What a quantity was over a long time: mean and standard deviation."""
+
+    share: float  # the deviation is at least this share of the mean
+    mean: float = 0.0
+    sd: float = 0.0
+
+    def away(self, x: float, least: float) -> float:
+        unit = max(self.sd, self.share * self.mean, least)
+        return (x - self.mean) / unit if x > self.mean and unit > 0 else 0.0
+
+    def learn(self, x: float, least: float, seen: int) -> None:
+        if seen >= 20:
+            x = min(x, self.mean + 20.0 * max(self.sd, self.share * self.mean, least))
+        rate, d = max(1.0 / (seen + 1), 2e-4), x - self.mean
+        self.mean = f32(self.mean + rate * d)
+        self.sd = f32(math.sqrt((1.0 - rate) * self.sd * self.sd + (1.0 - rate) * rate * d * d))
+
+
+@dataclass
+class Context:
+    seen: int = 0
+    first_hour: int = 0
+    anchor: float = 0.0
+    slow: float = 0.0
+    slow_error: float = 0.0
+    hour_error: float = 0.0
+    hours: dict[int, tuple[float, int]] = field(default_factory=dict)  # level, readings
+    size: float = 0.0
+    square: float = 0.0
+    lean: float = 0.0
+    usual_size: Usual = field(default_factory=lambda: Usual(0.3))
+    usual_square: Usual = field(default_factory=lambda: Usual(0.6))
+    usual_lean: Usual = field(default_factory=lambda: Usual(0.3))
+
+    def read(self, y: float, ts: int, resolution: float, doubt: bool) -> float:
+        if self.seen == 0:
+            self.anchor, self.first_hour = y, ts // HOUR
+        r = self.residual(clip(y - self.anchor, -1e18, 1e18), ts // HOUR % 24, doubt)
+        size = self.size + 0.1 * (abs(r) - self.size)
+        square = self.square + 0.05 * (r * r - self.square)
+        lean = self.lean + 0.1 * (r - self.lean)
+        self.size, self.square, self.lean = f32(size), f32(square), f32(lean)
+        judged = (
+            (1.0, self.usual_size, size, resolution),
+            (1.0, self.usual_square, square, resolution * resolution),
+            (0.4, self.usual_lean, abs(lean), resolution),
+        )
+        score = 0.0
+        if self.seen >= 100 and ts // HOUR - self.first_hour >= 48:
+            for weight, usual, x, least in judged:
+                score += weight * math.log(1.0 + usual.away(x, least))
+        for _, usual, x, least in judged:
+            usual.learn(x, least, self.seen)
+        self.seen += 1
+        return 1.29 * score
+
+    def residual(self, x: float, hour: int, doubt: bool) -> float:
+        level, learnt = self.hours.get(hour, (0.0, 0))
+        slow_residual = result = x - self.slow
+        if learnt == 0:
+            level = x
+        else:
+            hour_residual = x - level
+            self.hour_error = f32(self.hour_error + 0.01 * (abs(hour_residual) - self.hour_error))
+            if not self.slow_error < self.hour_error:
+                result = hour_residual
+            self.slow_error = f32(self.slow_error + 0.01 * (abs(slow_residual) - self.slow_error))
+            rate = max(1.0 / (learnt + 1), 0.05) * (0.2 if doubt else 1.0)
+            level += rate * hour_residual
+        self.hours[hour] = f32(level), learnt + 1
+        self.slow = f32(self.slow + 0.005 * slow_residual)
+        return result

@@ -28,6 +28,7 @@ from greenlang_iot.model.flags import (
     NOT_LEARNT,
     RETAINED,
     SUSPECT,
+    TOLD,
 )
 from greenlang_iot.model.outcomes import Silences, Transition
 from greenlang_iot.model.reasons import Reason
@@ -226,7 +227,8 @@ class Alerter:
         if scores.verdict[row] & SUSPECT:
             seen = self._read(batch, scores, row)
             kind = KIND_OF.get(seen.detector, VALUE)
-            self._suspect(series, kind, seen, result)
+            if kind != VALUE or here & VALUE or not scores.verdict[row] & TOLD:
+                self._suspect(series, kind, seen, result)
         for other in KINDS[:3]:
             if here & other and other != kind:
                 self._normal(series, other, ts_ns, value, result)

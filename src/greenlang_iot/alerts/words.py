@@ -58,6 +58,8 @@ def reading(
         seen = f"{metric} of {device} jumped to {number(value)}{unit}, faster than {step}{unit} a second"
     if rule == "shift":
         seen = f"{metric} of {device} stays away from its level, now {number(value)}{unit}"
+    if rule == "context":
+        return f"{metric} of {device} strays from its usual day, now {number(value)}{unit}"
     if math.isnan(expected):
         return seen
     return f"{seen}; expected {expectation(expected, band)}"

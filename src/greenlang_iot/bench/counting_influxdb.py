@@ -1,75 +1,86 @@
-"""A counting InfluxDB: takes writes, counts and checks lines, answers 204.
+"""A counting InfluxDB: takes writes, checks every line, answers 204.
 
-`python -m greenlang_iot.bench.counting_influxdb`: prints its port; a line on stdin prints its counts.
+`python -m greenlang_iot.bench.counting_influxdb DEVICES START_MS`: prints its port; a line on stdin
+prints its counts. Bodies of two requests may come in either order, so `disordered` is no mistake here.
 """
 
 import asyncio
-import json
 import sys
-import time
 
 import uvloop
 
+from greenlang_iot.bench.tally import Tally, answer_stdin
+
 _OK = b"HTTP/1.1 204 No Content\r\nX-Influxdb-Version: counting\r\n\r\n"
-_PREFIX = b"telemetry,"
+_END = b"\r\n\r\n"
+_CHUNKED = b"transfer-encoding: chunked"
 
 
 class Writes(asyncio.Protocol):
-    """One connection: HTTP/1.1 with Content-Length."""
+    """One connection: HTTP/1.1 with a Content-Length."""
 
     lines = 0
-    nbytes = 0
+    others = 0
     requests = 0
-    malformed = 0
+    nbytes = 0
+    refused = 0
 
-    def __init__(self) -> None:
+    def __init__(self, tally: Tally | None) -> None:
+        self._tally = tally
         self._buffer = bytearray()
+        self._need = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        while True:
-            end = self._buffer.find(b"\r\n\r\n")
+        while len(self._buffer) >= self._need:
+            end = self._buffer.find(_END, 0, 65_536)
             if end < 0:
                 return
             head = bytes(self._buffer[:end]).lower()
             at = head.find(b"content-length:")
             length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
-            if len(self._buffer) < end + 4 + length:
+            Writes.refused += _CHUNKED in head
+            self._need = end + 4 + length
+            if len(self._buffer) < self._need:
                 return
-            body = bytes(self._buffer[end + 4 : end + 4 + length])
-            del self._buffer[: end + 4 + length]
+            body = bytes(self._buffer[end + 4 : self._need])
+            del self._buffer[: self._need]
+            self._need = 0
             if head.startswith(b"post"):
                 self._count(body)
             self._transport.write(_OK)
 
     def _count(self, body: bytes) -> None:
-        lines = body.count(b"\n") + (not body.endswith(b"\n"))
-        begun = body.count(b"\n" + _PREFIX) + body.startswith(_PREFIX)
-        Writes.lines += lines
-        Writes.malformed += lines - begun
-        Writes.nbytes += len(body)
         Writes.requests += 1
+        Writes.nbytes += len(body)
+        if self._tally is None:
+            Writes.lines += body.count(b"\n")
+            return
+        lines, others = self._tally.lines(body)
+        Writes.lines += lines
+        Writes.others += others
 
 
-async def serve() -> None:
+async def serve(tally: Tally | None) -> None:
+    """Until the end of stdin. tally None: lines are counted and not looked at."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Writes, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while await reader.readline():
-        counts = {
+    server = await loop.create_server(lambda: Writes(tally), "127.0.0.1", 0)
+
+    def counts() -> dict[str, int]:
+        own = {
             "lines": Writes.lines,
-            "malformed": Writes.malformed,
-            "bytes": Writes.nbytes,
+            "others": Writes.others,
             "requests": Writes.requests,
-            "cpu_s": time.process_time(),
+            "bytes": Writes.nbytes,
+            "chunked": Writes.refused,
         }
-        print(json.dumps(counts), flush=True)
+        return own | (tally.counts() if tally else {})
+
+    await answer_stdin(server.sockets[0].getsockname()[1], counts)
 
 
 if __name__ == "__main__":
-    uvloop.run(serve())
+    uvloop.run(serve(Tally(int(sys.argv[1]), int(sys.argv[2])) if len(sys.argv) > 2 else None))

@@ -1,34 +1,41 @@
-"""A counting Kafka broker: speaks what an idempotent producer needs, checks every record batch.
+"""A counting Kafka broker: speaks what an idempotent producer needs, checks every record.
 
-`python -m greenlang_iot.bench.counting_kafka PARTITIONS`: prints its port; a line on stdin prints its counts.
-Checked per batch: CRC-32C, magic, record count against the offsets, base sequence in order per partition.
+`python -m greenlang_iot.bench.counting_kafka PARTITIONS [DEVICES START_MS]`: prints its port; a line on
+stdin prints its counts. Checked per batch: CRC-32C, magic, record count against the offsets, base
+sequence in order per partition; and each record of `iot.readings` where DEVICES is given.
 APIs: ApiVersions v0, Metadata v1 (any topic exists), InitProducerId v0, Produce v3.
 """
 
 import asyncio
-import json
 import struct
 import sys
-import time
 
 import google_crc32c
 import uvloop
 
+from greenlang_iot.bench.tally import Tally, answer_stdin
+
+READINGS = b"iot.readings"
 TOPICS = (b"iot.readings", b"iot.alerts", b"iot.alerts.state", b"iot.deadletter")
 
 
 class Counts:
+    """Of all connections. records: of the topic of readings; others: of every other topic."""
+
     records = 0
+    others = 0
     batches = 0
     nbytes = 0
     bad_crc = 0
     bad_batch = 0
     out_of_order = 0
-    duplicates = 0
+    repeated = 0
     requests = 0
 
 
 class Reader:
+    """Walks a request."""
+
     def __init__(self, data: memoryview) -> None:
         self.data = data
         self.at = 0
@@ -51,11 +58,14 @@ def text(value: bytes) -> bytes:
 
 
 class Connection(asyncio.Protocol):
+    """One client; what the log knows is shared by all."""
+
     sequences: dict[tuple[bytes, int, int, int], int] = {}  # noqa: RUF012
     producers = 0
     offsets: dict[tuple[bytes, int], int] = {}  # noqa: RUF012
     partitions = 12
     port = 0
+    tally: Tally | None = None
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -123,13 +133,19 @@ class Connection(asyncio.Protocol):
         length, magic, crc = struct.unpack_from(">i4xbI", batch, 8)
         last, producer, epoch, sequence, count = struct.unpack_from(">i16xqhii", batch, 23)
         Counts.batches += 1
-        Counts.records += count
+        if topic == READINGS:
+            Counts.records += count
+        else:
+            Counts.others += count
         Counts.nbytes += len(batch)
         Counts.bad_crc += google_crc32c.value(bytes(batch[21:])) != crc
         Counts.bad_batch += not (magic == 2 and last == count - 1 and length == len(batch) - 12)
+        if self.tally is not None and topic == READINGS:
+            (base_ms,) = struct.unpack_from(">q", batch, 27)
+            Counts.bad_batch += self.tally.records(bytes(batch), 61, base_ms) != count
         key = (topic, partition, producer, epoch)
         expected = self.sequences.get(key, 0)
-        Counts.duplicates += sequence < expected
+        Counts.repeated += sequence < expected
         Counts.out_of_order += sequence > expected
         self.sequences[key] = sequence + count
         base = self.offsets.get((topic, partition), 0)
@@ -138,18 +154,20 @@ class Connection(asyncio.Protocol):
 
 
 async def serve() -> None:
-    Connection.partitions = int(sys.argv[1]) if len(sys.argv) > 1 else 12
+    """Until the end of stdin."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Connection, "127.0.0.1", 0)
     Connection.port = server.sockets[0].getsockname()[1]
-    print(Connection.port, flush=True)
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while await reader.readline():
-        names = [name for name in vars(Counts) if not name.startswith("_")]
-        counts = {name: getattr(Counts, name) for name in names}
-        print(json.dumps({**counts, "cpu_s": time.process_time()}), flush=True)
+
+    def counts() -> dict[str, int]:
+        own = {name: value for name, value in vars(Counts).items() if isinstance(value, int)}
+        return own | (Connection.tally.counts() if Connection.tally else {})
+
+    await answer_stdin(Connection.port, counts)
 
 
 if __name__ == "__main__":
+    Connection.partitions = int(sys.argv[1])
+    if len(sys.argv) > 3:
+        Connection.tally = Tally(int(sys.argv[2]), int(sys.argv[3]))
     uvloop.run(serve())

@@ -1,13 +1,15 @@
 """The loader: speaks to subscribers as a broker does, and is never the limit.
 
-`python -m greenlang_iot.bench.loader FOLDER DEVICES RECORD_BYTES`: listens with TLS (certificate in FOLDER),
-prints its port; waits for subscriptions; then obeys lines on stdin:
-`go` send, `pause` stop sending and answer when all is acknowledged, `stats` print the counts, `end`.
-Messages outstanding stay within each client's Receive Maximum; acknowledgements are checked to come in order.
+`python -m greenlang_iot.bench.loader FOLDER DEVICES RECORD_BYTES START_MS`: listens with TLS
+(certificate in FOLDER), prints its port; waits for subscriptions; then obeys lines on stdin and answers
+each with its counts: `go` send, `pause` stop sending and answer when all is acknowledged, `stats`, `end`.
+Messages outstanding stay within each client's Receive Maximum; acknowledgements are checked to come in
+order. A subscription at QoS 0 gets nothing.
 """
 
 import asyncio
 import json
+import re
 import ssl
 import sys
 import time
@@ -17,7 +19,7 @@ import mqtt5
 import numpy as np
 import uvloop
 
-from greenlang_iot.bench.workload import PACKET, SITES, Workload
+from greenlang_iot.bench.workload import PACKET, Workload, topic
 from greenlang_iot.simulate.ca import loopback, server_context
 
 
@@ -38,6 +40,9 @@ class Subscriber(asyncio.Protocol):
         self._writable = True
         self._next_ack = 1
         self._next_id = 1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.loader.gone(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
@@ -85,7 +90,13 @@ class Subscriber(asyncio.Protocol):
         elif isinstance(packet, mqtt5.SubscribePacket):
             codes = [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE] * len(packet.topic_filters)
             self.transport.write(mqtt5.SubAckPacket(packet.packet_id, codes).write())
-            self.loader.subscribed(self, [f.pattern for f in packet.topic_filters])
+            filters = [
+                f.pattern for f in packet.topic_filters if f.max_qos != mqtt5.QoS.AT_MOST_ONCE
+            ]
+            if filters:
+                self.loader.subscribed(self, filters)
+        elif isinstance(packet, mqtt5.PublishPacket) and packet.packet_id:
+            self.transport.write(mqtt5.PubAckPacket(packet.packet_id).write())
         elif isinstance(packet, mqtt5.PingReqPacket):
             self.transport.write(mqtt5.PingRespPacket().write())
         elif isinstance(packet, mqtt5.PubAckPacket):
@@ -93,7 +104,7 @@ class Subscriber(asyncio.Protocol):
 
     def pump(self) -> None:
         """Send as the window and the socket allow, in writes of `record` bytes."""
-        step = max(self.loader.record // PACKET, 1)
+        step = min(max(self.loader.record // PACKET, 1), self.window)
         while self.loader.going and self._writable and self.workload is not None:
             room = self.window - (self.sent - self.acked)
             if self._row == len(self._lap):
@@ -111,25 +122,34 @@ class Subscriber(asyncio.Protocol):
 
 
 class Loader:
-    def __init__(self, devices: int, record: int) -> None:
+    """All connections, and whether they send."""
+
+    def __init__(self, devices: int, record: int, start_ms: int) -> None:
         self.devices = devices
         self.record = record
+        self.start_ms = start_ms
         self.going = False
         self.subscribers: list[Subscriber] = []
+        self.lost = 0  # subscribers that left
         self.idle = asyncio.Event()
 
     def subscribed(self, subscriber: Subscriber, filters: list[str]) -> None:
-        """The subscriber gets the devices of its site filters."""
-        numbers = [
-            d
-            for d in range(self.devices)
-            for f in filters
-            if f.endswith(f"/s{d % SITES:02d}/+/telemetry") or f"/d{d:05d}/" in f
+        """The subscriber gets the devices that its filters match."""
+        patterns = [
+            re.compile("[^/]+".join(re.escape(part) for part in f.split("+"))) for f in filters
         ]
-        seed = len(self.subscribers)
-        start = int(time.time() * 1000) - 60_000
-        subscriber.workload = Workload(np.array(numbers), seed, start)
-        self.subscribers.append(subscriber)
+        numbers = [d for d in range(self.devices) if any(p.fullmatch(topic(d)) for p in patterns)]
+        if numbers:
+            seed = len(self.subscribers)
+            subscriber.workload = Workload(np.array(numbers), seed, self.start_ms)
+            self.subscribers.append(subscriber)
+
+    def gone(self, subscriber: Subscriber) -> None:
+        """A connection ended."""
+        if subscriber in self.subscribers:
+            self.subscribers.remove(subscriber)
+            self.lost += 1
+            self.idle.set()
 
     def acked(self, subscriber: Subscriber) -> None:
         if not self.going and all(s.sent == s.acked for s in self.subscribers):
@@ -138,6 +158,7 @@ class Loader:
     def stats(self) -> dict[str, float]:
         return {
             "subscribers": len(self.subscribers),
+            "lost": self.lost,
             "sent": sum(s.sent for s in self.subscribers),
             "acked": sum(s.acked for s in self.subscribers),
             "disorder": sum(s.disorder for s in self.subscribers),
@@ -146,10 +167,10 @@ class Loader:
         }
 
 
-async def serve(folder: Path, devices: int, record: int) -> None:
+async def serve(folder: Path, devices: int, record: int, start_ms: int) -> None:
     """Until `end` or the end of stdin."""
     context: ssl.SSLContext = server_context(loopback(folder)[1])
-    loader = Loader(devices, record)
+    loader = Loader(devices, record, start_ms)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Subscriber(loader), "127.0.0.1", 0, ssl=context)
     print(server.sockets[0].getsockname()[1], flush=True)
@@ -163,7 +184,8 @@ async def serve(folder: Path, devices: int, record: int) -> None:
                 subscriber.pump()
         elif line == "pause":
             loader.going = False
-            if any(s.sent != s.acked for s in loader.subscribers):
+            while any(s.sent != s.acked for s in loader.subscribers):
+                loader.idle.clear()
                 await loader.idle.wait()
         elif line == "end":
             break
@@ -171,4 +193,5 @@ async def serve(folder: Path, devices: int, record: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
+    folder, *numbers = sys.argv[1:]
+    uvloop.run(serve(Path(folder), *map(int, numbers)))

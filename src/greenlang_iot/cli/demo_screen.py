@@ -34,7 +34,7 @@ class Screen:
         self._seconds = seconds
         self._console = Console(stderr=True)
         self._alerts: deque[dict[str, Any]] = deque(maxlen=SHOWN)
-        self._opened = 0
+        self._ids: set[str] = set()
         self._started = 0.0
         self._last = (0.0, 0.0, 0.0)
         self._rates = (0.0, 0.0)
@@ -43,7 +43,8 @@ class Screen:
         """An alert changed."""
         if item["state"] in ("open", "resolved"):
             self._alerts.append(item)
-        self._opened += item["state"] == "open"
+        if item["state"] == "open":
+            self._ids.add(item["alert_id"])
 
     def begin(self, gateway: "Gateway") -> None:
         """The gateway is ready."""
@@ -73,7 +74,7 @@ class Screen:
             self._measure(gateway)
             self._console.print(
                 f"  {time.monotonic() - self._started:4.0f} s  {self._rates[0]:8,.0f} messages/s"
-                f"  {self._rates[1]:8,.0f} readings/s  {self._opened:4} alerts opened",
+                f"  {self._rates[1]:8,.0f} readings/s  {len(self._ids):4} alerts opened",
                 highlight=False,
             )
 
@@ -137,7 +138,7 @@ class Screen:
             ("rejected readings", total("readings_rejected")),
             ("undecodable messages", total("messages_undecodable")),
             ("duplicates", total("readings_duplicate")),
-            ("alerts opened", str(self._opened)),
+            ("alerts opened", f"{len(self._ids)}"),
         ):
             grid.add_row(name, Text(value, "bold", justify="right"))
         alerts = Table.grid(padding=(0, 1))

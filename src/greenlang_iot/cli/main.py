@@ -9,7 +9,7 @@ import sys
 import typer
 
 from greenlang_iot import __version__
-from greenlang_iot.cli import alerts, config, dead_letter, devices, spool
+from greenlang_iot.cli import alerts, bench, config, dead_letter, devices, spool
 from greenlang_iot.cli.demo import demo
 from greenlang_iot.cli.doctor import doctor
 from greenlang_iot.cli.query import query
@@ -29,6 +29,7 @@ app.command()(demo)
 app.command()(simulate)
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(config.app, name="config")
+app.add_typer(bench.app, name="bench")
 app.add_typer(devices.app, name="devices")
 app.add_typer(dead_letter.app, name="dead-letter")
 app.add_typer(spool.app, name="spool")

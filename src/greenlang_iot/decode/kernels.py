@@ -28,6 +28,7 @@ from greenlang_iot.decode.kernels_words import load8, load64, signed
 from greenlang_iot.model.batches import F64, I16, I32, I64, U8, U16, U64
 from greenlang_iot.model.flags import FRAME_RETAIN, HAS_SEQ, RETAINED
 from greenlang_iot.model.jit import fused, kernel, leaf
+from greenlang_iot.model.kernels_prefetch import AHEAD, prefetch
 
 _TS, _METRIC, _VALUE, _UNIT, _SEQ, _VALUES = 1, 2, 4, 8, 16, 32
 
@@ -259,6 +260,10 @@ def scan(
     """
     row = left = 0
     for f in range(n):
+        if f + 2 * AHEAD < n:
+            prefetch(series_start, device[f + 2 * AHEAD])
+            if device[f + AHEAD] >= 0:
+                prefetch(lines, LINE * series_start[device[f + AHEAD]])
         d = device[f]
         count = -1
         if d >= 0 and payload_len[f] <= max_payload:

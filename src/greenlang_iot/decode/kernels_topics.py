@@ -9,6 +9,10 @@ import numpy as np
 from greenlang_iot.decode.kernels_words import load64, signed
 from greenlang_iot.model.batches import I32, I64, U8, U64
 from greenlang_iot.model.jit import fused, kernel
+from greenlang_iot.model.kernels_prefetch import prefetch
+
+BLOCK = 64
+"""Topics looked up side by side."""
 
 _LOW = np.uint64(0xFFFF_FFFF)
 _HIGH = np.uint64(0xFFFF_FFFF_0000_0000)
@@ -54,23 +58,29 @@ def same_bytes(a: U8, a_at: int, b: U8, b_at: int, length: int) -> bool:
 
 
 @fused
-def find_topic(
-    buffer: U8, at: int, length: int, slots: U64, blob: U8, off: I64, key: np.uint64
-) -> int:
-    """The device whose topic is `buffer[at:at + length]`, or −1."""
-    h = hash_bytes(buffer, at, length, key)
-    mask = len(slots) - 1
-    slot = signed(h & _LOW) & mask
-    while True:
-        entry = slots[slot]
-        if entry == np.uint64(0):
-            return -1
-        if (entry ^ h) & _HIGH == np.uint64(0):
-            device = signed(entry & _LOW) - 1
-            start = off[device]
-            if off[device + 1] - start == length and same_bytes(buffer, at, blob, start, length):
-                return device
+def _next_candidate(h: np.uint64, slot: int, slots: U64, mask: int) -> int:
+    """The slot behind `slot` (−1: from the hash's own on) whose hash agrees; −1: there is none."""
+    slot = signed(h & _LOW) & mask if slot < 0 else (slot + 1) & mask
+    while slots[slot] != np.uint64(0):
+        if (slots[slot] ^ h) & _HIGH == np.uint64(0):
+            return slot
         slot = (slot + 1) & mask
+    return -1
+
+
+@fused
+def _confirm(
+    slot: int, h: np.uint64, buffer: U8, at: int, length: int,
+    slots: U64, mask: int, blob: U8, off: I64,
+) -> int:  # fmt: skip
+    """The device whose topic is `buffer[at:at + length]`, beginning with a candidate, or −1."""
+    while slot >= 0:
+        device = signed(slots[slot] & _LOW) - 1
+        start = off[device]
+        if off[device + 1] - start == length and same_bytes(buffer, at, blob, start, length):
+            return device
+        slot = _next_candidate(h, slot, slots, mask)
+    return -1
 
 
 @kernel
@@ -99,8 +109,31 @@ def find_topics(
     blob: U8,
     off: I64,
     key: np.uint64,
+    hashes: U64,
     device: I32,
 ) -> None:
-    """Write each topic's device (−1: not in the table) to `device`."""
-    for i in range(n):
-        device[i] = find_topic(buffer, topic_off[i], topic_len[i], slots, blob, off, key)
+    """Write each topic's device (−1: not in the table) to `device`. hashes: scratch of BLOCK.
+
+    In blocks, so that the cache misses of many topics overlap: each step asks for what the next reads.
+    """
+    mask = len(slots) - 1
+    for first in range(0, n, BLOCK):
+        last = min(first + BLOCK, n)
+        for i in range(first, last):
+            h = hash_bytes(buffer, topic_off[i], topic_len[i], key)
+            hashes[i - first] = h
+            prefetch(slots, signed(h & _LOW) & mask)
+        for i in range(first, last):
+            d = _next_candidate(hashes[i - first], -1, slots, mask)
+            device[i] = d
+            if d >= 0:
+                prefetch(off, signed(slots[d] & _LOW) - 1)
+        for i in range(first, last):
+            d = device[i]
+            if d >= 0:
+                prefetch(blob, off[signed(slots[d] & _LOW) - 1])
+        for i in range(first, last):
+            device[i] = _confirm(
+                device[i], hashes[i - first], buffer, topic_off[i], topic_len[i],
+                slots, mask, blob, off,
+            )  # fmt: skip

@@ -5,7 +5,7 @@ import secrets
 
 import numpy as np
 
-from greenlang_iot.decode.kernels_topics import find_topics, insert_topics
+from greenlang_iot.decode.kernels_topics import BLOCK, find_topics, insert_topics
 from greenlang_iot.decode.lookup import Place
 from greenlang_iot.model.batches import I32, I64, U8, U64, FrameBatch
 from greenlang_iot.model.directory import Directory
@@ -61,6 +61,7 @@ class TopicTable:
             size *= 2
         self._template = template
         self.n = 0
+        self._hashes: U64 = np.zeros(BLOCK, np.uint64)
         self.key = np.uint64(secrets.randbits(64))
         self.slots: U64 = np.zeros(size, np.uint64)
         self.blob: U8 = np.zeros(_SPARE, np.uint8)
@@ -103,5 +104,6 @@ class TopicTable:
             self.blob,
             self.off,
             self.key,
+            self._hashes,
             device,
         )

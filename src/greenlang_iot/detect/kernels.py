@@ -2,25 +2,33 @@
 
 Every raw score becomes −log10 of the share of normal readings at least as extreme:
 
-spike   z = |value − level| / spread. Up to z = 2 the Gaussian tail; beyond, an exponential tail
-        whose mean excess is what this series showed lately (never lighter than Gaussian).
+spike   z = |value − level| / spread. Up to z = 2 the Gaussian tail; beyond, a power of z whose
+        exponent is what this series showed lately (Hill's estimate; never lighter than Gaussian).
 shift   two one-sided CUSUMs of z, clipped at 4 so that one reading alone proves nothing;
         exponential tail with the mean of this series' own positive CUSUMs.
 stuck   length of a run of equal values against the longest that is usual here.
+context the series strays from its usual day (kernels_context).
 rate, range  a violated limit of the registry is certain.
+
+An anomaly is news once: after a reading over the threshold the next ones are TOLD, with half the
+threshold as their score, until the series stayed below the threshold for a while. A violated limit is always news.
 
 Level and spread learn from what is inside (z ≤ 4), clipped at 3; what is outside is not learnt
 until ADOPT_AFTER readings in a row were: then the change has lasted and becomes the new normal.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 
+from greenlang_iot.detect.kernels_context import context_score
+from greenlang_iot.detect.kernels_prefetch import prefetch
 from greenlang_iot.detect.limits import COUNTER, RESOLUTION
-from greenlang_iot.detect.state import GAUSS_EXCESS, NO_TS, NOISE_CUSUM, RECENT, Rows
+from greenlang_iot.detect.state import GAUSS_TAIL, NO_TS, NOISE_CUSUM, RECENT, Rows
 from greenlang_iot.model.batches import F32, F64, I32, I64, U8, U16
 from greenlang_iot.model.flags import (
+    DETECTOR_CONTEXT,
     DETECTOR_NONE,
     DETECTOR_RANGE,
     DETECTOR_RATE,
@@ -35,6 +43,7 @@ from greenlang_iot.model.flags import (
     REPLAYED,
     RETAINED,
     SUSPECT,
+    TOLD,
     TS_COLLISION,
 )
 from greenlang_iot.model.jit import kernel, leaf
@@ -50,23 +59,35 @@ CERTAIN = 12.0
 
 LEVEL_RATE = 0.15
 SPREAD_RATE = 0.02
+DRIFT_RATE = 0.02
+MAX_DRIFT = 1e37
 OTHER_RATE = 0.1
 SPIKE_RATE = 1 / 64
 SHIFT_RATE = 1 / 256
 SIGMA = 1.2533141373155001  # standard deviation / mean absolute deviation of Gaussian noise
 LOG10E = 0.4342944819032518
 TAIL_FROM = 2.0
+LIGHTEST = 0.116  # exponent of the tail of Gaussian noise between 2 and 6 sigma
+HEAVIER = 2.2  # and how fast it grows where the series' own tail is heavier
 TAIL_SCORE = 1.342  # −log10 P(|z| > 2)
 CLIP = 3.0
 OUTSIDE = 4.0
 MAX_Z = 1e6
+MAX_REACH = 13.0  # log(MAX_Z / TAIL_FROM)
 CUSUM_ALLOWANCE = 1.0
+USUAL_CUSUM = 0.6  # a series with larger mean CUSUMs wanders by itself
+HEAVIER_CUSUM = 2.0
 CUSUM_CAP = 20.0  # in mean CUSUMs: an old shift is forgotten within as many readings
+QUIET_SHARE = 0.06  # of the readings seen
+QUIET_LEAST = 25.0
+QUIET_MOST = 140.0
+TOLD_SHARE = 0.5
 RUN_FLOOR = 10.0  # shorter runs of equal values never count as long
 RUN_SCORE = 2.0  # score of a run as long as usual
 RUN_DECAY = 0.9995  # per finished run
 MAX_RUN = 2**32 - 1
 HUGE = 1e308
+AHEAD = 6  # rows that are asked for before they are needed
 NO_SEQ = 0xFFFFFFFF
 
 
@@ -110,11 +131,24 @@ def identify(row: Row, ts: int, bits: int, seq: int, connection: int) -> int:
 
 
 @leaf
-def spike_score(z: float, excess: float) -> float:
+def weight(tail: float) -> float:
+    """The exponent that a tail is believed to have: Gaussian unless it is clearly heavier."""
+    return LIGHTEST + HEAVIER * max(tail - GAUSS_TAIL, 0.0)
+
+
+@leaf
+def spike_score(z: float, tail: float) -> float:
     """−log10 of the two-sided tail at z."""
     if z <= TAIL_FROM:
         return LOG10E * z * (0.416 * z + 0.717)  # within 3 % of the Gaussian tail
-    return TAIL_SCORE + LOG10E * (z - TAIL_FROM) / excess
+    return TAIL_SCORE + LOG10E * math.log(z / TAIL_FROM) / weight(tail)
+
+
+@leaf
+def reach(tail: float, threshold: float) -> float:
+    """The z at which `spike_score` reaches the threshold."""
+    decades = max(threshold - TAIL_SCORE, 0.0)
+    return TAIL_FROM * math.exp(min(weight(tail) * decades / LOG10E, MAX_REACH))
 
 
 @leaf
@@ -142,8 +176,11 @@ def learn(row: Row, y: float, deviation: float, sigma: float) -> None:
     if n == 0:
         row["level"] = y
         row["spread"] = 0.0
+        row["drift"] = 0.0
     else:
-        row["level"] += step * max(1.0 / (n + 1.0), LEVEL_RATE)
+        drift = float(row["drift"])
+        row["level"] += (step + drift) * max(1.0 / (n + 1.0), LEVEL_RATE)
+        row["drift"] = min(max(drift + DRIFT_RATE * step, -MAX_DRIFT), MAX_DRIFT)
         row["spread"] += (abs(step) - row["spread"]) * max(1.0 / n, SPREAD_RATE)
     if n < MAX_RUN:
         row["n"] = n + 1
@@ -164,6 +201,7 @@ def stay_outside(row: Row, y: float) -> None:
         row["level"] = row["other_level"]
         row["spread"] = row["other_spread"]
         row["outside"] = 0
+        row["drift"] = 0.0
         row["shift_up"] = 0.0
         row["shift_down"] = 0.0
 
@@ -181,12 +219,13 @@ def follow_shift(row: Row, z: float, above: bool) -> float:
     row["shift_up"] = up
     row["shift_down"] = down
     total = max(up, down)
-    if total > 0.0 and z <= OUTSIDE:
+    if total > 0.0:
         moved = excess + SHIFT_RATE * (min(total, 4.0 * excess) - excess)
         row["shift_excess"] = max(moved, NOISE_CUSUM)
     if z <= CUSUM_ALLOWANCE:
         return 0.0
-    return LOG10E * (up if above else down) / excess
+    doubt = excess + HEAVIER_CUSUM * max(excess - USUAL_CUSUM, 0.0)
+    return LOG10E * (up if above else down) / doubt
 
 
 @leaf
@@ -211,12 +250,12 @@ def arrive(row: Row, limit: Row, x: float, ts: int) -> float:
 
 @leaf
 def strangest(
-    row: Row, enabled: int, z: float, above: bool, excess: float, newest: bool
+    row: Row, enabled: int, z: float, above: bool, tail: float, newest: bool
 ) -> tuple[float, int]:
     """The highest of the statistical scores, and its detector."""
     best, detector = 0.0, DETECTOR_NONE
     if enabled & (1 << DETECTOR_SPIKE):
-        best, detector = spike_score(z, excess), DETECTOR_SPIKE
+        best, detector = spike_score(z, tail), DETECTOR_SPIKE
     shift = follow_shift(row, z, above)
     if enabled & (1 << DETECTOR_SHIFT) and shift > best:
         best, detector = shift, DETECTOR_SHIFT
@@ -241,6 +280,21 @@ def violation(limit: Row, x: float, last: float, level: float, seconds: float, b
 
 
 @leaf
+def is_told(row: Row, suspect: bool, detector: int, score: float, threshold: float) -> bool:
+    """Is this anomaly no news? Every suspect reading prolongs the quiet time of its series."""
+    if detector == DETECTOR_STUCK:
+        # news in the moment in which the run becomes too long
+        return suspect and score * (row["run"] - 2.0) >= threshold * (row["run"] - 1.0)
+    quiet = int(row["quiet"])
+    if suspect:
+        row["quiet"] = int(min(max(QUIET_SHARE * row["seen"], QUIET_LEAST), QUIET_MOST))
+        return quiet > 0
+    if quiet > 0:
+        row["quiet"] = quiet - 1
+    return False
+
+
+@leaf
 def judge(
     row: Row, limit: Row, x: float, ts: int, warmup: int
 ) -> tuple[float, int, int, float, float, float, float]:
@@ -257,7 +311,7 @@ def judge(
             return 0.0, DETECTOR_NONE, 0, np.nan, np.nan, 0.0, 0.0
         base, unit, y = last, seconds, min((x - last) / seconds, HUGE)
 
-    level = float(row["level"])
+    level = float(row["level"]) + float(row["drift"])
     deviation = min(max(y - level, -HUGE), HUGE)
     floor = float(limit["floor"])
     if floor == 0.0:
@@ -276,26 +330,36 @@ def judge(
             change = min(max(change, -MAX_Z), MAX_Z)
     above = deviation > 0.0
     threshold = float(limit["threshold"])
-    excess = float(row["spike_excess"])
-    best, detector = strangest(row, limit["detectors"], z, above, excess, seconds >= 0.0)
+    tail = float(row["spike_tail"])
+    best, detector = strangest(row, limit["detectors"], z, above, tail, seconds >= 0.0)
+    if limit["detectors"] & (1 << DETECTOR_CONTEXT):
+        strange = context_score(row, y, ts, floor)
+        if strange > best:
+            best, detector = strange, DETECTOR_CONTEXT
     suspect = best >= threshold
-    band = sigma * (TAIL_FROM + excess * max(threshold - TAIL_SCORE, 0.0) / LOG10E)
+    told = is_told(row, suspect, detector, best, threshold)
+    band = sigma * reach(tail, threshold)
     violated = violation(limit, x, last, level, seconds, band)
     if violated != DETECTOR_NONE:
-        suspect, best, detector = True, max(best, CERTAIN), violated
+        suspect, told, best, detector = True, False, max(best, CERTAIN), violated
+    if told:
+        best = TOLD_SHARE * threshold
 
-    if z > TAIL_FROM and row["outside"] == 0:
-        moved = excess + SPIKE_RATE * (min(z - TAIL_FROM, 4.0 * excess) - excess)
-        row["spike_excess"] = max(moved, GAUSS_EXCESS)
+    # what violates a limit is a fault, not a habit of the series
+    if z > TAIL_FROM and row["outside"] == 0 and violated == DETECTOR_NONE:
+        row["spike_tail"] = tail + SPIKE_RATE * (math.log(z / TAIL_FROM) - tail)
     if z > OUTSIDE:
         stay_outside(row, y)
     else:
         row["outside"] = 0
         learn(row, y, deviation, sigma)
+    verdict = 0
+    if suspect:
+        verdict = SUSPECT | TOLD if told else SUSPECT
     return (
         min(best, MAX_SCORE),
         detector,
-        SUSPECT if suspect else 0,
+        verdict,
         base + level * unit,
         band * unit,
         z if above else -z,
@@ -331,6 +395,9 @@ def score_batch(
     series. All else is a column of the batch; the last seven are written.
     """
     for i in range(n):
+        if i + AHEAD < n:
+            prefetch(rows, series[i + AHEAD])
+            prefetch(limits, series[i + AHEAD])
         score[i] = 0.0
         detector[i] = DETECTOR_NONE
         verdict[i] = 0

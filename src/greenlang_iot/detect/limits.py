@@ -5,6 +5,7 @@ import numpy as np
 from greenlang_iot.detect.state import Rows, aligned
 from greenlang_iot.model.directory import PROFILES, Directory
 from greenlang_iot.model.flags import (
+    DETECTOR_CONTEXT,
     DETECTOR_RANGE,
     DETECTOR_RATE,
     DETECTOR_SHIFT,
@@ -34,7 +35,13 @@ COUNTER = 1
 Bit d (1 << DETECTOR_…) switches detector d on."""
 
 _ALWAYS = 1 << DETECTOR_RATE | 1 << DETECTOR_RANGE
-_ALL = _ALWAYS | 1 << DETECTOR_SPIKE | 1 << DETECTOR_SHIFT | 1 << DETECTOR_STUCK
+_ALL = (
+    _ALWAYS
+    | 1 << DETECTOR_SPIKE
+    | 1 << DETECTOR_SHIFT
+    | 1 << DETECTOR_STUCK
+    | 1 << DETECTOR_CONTEXT
+)
 
 PROFILE_RULES: dict[str, tuple[float, int]] = {
     "default": (1.0, _ALL),

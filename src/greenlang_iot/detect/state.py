@@ -1,4 +1,4 @@
-"""What is remembered per series: one fixed-stride row of three cache lines.
+"""What is remembered per series: one fixed-stride row of six cache lines.
 
 Kernels touch a series once per reading in random order, so a row is one contiguous piece; the
 checkpoint stores named fields, so the layout may change.
@@ -11,6 +11,7 @@ from greenlang_iot.model.directory import Directory
 
 Rows = npt.NDArray[np.void]
 
+HOURS = 24
 RECENT = 4
 """Identities remembered per series."""
 NO_TS = -(2**63)
@@ -38,19 +39,39 @@ ROW = np.dtype(
         ("other_spread", np.float64),
         ("n", np.uint32),  # readings learnt since learning (re)started
         ("outside", np.uint32),  # readings outside in a row
+        ("drift", np.float32),  # how far the level lags behind, on average
         # -- per detector
         ("run", np.uint32),  # bitwise equal values in a row
         ("usual_run", np.float32),  # long run that is usual here; 0 = never changed yet
-        ("spike_excess", np.float32),  # mean excess of |z| over 2: the weight of the tail
+        ("spike_tail", np.float32),  # mean log(|z| / 2) beyond 2: the weight of the tail
         ("shift_excess", np.float32),  # mean of a positive CUSUM: how much runs of one side weigh
         ("shift_up", np.float32),  # one-sided CUSUMs of z
         ("shift_down", np.float32),
+        ("quiet", np.uint32),  # readings before a new anomaly is news again
+        # -- context (kernels_context): residuals are taken from `anchor`, which keeps float32 exact
+        ("seen", np.uint32),  # readings learnt, all in all
+        ("first_hour", np.int32),  # of event time, since 1970
+        ("anchor", np.float64),
+        ("slow_level", np.float32),
+        ("slow_error", np.float32),  # usual size of the residual from the slow level
+        ("hour_error", np.float32),  # and from the hour's level
+        ("size", np.float32),  # of the residuals lately: mean |r|, mean r², mean r
+        ("square", np.float32),
+        ("lean", np.float32),
+        ("size_mean", np.float32),  # what these three usually are
+        ("size_sd", np.float32),
+        ("square_mean", np.float32),
+        ("square_sd", np.float32),
+        ("lean_mean", np.float32),
+        ("lean_sd", np.float32),
+        ("hour_level", np.float32, HOURS),  # usual value by hour of the day
+        ("hour_seen", np.uint8, HOURS),  # readings of it, until they are many
     ]
 )
-assert ROW.itemsize == 192
+assert ROW.itemsize == 384
 
-GAUSS_EXCESS = 0.373
-"""Mean excess of |z| over 2 of Gaussian noise: tails are never believed to be lighter."""
+GAUSS_TAIL = 0.235
+"""Mean log(|z| / 2) beyond 2, of Gaussian noise (0.16) and what an estimate of it may stray."""
 NOISE_CUSUM = 0.5
 """Mean of the positive CUSUM (allowance 1) of independent Gaussian noise."""
 
@@ -74,7 +95,7 @@ def reset(rows: Rows, which: slice | npt.NDArray[np.intp]) -> None:
     rows[which] = np.zeros(1, ROW)[0]
     for name in ("recent_ts", "floor_ts", "last_ts"):
         rows[name][which] = NO_TS
-    rows["spike_excess"][which] = GAUSS_EXCESS
+    rows["spike_tail"][which] = GAUSS_TAIL
     rows["shift_excess"][which] = NOISE_CUSUM
 
 

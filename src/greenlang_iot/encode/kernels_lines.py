@@ -7,28 +7,16 @@ head of 60 bytes instead of 18). Writers may therefore spill up to 7 bytes past 
 
 import numpy as np
 
+from greenlang_iot.encode.kernels_digits import put_integer, put_word
 from greenlang_iot.model.batches import F32, I16, I32, I64, U8, U16, U64
 from greenlang_iot.model.flags import DUPLICATE, HAS_SEQ, SUSPECT, TEXT_IN_ARENA
 from greenlang_iot.model.jit import fused, kernel
+from greenlang_iot.model.kernels_prefetch import AHEAD, prefetch
 
-COMMA, EQUALS, SPACE, NEWLINE, MINUS, ZERO, DOT = 44, 61, 32, 10, 45, 48, 46
+COMMA, EQUALS, SPACE, NEWLINE, ZERO, DOT = 44, 61, 32, 10, 48, 46
 ROOM = 64
 """Bytes a line may need beside its head, field names and values: commas, score, time stamp, spill."""
 SCORE_TEXT = np.frombuffer(b"_score=", np.uint8)
-
-
-@fused
-def _put_word(word: np.uint64, out: U8, at: int) -> None:
-    """Eight bytes, the least significant first (LLVM makes one store of them)."""
-    a = np.uint64(at)
-    out[a] = word & np.uint64(255)
-    out[a + np.uint64(1)] = (word >> np.uint64(8)) & np.uint64(255)
-    out[a + np.uint64(2)] = (word >> np.uint64(16)) & np.uint64(255)
-    out[a + np.uint64(3)] = (word >> np.uint64(24)) & np.uint64(255)
-    out[a + np.uint64(4)] = (word >> np.uint64(32)) & np.uint64(255)
-    out[a + np.uint64(5)] = (word >> np.uint64(40)) & np.uint64(255)
-    out[a + np.uint64(6)] = (word >> np.uint64(48)) & np.uint64(255)
-    out[a + np.uint64(7)] = word >> np.uint64(56)
 
 
 @fused
@@ -50,60 +38,18 @@ def _word(source: U8, off: int) -> np.uint64:
 @fused
 def _put_text(words: U64, off: int, length: int, out: U8, at: int) -> int:
     for i in range((length + 7) >> 3):
-        _put_word(words[off + i], out, at + 8 * i)
+        put_word(words[off + i], out, at + 8 * i)
     return at + length
 
 
 @fused
 def _put_value(source: U8, off: int, length: int, out: U8, at: int) -> int:
     if length <= 8 and off + 8 <= len(source):
-        _put_word(_word(source, off), out, at)
+        put_word(_word(source, off), out, at)
     else:
         for i in range(length):
             out[at + i] = source[off + i]
     return at + length
-
-
-@fused
-def _put_eight_digits(number: int, out: U8, at: int) -> int:
-    """`number` < 10**8, zero padded: halves of 4, 2 and 1 digits side by side in one word."""
-    u = np.uint64(number)
-    high = u // np.uint64(10_000)
-    u = high | ((u - high * np.uint64(10_000)) << np.uint64(32))
-    high = ((u * np.uint64(10_486)) >> np.uint64(20)) & np.uint64(0x0000_007F_0000_007F)
-    u = high | ((u - high * np.uint64(100)) << np.uint64(16))
-    high = ((u * np.uint64(103)) >> np.uint64(10)) & np.uint64(0x000F_000F_000F_000F)
-    u = high | ((u - high * np.uint64(10)) << np.uint64(8))
-    _put_word(u + np.uint64(0x3030_3030_3030_3030), out, at)
-    return at + 8
-
-
-@fused
-def _put_integer(number: int, out: U8, at: int) -> int:
-    """`number` in decimal (not below −2**63 + 1)."""
-    if number < 0:
-        out[at] = MINUS
-        at += 1
-        number = -number
-    high = number // 100_000_000
-    low = number - high * 100_000_000
-    if high >= 10_000_000_000:  # 19 digits: every time stamp since 2001
-        top = high // 100_000_000
-        middle = high - top * 100_000_000
-        out[at] = ZERO + top // 100
-        out[at + 1] = ZERO + top // 10 % 10
-        out[at + 2] = ZERO + top % 10
-        at = _put_eight_digits(middle, out, at + 3)
-        return _put_eight_digits(low, out, at)
-    digits = 1
-    power = 10
-    while power <= number:
-        digits += 1
-        power *= 10
-    for i in range(digits):
-        out[at + digits - 1 - i] = ZERO + number % 10
-        number //= 10
-    return at + digits
 
 
 @fused
@@ -160,6 +106,22 @@ def _belongs(
     )
 
 
+@fused
+def _ask_ahead(
+    row: int, n: int, series: I32, series_device: I32, series_metric: I32,
+    head: U64, head_off: I64, head_len: I32,
+) -> None:  # fmt: skip
+    if row + 3 * AHEAD < n:
+        prefetch(series_device, series[row + 3 * AHEAD])
+        prefetch(series_metric, series[row + 3 * AHEAD])
+        device = series_device[series[row + 2 * AHEAD]]
+        prefetch(head_off, device)
+        prefetch(head_len, device)
+        off = head_off[series_device[series[row + AHEAD]]]
+        prefetch(head, off)
+        prefetch(head, off + 7)
+
+
 @kernel
 def append_lines(
     row: int,
@@ -199,6 +161,7 @@ def append_lines(
     room = len(out)
     readings = 0
     while row < n:
+        _ask_ahead(row, n, series, series_device, series_metric, head, head_off, head_len)
         if flags[row] & DUPLICATE:
             row += 1
             continue
@@ -249,7 +212,7 @@ def append_lines(
             fields += 1
             row += 1
         out[at] = SPACE
-        at = _put_integer(stamp, out, at + 1)
+        at = put_integer(stamp, out, at + 1)
         out[at] = NEWLINE
         at += 1
         readings += fields

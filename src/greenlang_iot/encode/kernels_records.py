@@ -7,10 +7,12 @@ valueLength varint · value · headers 0`; all varints are zigzag.
 
 import numpy as np
 
-from greenlang_iot.encode.kernels_copy import copy_bytes
+from greenlang_iot.encode.kernels_copy import SPILL, copy_bytes
+from greenlang_iot.encode.kernels_digits import integer_size, put_eight_digits, put_integer
 from greenlang_iot.model.batches import F32, I16, I32, I64, U8, U16
 from greenlang_iot.model.flags import DUPLICATE, HAS_SEQ, TEXT_IN_ARENA
-from greenlang_iot.model.jit import kernel, leaf
+from greenlang_iot.model.jit import fused, kernel, leaf
+from greenlang_iot.model.kernels_prefetch import AHEAD, prefetch
 
 HEADER = 61
 """Bytes of a record batch before its first record."""
@@ -19,11 +21,15 @@ SCORE_TEXT = 8
 """Bytes of a score: `0.dddddd` or `1.000000`."""
 
 _LN10 = float(np.log(10.0))  # exp takes half the time of a power of ten
-_PAIRS = np.frombuffer("".join(f"{i:02d}" for i in range(100)).encode(), np.uint8)
-_VALUE = np.frombuffer(b',"value":', np.uint8)
-_SEQ = np.frombuffer(b',"seq":', np.uint8)
-_SCORE = np.frombuffer(b',"score":', np.uint8)
-_FIXED = len(_VALUE) + len(_SCORE) + SCORE_TEXT
+_VALUE_SIZE, _SEQ_SIZE, _SCORE_SIZE = len(',"value":'), len(',"seq":'), len(',"score":')
+_VALUE = np.frombuffer(b',"value":' + bytes(SPILL), np.uint8)
+_SEQ = np.frombuffer(b',"seq":' + bytes(SPILL), np.uint8)
+_SCORE = np.frombuffer(b',"score":' + bytes(SPILL), np.uint8)
+_FIXED = _VALUE_SIZE + _SCORE_SIZE + SCORE_TEXT
+
+PLACE = 4
+"""Words of a device's row in `place`: where its texts begin, where its key ends, where they end, and its
+partition; together in one cache line."""
 
 
 @leaf
@@ -49,51 +55,6 @@ def _put_varint(out: U8, pos: int, value: int) -> int:
         pos += 1
     out[pos] = value
     return pos + 1
-
-
-@leaf
-def _int_size(value: int) -> int:
-    """Characters of a decimal integer."""
-    size = 1
-    if value < 0:
-        value = -value
-        size = 2
-    if value >= 10**18:  # every time stamp since 2001
-        return size + 18
-    while value > 9:
-        value //= 10
-        size += 1
-    return size
-
-
-@leaf
-def _put_digits(out: U8, pos: int, value: int, digits: int) -> None:
-    """`value` ≥ 0 right-aligned in `digits` characters, with leading zeros."""
-    target = out[pos : pos + digits]
-    i = digits
-    while i > 1:  # two digits a step: half as long a chain of divisions
-        rest = value // 100
-        pair = 2 * (value - rest * 100)
-        value = rest
-        i -= 2
-        target[i] = _PAIRS[pair]
-        target[i + 1] = _PAIRS[pair + 1]
-    if i:
-        target[0] = 48 + value
-
-
-@leaf
-def _put_int(out: U8, pos: int, value: int, size: int) -> int:
-    if value < 0:
-        out[pos] = 45
-        _put_digits(out, pos + 1, -value, size - 1)
-    elif size > 9:  # two short chains of divisions instead of one long one
-        high = value // 1_000_000_000
-        _put_digits(out, pos, high, size - 9)
-        _put_digits(out, pos + size - 9, value - high * 1_000_000_000, 9)
-    else:
-        _put_digits(out, pos, value, size)
-    return pos + size
 
 
 @kernel
@@ -159,6 +120,22 @@ def device_texts(
         copy_bytes(kind_blob, int(kind_off[k]), int(kind_off[k + 1]), out, pos)
 
 
+@fused
+def _ask_ahead(
+    row: int, n: int, series: I32, series_device: I32, series_metric: I32, series_unit: I32,
+    place: I64, device_blob: U8,
+) -> None:  # fmt: skip
+    if row + 3 * AHEAD < n:
+        s = series[row + 3 * AHEAD]
+        prefetch(series_device, s)
+        prefetch(series_metric, s)
+        prefetch(series_unit, s)
+        prefetch(place, PLACE * series_device[series[row + 2 * AHEAD]])
+        off = place[PLACE * series_device[series[row + AHEAD]]]
+        prefetch(device_blob, off)
+        prefetch(device_blob, off + 64)
+
+
 @kernel
 def append_records(
     start: int,
@@ -176,10 +153,8 @@ def append_records(
     series_device: I32,
     series_metric: I32,
     series_unit: I32,
-    partition: I32,
+    place: I64,
     device_blob: U8,
-    device_off: I64,
-    key_size: I32,
     metric_blob: U8,
     metric_off: I64,
     unit_blob: U8,
@@ -196,11 +171,13 @@ def append_records(
 ) -> int:
     """Append rows start..n to the open batch of their partition; skip DUPLICATE rows.
 
+    place: PLACE words per device. All blobs, buffers and `out` have 64 bytes to spare at their end.
     Partition p owns out[p × stride : (p + 1) × stride]; its header's place comes first. Returns n, or
     the first row whose partition's batch would exceed `max_batch_bytes`: close it and call again. A
     batch of one record may exceed it (stride has room for the longest record).
     """
     for row in range(start, n):
+        _ask_ahead(row, n, series, series_device, series_metric, series_unit, place, device_blob)
         flag = int(flags[row])
         if flag & DUPLICATE:
             continue
@@ -209,7 +186,7 @@ def append_records(
         metric = int(series_metric[s])
         unit = int(series_unit[s])
         tail = int(verdict[row]) & 7
-        p = int(partition[d])
+        p = int(place[PLACE * d + 3])
         ts = int(ts_ns[row])
         ms = ts // 1_000_000
         if count[p] == 0:
@@ -217,9 +194,9 @@ def append_records(
             max_ms[p] = ms
         delta = _zigzag(ms - int(base_ms[p]))
         order = int(count[p]) << 1
-        d0 = int(device_off[d])
-        d1 = d0 + int(key_size[d])
-        d2 = int(device_off[d + 1])
+        d0 = int(place[PLACE * d])
+        d1 = int(place[PLACE * d + 1])
+        d2 = int(place[PLACE * d + 2])
         m0 = int(metric_off[metric])
         m1 = int(metric_off[metric + 1])
         u0 = int(unit_off[unit])
@@ -227,12 +204,12 @@ def append_records(
         t0 = int(tail_off[tail])
         t1 = int(tail_off[tail + 1])
         text = int(text_len[row])
-        ts_size = _int_size(ts)
+        ts_size = integer_size(ts)
         seq_size = 0
         size = d2 - d1 + m1 - m0 + u1 - u0 + ts_size + text + t1 - t0 + _FIXED
         if flag & HAS_SEQ:
-            seq_size = _int_size(int(seq[row]))
-            size += len(_SEQ) + seq_size
+            seq_size = integer_size(int(seq[row]))
+            size += _SEQ_SIZE + seq_size
         body = (
             2  # attributes and the number of headers
             + _varint_size(delta)
@@ -255,24 +232,26 @@ def append_records(
         pos = copy_bytes(device_blob, d1, d2, out, pos)
         pos = copy_bytes(metric_blob, m0, m1, out, pos)
         pos = copy_bytes(unit_blob, u0, u1, out, pos)
-        pos = _put_int(out, pos, ts, ts_size)
-        pos = copy_bytes(_VALUE, 0, len(_VALUE), out, pos)
+        pos = put_integer(ts, out, pos)
+        pos = copy_bytes(_VALUE, 0, _VALUE_SIZE, out, pos)
         text0 = int(text_off[row])
         if flag & TEXT_IN_ARENA:
             pos = copy_bytes(arena, text0, text0 + text, out, pos)
         else:
             pos = copy_bytes(buffer, text0, text0 + text, out, pos)
         if flag & HAS_SEQ:
-            pos = copy_bytes(_SEQ, 0, len(_SEQ), out, pos)
-            pos = _put_int(out, pos, int(seq[row]), seq_size)
-        pos = copy_bytes(_SCORE, 0, len(_SCORE), out, pos)
+            pos = copy_bytes(_SEQ, 0, _SEQ_SIZE, out, pos)
+            pos = put_integer(int(seq[row]), out, pos)
+        pos = copy_bytes(_SCORE, 0, _SCORE_SIZE, out, pos)
         millionths = int(np.floor((1.0 - np.exp(-_LN10 * float(score[row]))) * 1e6 + 0.5))
-        out[pos] = 48 + millionths // 1_000_000
+        put_eight_digits(millionths, out, pos)
+        out[pos] = 48 + (millionths >= 1_000_000)
         out[pos + 1] = 46
-        _put_digits(out, pos + 2, millionths % 1_000_000, 6)
         pos = copy_bytes(tail_blob, t0, t1, out, pos + SCORE_TEXT)
         out[pos] = 0
         cursor[p] = pos + 1
+        for line in range(192, 448, 64):  # where this partition's next records go
+            prefetch(out, pos + line)
         count[p] += 1
         if ms > max_ms[p]:
             max_ms[p] = ms

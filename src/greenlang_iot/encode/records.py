@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from greenlang_iot.encode import kernels_records as kernels
-from greenlang_iot.model.batches import I32, I64, U8, ReadingBatch, ScoreBatch
+from greenlang_iot.model.batches import I32, I64, SLACK, U8, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory, Texts
 from greenlang_iot.model.flags import LEARNING, SHED, SUSPECT
 from greenlang_iot.model.protocols import Body
@@ -107,7 +107,7 @@ class RecordEncoder:
             for partition in np.flatnonzero(self._count):
                 self._close(int(partition))
             self._stride = stride
-            self._out = np.empty(self._partitions * stride, np.uint8)
+            self._out = np.empty(self._partitions * stride + SLACK, np.uint8)
             self._start = np.arange(self._partitions, dtype=np.int64) * stride + kernels.HEADER
             self._cursor = self._start.copy()
 
@@ -132,10 +132,8 @@ class RecordEncoder:
                 directory.series_device,
                 directory.series_metric,
                 directory.series_unit,
-                columns.partition,
+                columns.place,
                 columns.device.blob,
-                columns.device.off,
-                columns.key_size,
                 columns.metric.blob,
                 columns.metric.off,
                 columns.unit.blob,
@@ -215,11 +213,14 @@ class _Columns:
             b',"unit":%b,"ts":' % _quoted(directory.unit[i]) for i in range(len(directory.unit))
         )
         names = _escaped(directory.device)
-        self.device, self.key_size = _devices(directory, names, places, kinds)
+        self.device, key_size = _devices(directory, names, places, kinds)
         self.partition: I32 = np.empty(directory.n_devices, np.int32)
         kernels.partitions_of(
             directory.device.blob, directory.device.off, partitions, self.partition
         )
+        off = self.device.off
+        rows = (off[:-1], off[:-1] + key_size, off[1:], self.partition)
+        self.place: I64 = np.stack(rows, axis=1).astype(np.int64).reshape(-1)
         self.longest = _longest(self.device) + _longest(self.metric) + _longest(self.unit)
 
 
@@ -233,12 +234,12 @@ def _devices(directory: Directory, names: Texts, places: Texts, kinds: Texts) ->
     size += np.diff(places.off)[directory.site_of] + np.diff(kinds.off)[directory.type_of]
     off: I64 = np.zeros(directory.n_devices + 1, np.int64)
     np.cumsum(size, out=off[1:])
-    blob: U8 = np.empty(int(off[-1]), np.uint8)
+    blob: U8 = np.empty(int(off[-1]) + SLACK, np.uint8)
     key_size: I32 = np.empty(directory.n_devices, np.int32)
     kernels.device_texts(
-        directory.device.blob,
+        _with_slack(directory.device.blob),
         directory.device.off,
-        names.blob,
+        _with_slack(names.blob),
         names.off,
         directory.site_of,
         places.blob,
@@ -278,7 +279,11 @@ def _texts(items: Iterator[bytes] | Sequence[bytes]) -> Texts:
     items = list(items)
     off: I64 = np.zeros(len(items) + 1, np.int64)
     np.cumsum([len(item) for item in items], out=off[1:])
-    return Texts(np.frombuffer(bytearray(b"".join(items)), np.uint8), off)
+    return Texts(np.frombuffer(bytearray(b"".join(items) + bytes(SLACK)), np.uint8), off)
+
+
+def _with_slack(blob: U8) -> U8:
+    return np.concatenate((blob, np.zeros(SLACK, np.uint8)))
 
 
 def _longest(texts: Texts) -> int:

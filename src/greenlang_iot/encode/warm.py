@@ -4,7 +4,7 @@ import numpy as np
 
 from greenlang_iot.encode.lines import LineEncoder
 from greenlang_iot.encode.records import RecordEncoder
-from greenlang_iot.model.batches import ReadingBatch, ScoreBatch
+from greenlang_iot.model.batches import SLACK, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory, Texts
 from greenlang_iot.model.protocols import OpenChunk
 from greenlang_iot.settings.model import InfluxSettings
@@ -64,7 +64,7 @@ def _one_reading() -> tuple[Directory, ReadingBatch, ScoreBatch]:
         frame=one32,
         text_off=one32,
         text_len=np.ones(1, np.int16),
-        buffer=np.full(1, ord("0"), np.uint8),
+        buffer=np.full(SLACK, ord("0"), np.uint8),
         arena=np.zeros(1, np.uint8),
         connection=0,
         received_ns=0,

@@ -35,6 +35,8 @@ SHED = 4
 """The second stage was due but over its budget; the first stage's score stands."""
 SECOND_STAGE = 8
 """The second stage looked at this reading."""
+TOLD = 16
+"""Suspect, and so was this series a short while ago: it extends an anomaly and is not a new one."""
 
 # ScoreBatch.detector (uint8): which detector decided the score
 DETECTOR_NONE = 0
@@ -45,4 +47,15 @@ DETECTOR_RANGE = 4
 DETECTOR_SILENCE = 5
 DETECTOR_SHIFT = 6
 DETECTOR_RIVER = 7
-DETECTOR_NAMES = ("none", "spike", "rate", "stuck", "range", "silence", "shift", "river")
+DETECTOR_CONTEXT = 8
+DETECTOR_NAMES = (
+    "none",
+    "spike",
+    "rate",
+    "stuck",
+    "range",
+    "silence",
+    "shift",
+    "river",
+    "context",
+)

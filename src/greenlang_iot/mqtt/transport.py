@@ -2,19 +2,20 @@
 
 import asyncio
 import random
+import ssl
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import structlog
 
 from greenlang_iot.model.batches import U16
-from greenlang_iot.model.errors import MqttError
+from greenlang_iot.model.errors import InputError, MqttError
 from greenlang_iot.model.protocols import ConnectionHandler
 from greenlang_iot.mqtt import words
 from greenlang_iot.mqtt.link import Link
 from greenlang_iot.mqtt.session import Session
 from greenlang_iot.mqtt.tls import ssl_context
-from greenlang_iot.settings.model import BatchSettings, BrokerSettings
+from greenlang_iot.settings.model import BatchSettings, BrokerSettings, TlsSettings
 
 RETRY_FIRST = 0.1
 RETRY_CAP = 4.0
@@ -60,6 +61,7 @@ class Connection:
             broker, client_id, filters, qos, batch.max_bytes, next_number, retire=retire
         )
         self._failure: MqttError | None = None
+        self._files_were_good = False
         self._link: Link | None = None
         self._paused = False
         self._closing = asyncio.Event()
@@ -108,7 +110,8 @@ class Connection:
         """Stay connected until `close()`, or until the retired session is gone.
 
         Raises MqttError (not retryable) where connecting again cannot help, for example when the
-        session was taken over; InputError for wrong TLS files; and whatever the handler raised.
+        session was taken over; InputError for TLS files that are wrong from the start; and whatever
+        the handler raised.
         """
         self._finished.clear()
         try:
@@ -168,7 +171,7 @@ class Connection:
     async def _open(self, *, clean: bool = False) -> Link:
         """A network connection whose CONNECT was answered. MqttError says why there is none."""
         broker = self._broker
-        context = ssl_context(broker.tls) if broker.tls is not None else None
+        context = self._context(broker.tls) if broker.tls is not None else None
         if broker.tls is not None and not broker.tls.verify:
             self._log.warning("tls_not_verified", advice="any certificate is accepted: tests only")
         link = Link(self._session, self._handler, self._linger, self._use, clean=clean)
@@ -188,9 +191,19 @@ class Connection:
             raise
         return link
 
+    def _context(self, tls: TlsSettings) -> ssl.SSLContext:
+        """Read for every connection, so that files may be replaced while the gateway runs."""
+        try:
+            return ssl_context(tls)
+        except InputError as error:
+            if not self._files_were_good:
+                raise
+            raise MqttError(str(error), reason="tls_files") from error  # being replaced just now
+
     def _use(self, link: Link) -> None:
         """From now on acknowledgements go there: frames may come before `_open` goes on."""
         self._link = link
+        self._files_were_good = True
         if self._paused:
             link.pause()
 

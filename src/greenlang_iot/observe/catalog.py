@@ -235,6 +235,7 @@ CATALOG: tuple[Metric, ...] = (
         "Transitions written to the outbox.",
         labels=(("state", STATES), ("severity", SEVERITIES)),
     ),
+    _counter("alerts_suppressed", "Openings refused because alerts.max_active are not resolved."),
     _gauge("outbox_bytes", "Bytes of the alert outbox on disk.", "bytes"),
     Metric(
         "alerts_delivered", "counter", "Transitions delivered.", labels=_TARGET, scope="gateway"

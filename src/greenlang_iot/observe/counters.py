@@ -57,7 +57,8 @@ class Counters:
         path.unlink(missing_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.ftruncate(fd, _BYTES)
+            # Not a sparse file: on a disk that is full later, touching a page would end the process.
+            os.posix_fallocate(fd, 0, _BYTES)
             memory = mmap.mmap(fd, _BYTES)
         finally:
             os.close(fd)

@@ -19,9 +19,12 @@ from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime.sinks import lake_folder, outbox_folder
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.outbox import OutboxReader
+from greenlang_iot.spool.log import SpoolFull
 
 log = structlog.get_logger(__name__)
 POLL_EVERY = 0.05
+AT_ONCE = 500
+"""Transitions given to a target in one call."""
 MAX_BEHIND = 10_000
 """Transitions a target may be behind before the outbox is not read further (its bound is on disk)."""
 BACKOFF_MAX = 4.0
@@ -31,7 +34,11 @@ Deliver = Callable[[list[dict[str, Any]]], Awaitable[None]]
 
 
 class _Target:
-    """One destination with its queue; `deliver` raises SinkError, MqttError or OSError to be retried."""
+    """One destination with its queue.
+
+    `deliver` raises SinkError, MqttError, SpoolFull or OSError to be tried again; a SinkError that says
+    no for good costs the one transition that it is about, loudly.
+    """
 
     def __init__(self, name: str, deliver: Deliver, counters: Counters) -> None:
         self.name = name
@@ -39,6 +46,7 @@ class _Target:
         self.wake = asyncio.Event()
         self._deliver = deliver
         self._counters = counters
+        self._at_once = AT_ONCE
 
     def add(self, items: list[dict[str, Any]]) -> None:
         self.waiting += items
@@ -49,10 +57,13 @@ class _Target:
         failing = False
         while True:
             await self.wake.wait()
-            batch = self.waiting[:500]
+            batch = self.waiting[: self._at_once]
             try:
                 await self._deliver(batch)
-            except (SinkError, MqttError, OSError) as error:
+            except (SinkError, MqttError, SpoolFull, OSError) as error:
+                if isinstance(error, SinkError) and not (error.retryable or error.down):
+                    self._refused(batch, error)
+                    continue
                 self._counters.add(cell("alerts_failed", target=self.name))
                 if not failing:
                     log.warning("alerts wait for a target", target=self.name, why=str(error))
@@ -62,9 +73,27 @@ class _Target:
                 continue
             failing, backoff = False, 0.1
             self._counters.add(cell("alerts_delivered", target=self.name), len(batch))
-            del self.waiting[: len(batch)]
-            if not self.waiting:
-                self.wake.clear()
+            self._at_once = AT_ONCE
+            self._done(len(batch))
+
+    def _refused(self, batch: list[dict[str, Any]], error: SinkError) -> None:
+        """Find the transition that is refused by giving them one at a time; it is not tried again."""
+        self._at_once = 1
+        if len(batch) > 1:
+            return
+        self._counters.add(cell("alerts_failed", target=self.name))
+        log.error(
+            "an alert is refused by a target and will not arrive there",
+            target=self.name,
+            transition_id=batch[0]["transition_id"],
+            why=str(error),
+        )
+        self._done(1)
+
+    def _done(self, count: int) -> None:
+        del self.waiting[:count]
+        if not self.waiting:
+            self.wake.clear()
 
 
 class Courier:
@@ -84,15 +113,19 @@ class Courier:
         self._targets: list[_Target] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._behind = False
+        self._disk_fails = False
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. Whatever is away, it goes on trying; only a mistake of ours is raised."""
         self._connect()
         tasks = [asyncio.ensure_future(target.run()) for target in self._targets]
         try:
             while True:
                 self._move()
                 await asyncio.sleep(POLL_EVERY)
+                for task in tasks:
+                    if task.done():
+                        await task
         finally:
             for task in tasks:
                 task.cancel()
@@ -113,6 +146,17 @@ class Courier:
 
     def _move(self) -> bool:
         """Hand new transitions to the targets; True if there were any."""
+        try:
+            found = self._read()
+        except OSError as error:
+            if not self._disk_fails:
+                log.error("the disk fails the outbox; it is tried again", why=str(error))
+            self._disk_fails = True
+            return False
+        self._disk_fails = False
+        return found
+
+    def _read(self) -> bool:
         found = False
         room = all(len(target.waiting) < MAX_BEHIND for target in self._targets)
         for reader in self._outboxes() if room else ():
@@ -122,6 +166,10 @@ class Courier:
                 target.add(items) if items else None
             for item in items:
                 self._note(item)
+                if item["state"] == "resolved":
+                    for other in self._readers.values():
+                        if other is not reader:
+                            other.forget(item["alert_id"])
         self._behind = any(target.waiting for target in self._targets)
         if not self._behind:
             for reader in self._readers.values():
@@ -209,15 +257,18 @@ class Courier:
         from greenlang_iot.sinks.influx import InfluxSender
 
         sender = InfluxSender(self._settings.sinks.influxdb)
-        opened = False
+        is_open = False
 
         async def deliver(items: list[dict[str, Any]]) -> None:
-            nonlocal opened
-            if not opened:
+            nonlocal is_open
+            if not is_open:  # here, and not before: it may be away when the gateway starts
                 await sender.open()
-                opened = True
+                is_open = True
             lines = b"\n".join(alert_line(Transition.from_dict(item)) for item in items)
-            await sender.send(lines, len(items))
+            outcome = await sender.send(lines, len(items))
+            for refused in outcome.refused:
+                why = "InfluxDB refused an alert; it will not arrive there"
+                log.error(why, line=refused.body.decode(errors="replace"), why=refused.answer)
 
         self._add("influxdb", deliver, sender.close)
 

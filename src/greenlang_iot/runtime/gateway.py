@@ -30,6 +30,7 @@ from greenlang_iot.runtime.sinks import lake_folder
 from greenlang_iot.runtime.summary import Summary, summarize
 from greenlang_iot.runtime.supervisor import Supervisor, install_signals
 from greenlang_iot.settings.model import Settings
+from greenlang_iot.spool.files import OS_FILES, replace_durably
 
 log = structlog.get_logger(__name__)
 
@@ -121,7 +122,9 @@ class Gateway:
         self.plans = plans = plan(
             self.directory, self.settings.mqtt, self.settings.runtime.shards, self.settings.instance
         )
-        retired = _retire(self.settings.data_dir, plans)
+        retired = _retire(
+            self.settings.data_dir, plans, [b.name for b in self.settings.mqtt.brokers]
+        )
         specs = []
         for item in plans:
             path = run / f"shard-{item.index}.counters"
@@ -134,6 +137,7 @@ class Gateway:
                     item,
                     path,
                     tuple(r for n, r in enumerate(retired) if n % len(plans) == item.index),
+                    os.getpid(),
                 )
             )
         return Supervisor(specs, self.settings.runtime, self._beat, self._restarted)
@@ -213,41 +217,52 @@ class _InstanceLock:
         self._file.close()
 
 
-def _retire(data_dir: Path, plans: Sequence[ShardPlan]) -> list[ConnectionPlan]:
+def _retire(data_dir: Path, plans: Sequence[ShardPlan], brokers: list[str]) -> list[ConnectionPlan]:
     """Client ids of earlier layouts that still have to be drained; remembers the present ones.
 
-    A retired id is forgotten once its shard has left `run/retired-<client id>` behind.
+    A retired id is forgotten once its shard has left `run/retired-<client id>` behind, or when its
+    broker is not in the settings any more. brokers: names, by index.
     """
     path = data_dir / "layout.json"
-    known: dict[str, tuple[int, tuple[str, ...]]] = {}
-    if path.exists():
-        known = {
-            item["client_id"]: (item["broker"], tuple(item["filters"]))
-            for item in json.loads(path.read_text())
-        }
+    known = _known_layout(path, brokers)
     for client_id in list(known):
         marker = data_dir / "run" / f"retired-{client_id}"
         if marker.exists():
             marker.unlink()
             del known[client_id]
-    current = {c.client_id: (c.broker, c.filters) for p in plans for c in p.connections}
+    current = {c.client_id: (brokers[c.broker], c.filters) for p in plans for c in p.connections}
     known |= current
-    temporary = path.with_suffix(".new")
-    temporary.write_text(
-        json.dumps(
-            [
-                {"client_id": client_id, "broker": broker, "filters": filters}
-                for client_id, (broker, filters) in known.items()
-            ],
-            indent=1,
-        )
-    )
-    temporary.rename(path)
+    document = [
+        {"client_id": client_id, "broker": broker, "filters": filters}
+        for client_id, (broker, filters) in known.items()
+    ]
+    replace_durably(OS_FILES, path, json.dumps(document, indent=1).encode())
     return [
-        ConnectionPlan(broker, client_id, filters)
+        ConnectionPlan(brokers.index(broker), client_id, filters)
         for client_id, (broker, filters) in known.items()
         if client_id not in current
     ]
+
+
+def _known_layout(path: Path, brokers: list[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Client id → (broker, filters), of every layout that is not drained yet."""
+    try:
+        return {
+            item["client_id"]: (item["broker"], tuple(item["filters"]))
+            for item in json.loads(path.read_text())
+            if item["broker"] in brokers
+        }
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError) as error:
+        aside = path.with_suffix(".damaged")
+        path.replace(aside)
+        log.error(
+            "the earlier layout is unreadable: if it was another one, end its sessions at the broker",
+            file=str(aside),
+            why=str(error),
+        )
+        return {}
 
 
 def run_gateway(gateway: Callable[[], Gateway]) -> Summary:

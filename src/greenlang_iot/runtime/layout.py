@@ -62,11 +62,14 @@ def plan(
     ]
 
 
-def owned(plan: ShardPlan, directory: Directory, topic: str) -> npt.NDArray[np.bool_]:
-    """Per device, bool[n_devices]: does this shard subscribe to it? (A share may deliver any.)"""
+def owned(plan: ShardPlan, directory: Directory, topic: str, shards: int) -> npt.NDArray[np.bool_]:
+    """Per device, bool[n_devices]: does this shard, and no other, hear all of it?
+
+    A share among several shards gives each message to any of them: then nobody does.
+    """
     filters = {f for connection in plan.connections for f in connection.filters}
     if any(f.startswith("$share/") for f in filters):
-        return np.ones(directory.n_devices, np.bool_)
+        return np.full(directory.n_devices, shards == 1)
     mine = np.zeros((len(directory.org), len(directory.site)), np.bool_)
     for o, s in np.ndindex(mine.shape):
         name = topic.format(org=directory.org[o], site=directory.site[s], device="+")

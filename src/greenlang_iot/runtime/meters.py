@@ -97,11 +97,12 @@ class BatchMeter:
 
 
 class SinkMeter:
-    """A runner's meter."""
+    """A runner's meter. beside: gauges of other spools of this sink, which are added to its own."""
 
     def __init__(self, counters: Counters, sink: str) -> None:
-        self._counters = counters
-        self._sink = sink
+        self.counters = counters
+        self.sink = sink
+        self.beside: list[dict[str, float]] = []
         names = (
             "sink_delivered_readings",
             "sink_refused_readings",
@@ -121,28 +122,29 @@ class SinkMeter:
         self._cell = {name: cell(name, sink=sink) for name in names}
 
     def delivered(self, rows: int, size: int, seconds: float) -> None:
-        add = self._counters.add
+        add = self.counters.add
         add(self._cell["sink_delivered_readings"], rows)
         add(self._cell["sink_chunks"])
         add(self._cell["sink_sent_bytes"], size)
-        self._counters.observe(self._cell["sink_request_seconds"], seconds)
+        self.counters.observe(self._cell["sink_request_seconds"], seconds)
 
     def refused(self, rows: int) -> None:
-        self._counters.add(self._cell["sink_refused_readings"], rows)
+        self.counters.add(self._cell["sink_refused_readings"], rows)
 
     def spooled(self, rows: int) -> None:
-        self._counters.add(self._cell["sink_spooled_readings"], rows)
+        self.counters.add(self._cell["sink_spooled_readings"], rows)
 
     def dropped(self, rows: int) -> None:
-        self._counters.add(cell("sink_dropped_readings", sink=self._sink), rows)
+        self.counters.add(cell("sink_dropped_readings", sink=self.sink), rows)
 
     def retried(self, reason: str) -> None:
-        self._counters.add(cell("sink_retries", sink=self._sink, reason=reason))
+        self.counters.add(cell("sink_retries", sink=self.sink, reason=reason))
 
     def up(self, is_up: bool) -> None:
-        self._counters.set(self._cell["sink_up"], float(is_up))
+        self.counters.set(self._cell["sink_up"], float(is_up))
 
     def gauges(self, values: dict[str, float]) -> None:
         """Set `sink_<name>` gauges: queue_readings, queue_bytes, spool_bytes, …"""
         for name, value in values.items():
-            self._counters.set(self._cell[f"sink_{name}"], value)
+            others = sum(other.get(name, 0.0) for other in self.beside)
+            self.counters.set(self._cell[f"sink_{name}"], value + others)

@@ -91,7 +91,7 @@ def _unsubscribed(plans: list[ShardPlan], registry: Directory, topic: str) -> li
     """Filters do not move: what no connection subscribes to waits for a restart."""
     heard = np.zeros(registry.n_devices, np.bool_)
     for plan in plans:
-        heard |= owned(plan, registry, topic)
+        heard |= owned(plan, registry, topic, shards=1)  # a share hears every device
     places: dict[str, int] = {}
     for d in np.flatnonzero(~heard).tolist():
         place = f"{registry.org[int(registry.org_of[d])]}/{registry.site[int(registry.site_of[d])]}"

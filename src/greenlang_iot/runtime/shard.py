@@ -47,16 +47,24 @@ from greenlang_iot.settings.secrets import secrets
 from greenlang_iot.sinks.deadletter import DeadLetterWriter
 from greenlang_iot.sinks.outbox import Outbox, open_alerts
 from greenlang_iot.sinks.runner import Runner
+from greenlang_iot.spool.files import OS_FILES, replace_durably
 from greenlang_iot.spool.log import SpoolFull
 
 log = structlog.get_logger(__name__)
 TICK = 0.1
+BROKER_AWAY = 5.0
+"""Seconds without any connection after which a broker's outage is an alert."""
+LATE = 0.5
+"""Seconds a tick may be late before the time is not counted as silence: we were behind, not they."""
 PR_SET_PDEATHSIG = 1
 
 
 @dataclass(slots=True, frozen=True)
 class ShardSpec:
-    """Everything a shard needs, picklable. `retired`: client ids of an earlier layout to drain here."""
+    """Everything a shard needs, picklable. `retired`: client ids of an earlier layout to drain here.
+
+    supervisor: process with which the shard ends, at once; 0: none.
+    """
 
     index: int
     settings: Settings
@@ -64,6 +72,7 @@ class ShardSpec:
     plan: ShardPlan
     counters: Path
     retired: tuple[ConnectionPlan, ...] = ()
+    supervisor: int = 0
 
 
 def shard_process(spec: ShardSpec, control: Control) -> None:
@@ -90,7 +99,9 @@ class Shard:
         self.clock = Clock(time.time_ns, time.monotonic)
         self.ledger = Ledger()
         self.connections: list[Connection] = []
-        self._up: dict[int, Connection] = {}  # connection number → connection
+        self._own: list[Connection] = []  # of the plan; `connections` has retired ones, too
+        self._up: set[int] = set()  # numbers of connections that are subscribed
+        self._owners: dict[int, Connection] = {}  # by connection number, from the first ack on
         self._numbers = 0
         self._paused = False
         self._stop = asyncio.Event()
@@ -98,7 +109,9 @@ class Shard:
         self._state_file = settings.data_dir / "state" / f"shard-{spec.index}.state"
         self._last_checkpoint = time.monotonic()
         self._silence_checked_ns = time.time_ns()
-        self._owned = owned(spec.plan, spec.directory, settings.mqtt.topic)
+        self._owned = owned(spec.plan, spec.directory, settings.mqtt.topic, settings.runtime.shards)
+        self._broker_seen: dict[str, float] = {}
+        self._ticked = time.monotonic()
         self._acks_before = (0.0, 0.0)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -123,7 +136,7 @@ class Shard:
         )
         self.outbox_settler = DurableSettler(OUTBOX, self.outbox.durable, self._settle)
         self.outbox_port = _OutboxPort(self.outbox, self.outbox_settler)
-        self.runners: list[Runner] = SinkFactory(
+        factory = SinkFactory(
             settings,
             directory,
             self.spec.index,
@@ -131,7 +144,9 @@ class Shard:
             self.clock,
             self._settle,
             self._refuse,
-        ).runners()
+        )
+        self.runners: list[Runner] = factory.runners()
+        self.adoptions = factory.adoptions()
         self.pipeline = Pipeline(
             Decoder(directory, settings.limits, settings.mqtt.topic),
             self.detector,
@@ -145,7 +160,8 @@ class Shard:
             self.clock,
         )
         for item in self.spec.plan.connections:
-            self.connections.append(self._connection(item))
+            self._own.append(self._connection(item))
+        self.connections += self._own
 
     def _connection(self, item: ConnectionPlan, *, retire: bool = False) -> Connection:
         return Connection(
@@ -181,11 +197,15 @@ class Shard:
             self.pipeline.settle(bit, first, last)
 
     def _acknowledge(self, connection: int, packet_ids: U16) -> None:
-        owner = self._up.get(connection)
+        owner = self._owners.get(connection)
         if owner is None:
-            self.counters.add(cell("acks_stale"), len(packet_ids))
-        else:
-            owner.acknowledge(connection, packet_ids)
+            # Messages of a kept session come, and may settle, before the subscription stands.
+            owner = next((c for c in self.connections if c.number == connection), None)
+            if owner is None:
+                self.counters.add(cell("acks_stale"), len(packet_ids))
+                return
+            self._owners[connection] = owner
+        owner.acknowledge(connection, packet_ids)
 
     # ---- what connections call --------------------------------------------------------------------
 
@@ -193,13 +213,12 @@ class Shard:
         self.pipeline.process(frames)
 
     def on_connected(self, connection: int, session_present: bool) -> None:
-        for item in self.connections:
-            if item.number == connection:
-                self._up[connection] = item
+        self._up.add(connection)
         self.counters.add(cell("connects"))
 
     def on_disconnected(self, connection: int, reason: str) -> None:
-        self._up.pop(connection, None)
+        self._up.discard(connection)
+        self._owners.pop(connection, None)
         self.ledger.disconnected(connection)
         self.counters.add(cell("disconnects", reason=reason))
 
@@ -209,6 +228,8 @@ class Shard:
         """Until SIGTERM, then drain: stop reading, deliver or spool, acknowledge, say goodbye."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        if self.spec.supervisor:
+            self._end_with(self.spec.supervisor)
         self._compose()
         answer_reloads(self, self._control)
         self._bounds()
@@ -218,6 +239,8 @@ class Shard:
         self._start(self.outbox_settler.run())
         for runner in self.runners:
             self._start(runner.run())
+        for adoption in self.adoptions:
+            self._start(adoption.run())
         for connection in self.connections:
             self._start(self._run_connection(connection))
         self._start(self._retire())
@@ -225,6 +248,14 @@ class Shard:
         self._start(asyncio.to_thread(self.detector.load_second_stage))
         await self._tick_until_stopped()
         await self._drain()
+
+    def _end_with(self, supervisor: int) -> None:
+        """The fork server lives as long as one of its shards does, so its death tells us nothing."""
+        try:
+            died = os.pidfd_open(supervisor)
+        except ProcessLookupError:
+            os._exit(1)
+        asyncio.get_running_loop().add_reader(died, os._exit, 1)
 
     def _start(self, coroutine) -> None:  # type: ignore[no-untyped-def]
         task = asyncio.ensure_future(coroutine)
@@ -254,26 +285,45 @@ class Shard:
         self.detector.settings = settings.detect
         self.alerter.settings = settings.alerts
         self.pipeline.reload(done.directory)
-        self._owned = owned(self.spec.plan, done.directory, settings.mqtt.topic)
+        self._owned = owned(
+            self.spec.plan, done.directory, settings.mqtt.topic, settings.runtime.shards
+        )
         self.counters.add(cell("registry_reloads"))
         self.counters.set(cell("devices"), registry.n_devices)
         self.counters.set(cell("series"), registry.n_series)
         return done
 
     async def _retire(self) -> None:
-        """Drain the client ids of an earlier layout, after our own subscriptions stand."""
+        """Drain the client ids of an earlier layout, after our own subscriptions stand.
+
+        All at once: until it is unsubscribed, the broker gives each of them what it gives us.
+        """
         while self.spec.retired and not self._all_up():
             await asyncio.sleep(TICK)
-        for item in self.spec.retired:
-            connection = self._connection(item, retire=True)
-            self.connections.append(connection)
+        await asyncio.gather(*(self._retire_one(item) for item in self.spec.retired))
+
+    async def _retire_one(self, item: ConnectionPlan) -> None:
+        connection = self._connection(item, retire=True)
+        if self._paused:
+            connection.pause()
+        self.connections.append(connection)
+        try:
             await connection.run()
+        except (MqttError, InputError) as error:
+            why = "a client id of an earlier layout is not drained; the next start tries again"
+            log.error(why, client_id=item.client_id, why=str(error))
+            return
+        finally:
             self.connections.remove(connection)
+        if not self._stop.is_set():  # else it was closed, not drained
             log.info("retired a client id of an earlier layout", client_id=item.client_id)
             (self.settings.data_dir / "run" / f"retired-{item.client_id}").touch()
 
     def _all_up(self) -> bool:
-        return len(self._up) >= len(self.spec.plan.connections)
+        return self._subscribed() >= len(self.spec.plan.connections)
+
+    def _subscribed(self) -> int:
+        return sum(connection.number in self._up for connection in self._own)
 
     async def _tick_until_stopped(self) -> None:
         silence_due = time.monotonic() + 1.0
@@ -290,12 +340,18 @@ class Shard:
 
     def _tick(self) -> None:
         now = time.monotonic()
+        late, self._ticked = now - self._ticked - TICK, now
+        if late > LATE:
+            now_ns = time.time_ns()
+            self.detector.pause_clock(now_ns - int(late * 1e9), now_ns)
         self.counters.heartbeat()
         for runner in self.runners:
             runner.check(self.ledger.oldest(runner.bit))
         self.outbox_port.retry()
         self._back_pressure()
         self._watch_clock()
+        if self.spec.index == 0:
+            self._watch_brokers(now)
         if now - self._last_checkpoint >= self.settings.detect.checkpoint_every:
             self._checkpoint()
 
@@ -321,7 +377,29 @@ class Shard:
         if self.spec.index == 0:
             summary = f"The gateway's clock stepped by {step:+.0f} s; time checks are suspended."
             self.pipeline.announce(
-                self.alerter.outage("clock", self._watch.suspect, time.time_ns(), summary)
+                self.alerter.outage(
+                    "gateway", self._watch.suspect, time.time_ns(), summary, "clock"
+                )
+            )
+
+    def _watch_brokers(self, now: float) -> None:
+        """A broker that stays away is one alert, not one per device; the first shard says it."""
+        for broker in self.settings.mqtt.brokers:
+            ours = [
+                c
+                for c, p in zip(self.connections, self.spec.plan.connections, strict=False)
+                if self.settings.mqtt.brokers[p.broker] is broker
+            ]
+            if not ours:
+                continue
+            if any(c.number for c in ours):
+                self._broker_seen[broker.name] = now
+            away = now - self._broker_seen.setdefault(broker.name, now) > BROKER_AWAY
+            summary = f"Broker {broker.name} at {broker.host}:{broker.port} cannot be reached."
+            if not away:
+                summary = f"Broker {broker.name} is back."
+            self.pipeline.announce(
+                self.alerter.outage(f"broker:{broker.name}", away, time.time_ns(), summary)
             )
 
     def _check_silence(self) -> None:
@@ -333,7 +411,12 @@ class Shard:
             return
         directory = self.pipeline.decoder.directory
         if directory.n_devices != len(self._owned):  # guests came
-            self._owned = owned(self.spec.plan, directory, self.settings.mqtt.topic)
+            self._owned = owned(
+                self.spec.plan,
+                directory,
+                self.settings.mqtt.topic,
+                self.settings.runtime.shards,
+            )
         silences = self.detector.silent(now_ns, self._owned)
         self.pipeline.announce(self.alerter.evaluate_silence(silences, now_ns))
 
@@ -343,12 +426,14 @@ class Shard:
         with open("/proc/self/statm") as statm:
             pages = int(statm.read().split()[1])
         counters.set(cell("resident_bytes"), pages * resource.getpagesize())
-        counters.set(cell("connections_up"), len(self._up))
-        counters.set(cell("connections_paused"), len(self._up) if self._paused else 0)
+        subscribed = self._subscribed()
+        counters.set(cell("connections_up"), subscribed)
+        counters.set(cell("connections_paused"), subscribed if self._paused else 0)
         counters.set(cell("messages_unacked"), self.ledger.messages)
         counters.set(cell("ledger_tickets"), self.ledger.tickets)
         counters.set(cell("ledger_bytes"), self.ledger.nbytes)
         counters.set(cell("outbox_bytes"), self.outbox.pending_bytes)
+        counters.set(cell("alerts_suppressed"), self.alerter.suppressed)
         letters = self.dead_letters.stats
         counters.set(cell("dead_letters", kind="digest"), sum(letters.digested.values()))
         counters.set(cell("dead_letter_bytes"), letters.nbytes)
@@ -413,13 +498,13 @@ class Shard:
 
     def _checkpoint(self) -> None:
         self._last_checkpoint = time.monotonic()
-        temporary = self._state_file.with_suffix(".new")
-        with open(temporary, "wb") as file:
-            file.write(self.detector.checkpoint())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self._state_file)
-        self.counters.touch(cell("checkpoint_age_seconds"))
+        try:
+            replace_durably(OS_FILES, self._state_file, self.detector.checkpoint())
+        except OSError as error:
+            # Only what was learnt since the last one would be missed: no reason to stop.
+            log.error("no checkpoint was written", file=str(self._state_file), why=str(error))
+        else:
+            self.counters.touch(cell("checkpoint_age_seconds"))
 
     async def _drain(self) -> None:
         """Bounded by runtime.drain_timeout; what is not settled then stays unacknowledged."""
@@ -427,21 +512,31 @@ class Shard:
             connection.pause()
         try:
             async with asyncio.timeout(self.settings.runtime.drain_timeout):
-                for runner in self.runners:
-                    await runner.drain()
-                while not (self.dead_letter_settler.idle and self.outbox_port.idle):
+                while not self._drained():
+                    for runner in self.runners:
+                        # A sink that does not answer now must still hand over to its spool.
+                        runner.check(self.ledger.oldest(runner.bit))
+                    self.outbox_port.retry()
                     await asyncio.sleep(0.005)
         except TimeoutError:
             log.warning("drain timed out", unacknowledged=self.ledger.messages)
-        for connection in self.connections:
-            await connection.close()
-        for runner in self.runners:
-            await runner.close()
+        await asyncio.gather(*(connection.close() for connection in self.connections))
         self._checkpoint()
+        closing = [runner.close() for runner in self.runners]
+        closing += [self.dead_letters.close(), self.outbox.close()]
+        for error in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(error, OSError):
+                log.error("the disk failed in the drain", why=str(error))
+            elif isinstance(error, BaseException):
+                raise error
         for task in self._tasks:
             task.cancel()
-        await self.dead_letters.close()
-        await self.outbox.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _drained(self) -> bool:
+        """Everything given to sinks, dead letters and outbox is settled."""
+        idle = all(runner.idle for runner in self.runners)
+        return idle and self.dead_letter_settler.idle and self.outbox_port.idle
 
 
 class _OutboxPort:

@@ -2,19 +2,24 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+
+import structlog
 
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.outcomes import Refused
 from greenlang_iot.model.protocols import OpenChunk, Sender
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.pipeline import INFLUXDB, KAFKA, LAKE, Clock
+from greenlang_iot.runtime.adoption import Adoption, AdoptionMeter, Nothing, abandoned
 from greenlang_iot.runtime.meters import SinkMeter
 from greenlang_iot.settings.model import RunnerSettings, Settings
 from greenlang_iot.sinks.deadletter import Publish
 from greenlang_iot.sinks.runner import Runner
 from greenlang_iot.spool.log import SegmentLog
 
+log = structlog.get_logger(__name__)
 Settle = Callable[[int, int, int], None]
 Refuse = Callable[[str, list[Refused]], Awaitable[None]]
 
@@ -69,9 +74,10 @@ class SinkFactory:
         self._clock = clock
         self._settle = settle
         self._refuse = refuse
+        self._meters: dict[str, SinkMeter] = {}
 
     def runners(self) -> list[Runner]:
-        """One runner per enabled sink, and one for each spool that a larger layout left behind."""
+        """One runner per enabled sink."""
         sinks = self._settings.sinks
         found: list[Runner] = []
         if sinks.influxdb.enabled:
@@ -82,6 +88,21 @@ class SinkFactory:
             found.append(self._lake())
         return found
 
+    def adoptions(self) -> list[Adoption]:
+        """One for each spool that a larger layout left behind; call it after `runners`."""
+        sinks = self._settings.sinks
+        found = []
+        for folder in abandoned(
+            spool_folder(self._settings), self._shard, self._settings.runtime.shards
+        ):
+            if folder.name == "influxdb" and sinks.influxdb.enabled:
+                found.append(Adoption(folder, partial(self._adopted_influxdb, folder)))
+            elif folder.name == "kafka" and sinks.kafka.enabled:
+                found.append(Adoption(folder, partial(self._adopted_kafka, folder)))
+            else:
+                log.warning("a spool of a sink that is not enabled stays", folder=str(folder))
+        return found
+
     def _influxdb(self) -> Runner:
         from greenlang_iot.encode.lines import LineEncoder
         from greenlang_iot.sinks.influx import InfluxSender
@@ -89,6 +110,20 @@ class SinkFactory:
         settings = self._settings.sinks.influxdb
         encoder = LineEncoder(self._directory, settings)
         return self._runner("influxdb", INFLUXDB, encoder, InfluxSender(settings), settings)
+
+    def _adopted_influxdb(self, folder: Path) -> Runner:
+        from greenlang_iot.sinks.influx import InfluxSender
+
+        settings = self._settings.sinks.influxdb
+        sender = InfluxSender(settings)
+        return self._runner("influxdb", INFLUXDB, Nothing(), sender, settings, adopted=folder)
+
+    def _adopted_kafka(self, folder: Path) -> Runner:
+        from greenlang_iot.sinks.kafka import KafkaSender
+
+        settings = self._settings.sinks.kafka
+        sender = KafkaSender(settings, settings.readings_topic)
+        return self._runner("kafka", KAFKA, Nothing(), sender, settings, adopted=folder)
 
     def _kafka(self) -> Runner:
         from greenlang_iot.encode.records import RecordEncoder
@@ -119,11 +154,18 @@ class SinkFactory:
         encoder: OpenChunk,
         sender: Sender,
         settings: RunnerSettings,
+        *,
         spooled: bool = True,
+        adopted: Path | None = None,
     ) -> Runner:
         spool = None
         if spooled:
-            spool = self._log(spool_folder(self._settings) / f"shard-{self._shard}" / name)
+            own = spool_folder(self._settings) / f"shard-{self._shard}" / name
+            spool = self._log(adopted or own)
+        if adopted is None:
+            meter = self._meters[name] = SinkMeter(self._counters, name)
+        else:
+            meter = AdoptionMeter(self._meters[name])
         return Runner(
             name,
             bit,
@@ -134,7 +176,7 @@ class SinkFactory:
             spool_settings=self._settings.spool,
             settle=self._settle,
             refuse=self._refuse,
-            meter=SinkMeter(self._counters, name),
+            meter=meter,
             clock=self._clock.monotonic,
         )
 

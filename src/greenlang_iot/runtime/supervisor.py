@@ -1,7 +1,7 @@
 """The parent: spawns shards, watches their heartbeats, restarts them with a budget, drains them.
 
-Shards come from a fork server that has every kernel loaded (`runtime.preload`). They die with it, and it
-dies with the parent, so SIGKILL of the parent leaves nothing behind.
+Shards come from a fork server that has every kernel loaded (`runtime.preload`). They watch the parent and
+die with it (and with the fork server), so SIGKILL of the parent leaves nothing behind.
 """
 
 import asyncio
@@ -24,6 +24,8 @@ from greenlang_iot.settings.model import RuntimeSettings, Settings
 
 log = structlog.get_logger(__name__)
 CHECK_EVERY = 0.1
+CLOSE_WITHIN = 5.0
+"""Seconds beyond the drain for closing connections, senders and files."""
 
 
 ALLOCATOR = {
@@ -136,7 +138,7 @@ class Supervisor:
         for child in self._children:
             if child.alive and child.process is not None:
                 child.process.terminate()
-        deadline = time.monotonic() + self._settings.drain_timeout + 1.0
+        deadline = time.monotonic() + self._settings.drain_timeout + CLOSE_WITHIN
         while any(child.alive for child in self._children) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         clean = True
@@ -148,7 +150,8 @@ class Supervisor:
                 child.process.kill()
                 clean = False
             child.process.join()
-            clean = clean and child.process.exitcode == 0
+            # Ended by the signal itself: it had not begun, so there was nothing to drain.
+            clean = clean and child.process.exitcode in (0, -signal.SIGTERM)
         return clean
 
     def _spawn(self, child: _Child) -> None:

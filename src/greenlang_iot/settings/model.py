@@ -175,6 +175,9 @@ class SpoolSettings(Section):
     after: Seconds = Field(
         1.0, description="age of the oldest unsettled entry that starts spooling"
     )
+    gather: Seconds = Field(
+        0.1, le=10.0, description="longest wait for more rows before a record is written"
+    )
     max_bytes: Bytes = Field(10_737_418_240, description="per sink and shard; full = back pressure")
     max_age: Seconds = Field(0.0, description="0 = kept until delivered")
     segment_bytes: Bytes = Field(67_108_864, ge=65_536)

@@ -18,8 +18,8 @@ EXAMPLES = 10
 """Examples of each kind of difference that are kept."""
 
 EXPLAINS: dict[str, frozenset[str]] = {
-    "spike": frozenset({"spike", "rate", "range", "shift", "river"}),
-    "drift": frozenset({"shift", "spike", "range", "rate", "river"}),
+    "spike": frozenset({"spike", "rate", "range", "shift", "context", "river"}),
+    "drift": frozenset({"shift", "spike", "range", "rate", "context", "river"}),
     "stuck": frozenset({"stuck"}),
     "silence": frozenset({"silence"}),
     "range": frozenset({"range"}),

@@ -43,6 +43,7 @@ from greenlang_iot.sinks.kafka_client import (
     sink_error,
     why_unreachable,
 )
+from greenlang_iot.sinks.kafka_request import join_once
 
 PROBE_EVERY: Final = 1.0
 """Seconds without any answer after which a waiting send asks whether a broker is there at all."""
@@ -261,6 +262,7 @@ class KafkaSender:
         producer = AIOKafkaProducer(
             **client_options(self._settings), enable_idempotence=True, acks="all"
         )
+        join_once(producer.client)
         try:
             await producer.start()
         except (KafkaError, OSError) as error:

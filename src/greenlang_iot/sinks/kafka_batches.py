@@ -2,7 +2,8 @@
 
 `FinishedBatch` stands where the producer expects its own BatchBuilder. What it relies on is private to
 aiokafka 0.14 and pinned by a contract test: the producer calls `_set_producer_state` once before the
-first `_build`, sends what `_build` returns, and asks `record_count`, `size` and `closed`.
+first `_build`, puts what `_build` returns into a request, and asks `record_count`, `size` and
+`closed`.
 """
 
 import struct
@@ -16,6 +17,7 @@ from aiokafka.record.memory_records import MemoryRecords
 
 from greenlang_iot.encode.records import BATCH_HEADER
 from greenlang_iot.model.protocols import Body
+from greenlang_iot.sinks.kafka_request import Pieces
 
 _CRC_AT = 17
 _ATTRIBUTES_AT = 21
@@ -31,7 +33,7 @@ class FinishedBatch(BatchBuilder):  # type: ignore[misc]
         # BatchBuilder.__init__ would allocate a builder that nobody fills.
         self._batch = memoryview(batch)
         self._relative_offset = records
-        self._buffer: bytes | None = None
+        self._buffer: Pieces | None = None
         self._closed = True
         self._producer = (-1, -1, -1)
 
@@ -41,14 +43,14 @@ class FinishedBatch(BatchBuilder):  # type: ignore[misc]
         # aiokafka counts on below zero after 2**31 − 1, the protocol goes back to 0.
         self._producer = (producer_id, producer_epoch, base_sequence & 0x7FFFFFFF)
 
-    def _build(self) -> bytes:
+    def _build(self) -> Pieces:
         if self._buffer is None:
             header = bytearray(self._batch[: BATCH_HEADER.size])
-            content = self._batch[BATCH_HEADER.size :].tobytes()
+            content = self._batch[BATCH_HEADER.size :].tobytes()  # the checksum takes bytes only
             _PRODUCER.pack_into(header, _PRODUCER_AT, *self._producer)
             crc = google_crc32c.extend(google_crc32c.value(bytes(header[_ATTRIBUTES_AT:])), content)
             struct.pack_into(">I", header, _CRC_AT, crc)
-            self._buffer = bytes(header) + content
+            self._buffer = Pieces((header, content))
         return self._buffer
 
     def size(self) -> int:

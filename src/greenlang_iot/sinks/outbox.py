@@ -14,12 +14,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.spool.files import OS_FILES, Files, replace_durably
 from greenlang_iot.spool.format import Damage, Record
 from greenlang_iot.spool.log import SegmentLog
 from greenlang_iot.spool.reader import SegmentReader, unlink_before
 
+log = structlog.get_logger(__name__)
 STATE = "open.json"
 SEGMENT_BYTES = 1 << 20
 
@@ -75,6 +78,7 @@ class OutboxReader:
         position, self._open = _read_state(folder, files)
         self._reader = SegmentReader(folder, position, files=files)
         self._given: list[dict[str, Any]] = []
+        self._forgotten = False
 
     def poll(self, records: int = 1000) -> list[dict[str, Any]]:
         """The next durable transitions (`Transition.as_dict()`), in order. OSError."""
@@ -87,9 +91,14 @@ class OutboxReader:
         self._given += found
         return found
 
+    def forget(self, alert_id: str) -> None:
+        """The alert was resolved by another shard, to which its device had moved."""
+        if self._open.pop(alert_id, None) is not None:
+            self._forgotten = True
+
     def delivered(self) -> None:
         """Everything that `poll` returned is delivered: remember it durably, unlink segments."""
-        if not self._given:
+        if not self._given and not self._forgotten:
             return
         _apply(self._open, self._given)
         state = {
@@ -99,6 +108,7 @@ class OutboxReader:
         }
         replace_durably(self._files, self._folder / STATE, json.dumps(state).encode())
         self._given = []
+        self._forgotten = False
         unlink_before(self._folder, self._reader.position, self._files)
 
 
@@ -143,10 +153,15 @@ def _apply(open_now: dict[str, dict[str, Any]], transitions: Iterable[dict[str, 
 
 
 def _read_state(folder: Path, files: Files) -> tuple[int, dict[str, dict[str, Any]]]:
-    """(position, last transition by alert id); (0, {}) before anything was delivered."""
-    path = folder / STATE
+    """(position, last transition by alert id); (0, {}) before anything was delivered.
+
+    So for a damaged file, too: what the log still has is delivered again, which does no harm.
+    """
     try:
-        state = json.loads(files.read(path, 0, 1 << 30))
+        state = json.loads(files.read(folder / STATE, 0, 1 << 30))
         return int(state["position"]), {t["alert_id"]: t for t in state["open"]}
     except FileNotFoundError:
+        return 0, {}
+    except (ValueError, KeyError, TypeError) as error:
+        log.error("the outbox's state is damaged: begun anew", folder=str(folder), why=str(error))
         return 0, {}

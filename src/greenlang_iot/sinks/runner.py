@@ -9,7 +9,8 @@ Rules
 2. Chunks grow with load: while a chunk is on its way, rows gather in the open chunk; a second chunk
    is sent beside it only when it is large. An idle sink gets what there is at once.
 3. The spool takes over when the oldest unsettled row is older than `spool.after` or the sink is known
-   to be down. While it has a backlog every chunk goes through it, so order per device is kept.
+   to be down. While it has a backlog every chunk goes through it, so order per device is kept;
+   rows gather for `spool.gather` seconds, so that replay is faster than what comes.
 4. A chunk whose answer is still awaited when spooling starts is spooled too; if the answer then says
    delivered, its record is skipped at replay.
 5. A full spool is back pressure for a required sink (rows stay unsettled) and a counted drop for a
@@ -34,6 +35,8 @@ from greenlang_iot.settings.model import RunnerSettings, SpoolSettings
 from greenlang_iot.spool.log import SegmentLog, SpoolFull
 
 log = structlog.get_logger(__name__)
+CLOSE_WITHIN = 1.0
+"""Seconds a sender gets to say goodbye: nothing depends on it."""
 
 
 class Meter(Protocol):
@@ -99,6 +102,7 @@ class Runner:
         self._closing = False
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._mistake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # ---- synchronous side, called by the pipeline -------------------------------------------
 
@@ -142,8 +146,13 @@ class Runner:
 
     @property
     def idle(self) -> bool:
-        """Nothing waits in memory: every row given is settled."""
-        return not (self._queue or self._sending or self._encoder.rows or self._syncing)
+        """Nothing waits in memory: every row given is settled.
+
+        What is spooled may still be on its way: its record is replayed unless an answer comes.
+        """
+        if self._queue or self._encoder.rows or self._syncing:
+            return False
+        return all(order in self._spooled_while_sending for order in self._sending)
 
     @property
     def spooling(self) -> bool:
@@ -159,8 +168,8 @@ class Runner:
         return self.pending_bytes > self._settings.queue_bytes
 
     @property
-    def _backlog(self) -> int:
-        """Records of the spool that are not delivered."""
+    def backlog(self) -> int:
+        """Records of the spool that are not delivered, an earlier process's included."""
         return self._spool.last - self._spool.released if self._spool is not None else 0
 
     @property
@@ -172,8 +181,20 @@ class Runner:
     # ---- asynchronous side --------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Connect the sender, deliver the spool's backlog, then go live; ends at `close`."""
-        if self._backlog:
+        """Connect the sender, deliver the spool's backlog, then go live; ends at `close`.
+
+        Raises what a sender raises that is no SinkError: a mistake, after which nothing is settled.
+        """
+        live = asyncio.ensure_future(self._live())
+        try:
+            await asyncio.wait({live, self._mistake}, return_when=asyncio.FIRST_COMPLETED)
+            await (self._mistake if self._mistake.done() else live)
+        finally:
+            live.cancel()
+            await asyncio.wait({live})
+
+    async def _live(self) -> None:
+        if self.backlog:
             self._spooling = True
         await self._connect()
         while not self._closing:
@@ -183,15 +204,6 @@ class Runner:
             await self._changed.wait()
             self._changed.clear()
 
-    async def drain(self) -> None:
-        """Wait until nothing waits in memory."""
-        while not self.idle:
-            self._pump()
-            self._changed.clear()
-            if not self.idle:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), 0.05)
-
     async def close(self) -> None:
         """Stop sending; what is unsettled stays unacknowledged and comes again."""
         self._closing = True
@@ -199,7 +211,9 @@ class Runner:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._sender.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_WITHIN):
+                await self._sender.close()
         if self._spool is not None:
             await self._spool.close()
 
@@ -243,11 +257,9 @@ class Runner:
 
     def _reap(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            # A defect, not a sink's failure: say it, and let the supervisor see the shard stop.
-            task.get_loop().call_exception_handler(
-                {"message": f"runner {self.name} failed", "exception": task.exception()}
-            )
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._mistake.done():
+            self._mistake.set_exception(error)  # not a sink's failure: `run` raises it
 
     async def _deliver(self, order: int, chunk: Chunk) -> None:
         backoff = self._settings.backoff_initial
@@ -340,10 +352,14 @@ class Runner:
         self._changed.set()
 
     def _pump_spool(self) -> None:
-        """Move the queue to the spool; one fsync at a time gathers what comes meanwhile."""
+        """Move the queue to the spool, and the open chunk when it has gathered for long enough.
+
+        Records must not be small: they are replayed one by one while more rows come.
+        """
         if self._syncing or self._closing:
             return
-        self._seal()
+        if self._clock() - self._opened >= self._spool_settings.gather:
+            self._seal()
         while self._queue:
             chunk = self._queue[0]
             if self._write(chunk) is None:
@@ -401,12 +417,13 @@ class Runner:
                 log.error("spool records lost", sink=self.name, up_to=end)
                 self._spool.release(end)
             self._pump_spool()
-            if self._syncing or self._backlog or self._queue:
+            too_large = bool(self._queue) and self._spool.nbytes == 0
+            if (self._syncing or self.backlog or self._queue) and not too_large:
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), 0.05)
                 continue
-            self._spooling = False
+            self._spooling = False  # also with a chunk for which even an empty spool has no room
             log.info("spool is empty, live again", sink=self.name)
             return
 
@@ -438,7 +455,7 @@ class Runner:
                 "queue_bytes": self.pending_bytes,
                 "in_flight_chunks": len(self._sending),
                 "spool_readings": self._spool_rows,
-                "spool_records": self._backlog,
+                "spool_records": self.backlog,
                 "spool_bytes": spool.nbytes if spool else 0,
                 "spool_full": float(self.spool_full),
             }

@@ -1,5 +1,6 @@
 """The file system calls of the log, so that tests can put a simulated disk in their place."""
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Sequence
@@ -125,13 +126,21 @@ OS_FILES = OsFiles()
 
 
 def replace_durably(files: Files, path: Path, content: bytes) -> None:
-    """Write a small file so that after a crash there is the old or the new content, never a mix."""
+    """Write a small file so that after a crash there is the old or the new content, never a mix.
+
+    OSError: the old content is there, and nothing else.
+    """
     temporary = path.with_name(path.name + ".tmp")
     fd = files.create(temporary)
     try:
-        files.write(fd, [content])
-        files.sync(fd)
-    finally:
-        files.close(fd)
-    files.rename(temporary, path)
+        try:
+            files.write(fd, [content])
+            files.sync(fd)
+        finally:
+            files.close(fd)
+        files.rename(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            files.unlink(temporary)
+        raise
     files.sync_folder(path.parent)

@@ -182,15 +182,21 @@ class SegmentLog:
         try:
             if batch:
                 self._store.write(batch)
+        except OSError:
+            self._release()  # on a full disk that makes the room for the next try
+            raise
         finally:
             done = sum(record.number <= self._store.last for record in batch)
             del self._pending[:done]
             self._committed_bytes += sum(RECORD_SIZE + len(r.body) for r in batch[:done])
+        self._release()
+        if self._max_age_ns:
+            self.expired += self._store.expire(self._max_age_ns)
+
+    def _release(self) -> None:
         released = self._released
         if released > self._store.released:
             self._store.release(released)
-        if self._max_age_ns:
-            self.expired += self._store.expire(self._max_age_ns)
 
     async def close(self) -> None:
         """Commit what is pending and let go of the folder. Raises OSError when that fails."""

@@ -8,14 +8,18 @@ The invariants, in the order in which they bite:
 3. A record is durable when it was written, its file synced, and its file's name synced.
 4. After a failed sync the kernel may have dropped the data and call it clean: the file is never
    synced again. What was durable is copied, with the records that were not, to a new file, which
-   takes over the name.
+   takes over the name. A new writer copies the newest segment for the same reason.
 5. After a failed write the segment ends; its tail is torn and the records go to a new segment.
 6. The ledger (the newest released number) is durable before a released segment is unlinked, and
-   the folder is synced after it.
-7. Numbers are never used twice: a new writer goes on after the newest record on disk and after the
-   ledger, whichever is larger.
+   the folder is synced after it. Only a disk that is too full for the ledger turns this round:
+   segments of which every record is released go first, and the ledger follows.
+7. Numbers are never used twice while a record that bore one can be read: a new writer goes on after
+   the newest record on disk and after the ledger, whichever is larger.
+8. What fails leaves no file behind: on a full disk that could be the room that is missing.
 """
 
+import contextlib
+import errno
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -35,6 +39,7 @@ from greenlang_iot.spool.format import (
 from greenlang_iot.spool.reader import Segment, list_segments, read_header, read_segment
 
 LEDGER = "ledger.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LogInUse(Exception):
@@ -107,8 +112,7 @@ class Store:
 
     def _newest_number(self, segment: Segment) -> int:
         """Also makes what a killed writer left in the newest segment durable."""
-        self._files.sync_path(segment.path)
-        self._files.sync_folder(self.folder)
+        self._rewrite(segment)
         newest = segment.first - 1
         try:
             for item in read_segment(segment, self._files):
@@ -117,6 +121,25 @@ class Store:
             # Its numbers are unknown: go past the most it can hold.
             newest += self._files.size(segment.path) // RECORD_SIZE + 1
         return newest
+
+    def _rewrite(self, segment: Segment) -> None:
+        """A copy takes the segment's place: its last sync may have failed (4), nobody knows any more."""
+        temporary = segment.path.with_suffix(".tmp")
+        content = self._files.read(segment.path, 0, self._files.size(segment.path))
+        try:
+            fd = self._files.create(temporary)
+            try:
+                self._files.write(fd, [content])
+                self._files.sync(fd)
+            finally:
+                self._files.close(fd)
+            self._files.rename(temporary, segment.path)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            self._files.unlink(temporary)
+            self._files.sync_path(segment.path)  # no room: the best that can be done
+        self._files.sync_folder(self.folder)
 
     def _read_ledger(self) -> tuple[int, int]:
         """(released, log id); (0, 0) where there is none or it is unreadable."""
@@ -212,8 +235,11 @@ class Store:
             self._files.sync(fd)
             self._files.rename(temporary, segment.path)
             self._files.sync_folder(self.folder)
-        except BaseException:
+        except BaseException as error:
             self._files.close(fd)
+            if isinstance(error, OSError):
+                with contextlib.suppress(OSError):
+                    self._files.unlink(temporary)
             raise
         size = len(prefix) + sum(map(len, parts))
         self._suspect = None
@@ -228,6 +254,8 @@ class Store:
     def sealed(self) -> list[tuple[Segment, int]]:
         """Segments that nothing is appended to any more, each with its last number."""
         segments = list_segments(self.folder, self._files)
+        if not segments:
+            return []
         firsts = [s.first for s in segments[1:]] + [self.last + 1]
         busy = self._open or self._suspect
         return [
@@ -245,8 +273,18 @@ class Store:
             self._close_current()
         if number > self.released:
             content = {"version": 1, "released": number, "log": f"{self.log:016x}"}
-            replace_durably(self._files, self.folder / LEDGER, json.dumps(content).encode())
+            ledger = json.dumps(content).encode()
+            try:
+                replace_durably(self._files, self.folder / LEDGER, ledger)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                self._unlink_released(number)
+                replace_durably(self._files, self.folder / LEDGER, ledger)
             self.released = number
+        self._unlink_released(number)
+
+    def _unlink_released(self, number: int) -> None:
         done = [segment for segment, last in self.sealed() if last <= number]
         for segment in done:
             self._files.unlink(segment.path)

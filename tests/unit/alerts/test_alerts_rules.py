@@ -166,6 +166,23 @@ def test_a_retry_of_an_anomaly_does_not_alert_again() -> None:
     assert go(slice(0, 65), 4) == []
 
 
+def test_what_was_told_lately_extends_an_alert_and_opens_none() -> None:
+    a = alerter()
+
+    def told(start: int) -> list[Transition]:
+        ts = [T0 + (start + i) * MINUTE for i in range(4)]
+        batch = readings([4] * 4, ts, [5.0] * 4)
+        return a.evaluate(batch, scores([2.5] * 4, [SPIKE] * 4, [f.SUSPECT | f.TOLD] * 4))
+
+    assert told(0) == []
+    assert states(feed(a, [SPIKE], start=4)) == [("spike", "open")]
+    feed(a, [0] * 2, start=5)
+    assert told(7) == []  # two normal readings and four more that are none
+    feed(a, [0] * 2, start=11)
+    assert a.active[4]
+    assert states(feed(a, [0], start=13)) == [("spike", "resolved")]
+
+
 def test_critical_from_a_score_of_12() -> None:
     assert feed(alerter(), [SPIKE], score=12.0)[0].severity == "critical"
     assert feed(alerter(), [STUCK], score=12.0)[0].severity == "warning"

@@ -137,6 +137,7 @@ def test_expected_and_band_are_what_the_verdict_says() -> None:
     d = directory(1, ("m",), units=("Cel",))
     detector = Detector(d, SETTINGS)
     x = 20 + rng.standard_t(4, 2_000)
+    x[::150] += 60
     s = detector.score(readings([0] * 2_000, np.arange(2_000) * MINUTE, x))
     judged = (s.verdict & f.LEARNING) == 0
     spike = (s.detector == f.DETECTOR_SPIKE) & judged

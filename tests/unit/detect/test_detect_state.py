@@ -121,9 +121,9 @@ def test_grow_keeps_known_series_and_clears_reused_ones() -> None:
     assert expectations(detector, 6)[:4] == want
 
 
-def test_rows_are_three_cache_lines() -> None:
+def test_rows_are_six_cache_lines() -> None:
     rows = state.fresh(5)
-    assert rows.itemsize == 192
+    assert rows.itemsize == 384
     assert rows.ctypes.data % 64 == 0
 
 

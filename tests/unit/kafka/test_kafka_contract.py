@@ -9,9 +9,11 @@ import aiokafka
 import pytest
 from aiokafka import AIOKafkaProducer, errors
 from aiokafka.cluster import ClusterMetadata
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.producer.message_accumulator import MessageAccumulator, MessageBatch
 from aiokafka.producer.sender import Sender
 from aiokafka.producer.transaction_manager import TransactionManager
+from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
@@ -31,6 +33,7 @@ from greenlang_iot.sinks.kafka_client import (
     client_options,
     why_unreachable,
 )
+from greenlang_iot.sinks.kafka_request import JoinedRequest, Pieces
 
 TP = TopicPartition("iot.readings", 0)
 RECORDS = [KafkaRecord(1_000 + i, b"key", b"value %d" % i) for i in range(50)]
@@ -70,13 +73,12 @@ async def test_finished_batches_leave_in_order_with_the_producers_sequence() -> 
         assert nodes == {1: {TP: batch}}
         assert isinstance(batch, MessageBatch)
         assert batch.retry_count == 1
-        sent.append(batch.get_data_buffer())
+        sent.append(bytes(batch.get_data_buffer()))
         batch.done(base_offset=0)
         assert batch.future.done()
         await asyncio.sleep(0)
     assert [fields(buffer) for buffer in sent] == [(7_000_000_000, 3, 0), (7_000_000_000, 3, 50)]
     for buffer, expected in zip(sent, (RECORDS, RECORDS[:3]), strict=True):
-        assert isinstance(buffer, bytes)
         assert DefaultRecordBatch(buffer).validate_crc()
         assert list(records_of(buffer)) == expected
 
@@ -86,14 +88,34 @@ async def test_a_batch_tried_again_keeps_its_sequence_and_bytes() -> None:
     batch = queue._append_batch(FinishedBatch(batch_of(RECORDS), 50), TP)
     later = queue._append_batch(FinishedBatch(batch_of(RECORDS), 50), TP)
     queue.drain_by_nodes(ignore_nodes=[])
-    buffer = batch.get_data_buffer()
+    buffer = bytes(batch.get_data_buffer())
     queue.reenqueue(batch)
     nodes, _ = queue.drain_by_nodes(ignore_nodes=[])
     assert nodes == {1: {TP: batch}}
-    assert batch.get_data_buffer() == buffer
+    assert bytes(batch.get_data_buffer()) == buffer
     nodes, _ = queue.drain_by_nodes(ignore_nodes=[])
     assert nodes == {1: {TP: later}}
-    assert fields(later.get_data_buffer())[2] == 50
+    assert fields(bytes(later.get_data_buffer()))[2] == 50
+
+
+@pytest.mark.parametrize("version", range(3, 8))
+def test_a_request_joined_once_is_the_one_that_aiokafka_encodes(version: int) -> None:
+    whole, pieces = batch_of(RECORDS), Pieces((b"half and ", b"half"))
+    topics = [("iot.readings", [(0, whole), (7, pieces)]), ("iot.alerts", [(1, b"")])]
+    plain = [("iot.readings", [(0, whole), (7, bytes(pieces))]), ("iot.alerts", [(1, b"")])]
+    versions = {0: (version, version)}
+    ours = JoinedRequest(None, -1, 10_000, topics).prepare(versions)
+    theirs = ProduceRequest(None, -1, 10_000, plain).prepare(versions)
+    assert bytes(ours.encode()) == theirs.encode()
+    message = b"header" + ours.encode()  # as AIOKafkaConnection.send does it
+    assert len(message) == len(b"header" + theirs.encode())
+    assert b"size" + message == b"sizeheader" + theirs.encode()
+
+
+def test_a_connection_puts_size_header_and_request_together_in_this_order() -> None:
+    source = inspect.getsource(AIOKafkaConnection.send)
+    assert "header.encode() + request_struct.encode()" in source
+    assert "self._writer.write(size + message)" in source
 
 
 async def test_the_sequence_wraps_to_zero() -> None:
@@ -102,7 +124,7 @@ async def test_the_sequence_wraps_to_zero() -> None:
     for _ in range(2):
         batch = queue._append_batch(FinishedBatch(batch_of(RECORDS), 50), TP)
         queue.drain_by_nodes(ignore_nodes=[])
-        sequences.append(fields(batch.get_data_buffer())[2])
+        sequences.append(fields(bytes(batch.get_data_buffer()))[2])
         batch.done(base_offset=0)
         await asyncio.sleep(0)
     assert sequences == [2**31 - 10, 40]

@@ -56,6 +56,7 @@ class FakeProducer:
             cluster=FakeCluster(self.topics),
             fetch_all_metadata=self._metadata,
             close=self._close,
+            send=None,
         )
         self._sender = SimpleNamespace(sender_task=None)
         self._message_accumulator = SimpleNamespace(_append_batch=self._append)

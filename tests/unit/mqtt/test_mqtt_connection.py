@@ -23,7 +23,7 @@ from tests.fakes.mqtt_broker import (
 from tests.reference.mqtt import publish
 
 from greenlang_iot.model.batches import FrameBatch
-from greenlang_iot.model.errors import MqttError
+from greenlang_iot.model.errors import InputError, MqttError
 from greenlang_iot.mqtt.transport import Connection
 from greenlang_iot.settings.model import BatchSettings, BrokerSettings, TlsSettings
 from greenlang_iot.simulate.ca import Authority, server_context
@@ -510,3 +510,31 @@ async def test_unknown_host_in_words() -> None:
         while connection.problem is None:
             await asyncio.sleep(0.001)
         assert str(connection.problem).endswith("the name broker.invalid is unknown")
+
+
+async def test_certificates_that_are_being_replaced_are_read_again(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """Wrong files at the start are a mistake to be told; later somebody is rotating them."""
+    ca_file = tmp_path / "ca.crt"
+    settings = TlsSettings(ca_file=ca_file)
+    with pytest.raises(InputError, match="cannot be read"):
+        await connect(1, Recorder(), tls=settings).run()
+    ca_file.write_bytes(authority.ca_file.read_bytes())
+    handler = Recorder()
+    async with (
+        fake_broker(server_context(authority.server())) as broker,
+        running(connect(broker.port, handler, tls=settings)),
+    ):
+        first = await broker.peer()
+        await first.accept()
+        await handler.until(up=1)
+        ca_file.write_bytes(b"half a certif")
+        first.close()
+        await handler.until(down=1)
+        assert handler.connection is not None
+        while "tls.ca_file" not in str(handler.connection.problem):
+            await asyncio.sleep(0.001)
+        ca_file.write_bytes(authority.ca_file.read_bytes())
+        await (await broker.peer()).accept()
+        await handler.until(up=2)

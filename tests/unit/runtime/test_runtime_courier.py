@@ -1,135 +1,217 @@
-"""From a shard's outbox to MQTT, InfluxDB and the lake, with targets away and back."""
+"""The courier: every transition to every target, whatever is away, full or says no."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
-import aiomqtt
-import orjson
+import pytest
 from tests.fakes.influxdb2 import InfluxDB2
 
+from greenlang_iot.model.errors import SinkError
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
+from greenlang_iot.runtime import courier as courier_module
 from greenlang_iot.runtime.courier import Courier
-from greenlang_iot.runtime.sinks import lake_folder, outbox_folder
-from greenlang_iot.settings.load import load
 from greenlang_iot.settings.model import Settings
-from greenlang_iot.simulate.broker import Broker
-from greenlang_iot.sinks.lake_query import LakeReader
-from greenlang_iot.sinks.outbox import Outbox
+from greenlang_iot.sinks.outbox import Outbox, OutboxReader
+from greenlang_iot.spool.log import SpoolFull
 
-SECOND = 1_000_000_000
-START = 1_795_000_000 * SECOND
+Deliver = Callable[[list[dict[str, Any]]], Awaitable[None]]
 
 
-def transition(number: int, state: str, alert: str = "a1") -> Transition:
+def opened(number: int) -> Transition:
     return Transition(
-        alert_id=alert,
-        number=number,
-        state=state,
+        alert_id=f"alert-{number}",
+        number=1,
+        state="open",
         rule="spike",
-        severity="critical",
+        severity="warning",
         org="acme",
-        site="north",
-        device="d1",
-        metric=f"temperature_{alert}",
-        opened_ns=START,
-        at_ns=START + number * SECOND,
-        value=95.0,
-        expected=21.0,
-        band=2.0,
+        site="site-0",
+        device="d000",
+        metric="temperature",
+        opened_ns=number,
+        at_ns=number,
+        value=1.5,
+        expected=1.0,
+        band=0.25,
         score=0.9999,
         detector="spike",
-        summary="temperature of d1 read 95 Cel",
+        summary="a spike",
     )
 
 
-def settings(folder: Path, broker: int, influx: InfluxDB2) -> Settings:
-    return load(
-        None,
-        {},
-        {
-            "data_dir": str(folder),
-            "mqtt.brokers[0].port": broker,
-            "sinks.influxdb.enabled": True,
-            "sinks.influxdb.url": influx.url,
-            "sinks.influxdb.token": influx.token,
-        },
-    ).settings
+class Desk:
+    """A courier with one target, and an outbox of one shard."""
 
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0)
-
-
-async def test_every_target_gets_every_transition_once_it_is_there(tmp_path: Path) -> None:
-    broker = Broker()
-    port = await broker.start()
-    async with InfluxDB2() as influx:
-        given = settings(tmp_path, port, influx)
-        await influx.stop()  # away at first; the gateway must start all the same
-        counters = Counters.local()
-        told: list[str] = []
-        courier = Courier(given, counters, lambda item: told.append(item["state"]))
-        running = asyncio.ensure_future(courier.run())
-        outbox = Outbox(outbox_folder(given) / "shard-0", 1 << 20)
-        await outbox.durable(outbox.append([transition(1, "open"), transition(1, "open", "a2")]))
-        await outbox.durable(outbox.append([transition(2, "resolved")]))
-
-        def delivered(target: str) -> float:
-            return counters.get(cell("alerts_delivered", target=target))
-
-        await until(lambda: delivered("mqtt") == 3 and delivered("lake") == 3)
-        assert told == ["open", "open", "resolved"]
-        assert counters.get(cell("alerts_open", severity="critical")) == 1
-        assert not running.done()
-        await until(lambda: counters.get(cell("alerts_failed", target="influxdb")) > 0)
-        await influx.start()
-        await until(lambda: delivered("influxdb") == 3)
-
-        points = [p for p in influx.points() if p["measurement"] == "alerts"]
-        found = {(p["fields"]["alert_id"], p["tags"]["state"]) for p in points}
-        assert found == {("a1", "open"), ("a2", "open"), ("a1", "resolved")}
-        rows = LakeReader(lake_folder(given)).query(
-            "SELECT transition_id FROM alerts ORDER BY transition_id"
+    def __init__(self, folder: Path, deliver: Deliver, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(courier_module, "POLL_EVERY", 0.001)
+        monkeypatch.setattr(courier_module, "BACKOFF_MAX", 0.001)
+        settings = Settings.model_validate(
+            {"data_dir": folder, "alerts": {"mqtt": False}, "sinks": {"lake": {"enabled": False}}}
         )
-        assert rows.column(0).to_pylist() == ["a1-1", "a1-2", "a2-1"]
-        async with aiomqtt.Client("127.0.0.1", port, protocol=aiomqtt.ProtocolVersion.V5) as client:
-            await client.subscribe("greenlang/acme/+/+/alert/#")
-            async with asyncio.timeout(5):
-                message = await anext(aiter(client.messages))
-        # only the alert that is still open is retained
-        assert orjson.loads(message.payload)["alert_id"] == "a2"
+        self.counters = Counters.create(folder / "counters")
+        self.courier = Courier(settings, self.counters)
+        self.folder = folder / "outbox" / "shard-0"
+        self.outbox = Outbox(self.folder, 1 << 20)
 
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        async def close() -> None:
+            return
+
+        self.courier._add("kafka", deliver, close)
+        self.task = asyncio.ensure_future(self.courier.run())
+
+    async def put(self, *numbers: int) -> None:
+        for number in numbers:
+            await self.outbox.durable(self.outbox.append([opened(number)]))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                if self.task.done():
+                    await self.task
+                await asyncio.sleep(0.001)
+
+    async def close(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        await self.outbox.close()
+
+
+async def test_a_target_that_is_full_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[str] = []
+    failures = iter([SpoolFull("full"), SinkError("away", reason="away", down=True), OSError()])
+
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        failure = next(failures, None)
+        if failure is not None:
+            raise failure
+        got.extend(item["alert_id"] for item in items)
+
+    desk = Desk(tmp_path, deliver, monkeypatch)
+    await desk.put(1, 2, 3)
+    await desk.until(lambda: set(got) == {"alert-1", "alert-2", "alert-3"})
+    await desk.close()
+
+
+async def test_one_refused_alert_does_not_hold_up_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[str] = []
+
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        if any(item["alert_id"] == "alert-2" for item in items):
+            raise SinkError("too large", reason="refused", retryable=False)
+        got.extend(item["alert_id"] for item in items)
+
+    desk = Desk(tmp_path, deliver, monkeypatch)
+    await desk.put(1, 2, 3)
+    await desk.until(lambda: "alert-3" in got)
+    assert sorted(got) == ["alert-1", "alert-3"]
+    assert desk.counters.get(cell("alerts_failed", target="kafka")) == 1
+    await desk.until(lambda: OutboxReader(desk.folder).poll() == [])
+    await desk.close()
+
+
+async def test_a_full_disk_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    got: list[str] = []
+
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        got.extend(item["alert_id"] for item in items)
+
+    genuine, full = OutboxReader.delivered, [True]
+
+    def delivered(self: OutboxReader) -> None:
+        if full[0] and self._given:
+            raise OSError(28, "No space left on device")
+        genuine(self)
+
+    monkeypatch.setattr(OutboxReader, "delivered", delivered)
+    desk = Desk(tmp_path, deliver, monkeypatch)
+    await desk.put(1)
+    await desk.until(lambda: got == ["alert-1"])
+    await asyncio.sleep(0.02)  # many polls, each failing
+    full[0] = False
+    await desk.put(2)
+    await desk.until(lambda: got == ["alert-1", "alert-2"])
+    await desk.until(lambda: OutboxReader(desk.folder).poll() == [])
+    await desk.close()
+
+
+async def test_a_mistake_of_ours_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        raise ZeroDivisionError
+
+    desk = Desk(tmp_path, deliver, monkeypatch)
+    await desk.put(1)
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(asyncio.shield(desk.task), 10)
+    await desk.close()
+
+
+async def test_every_alert_is_a_line_in_influxdb(tmp_path: Path) -> None:
+    async with InfluxDB2() as server:
+        settings = Settings.model_validate(
+            {
+                "data_dir": tmp_path,
+                "alerts": {"mqtt": False},
+                "sinks": {
+                    "lake": {"enabled": False},
+                    "influxdb": {"enabled": True, "url": server.url, "token": server.token},
+                },
+            }
+        )
+        outbox = Outbox(tmp_path / "outbox" / "shard-0", 1 << 20)
+        await outbox.durable(outbox.append([opened(1), opened(2), opened(3)]))
+        task = asyncio.ensure_future(Courier(settings, Counters.create(tmp_path / "c")).run())
+        async with asyncio.timeout(10):
+            while not server.writes:
+                await asyncio.sleep(0.01)
+        assert [status for status, _ in server.writes] == [204]
+        assert [p["fields"]["alert_id"] for p in server.points()] == [
+            "alert-1",
+            "alert-2",
+            "alert-3",
+        ]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
         await outbox.close()
-    await broker.stop()
 
 
-async def test_what_was_not_delivered_comes_again_after_a_restart(tmp_path: Path) -> None:
-    broker = Broker()
-    port = await broker.start()
-    async with InfluxDB2() as influx:
-        given = settings(tmp_path, port, influx)
-        await influx.stop()
-        outbox = Outbox(outbox_folder(given) / "shard-0", 1 << 20)
-        await outbox.durable(outbox.append([transition(1, "open")]))
-        first = Counters.local()
-        running = asyncio.ensure_future(Courier(given, first).run())
-        await until(lambda: first.get(cell("alerts_failed", target="influxdb")) > 0)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+async def test_influxdb_may_be_away_when_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
 
-        await influx.start()
-        second = Counters.local()
-        running = asyncio.ensure_future(Courier(given, second).run())
-        await until(lambda: second.get(cell("alerts_delivered", target="influxdb")) == 1)
-        assert [p["fields"]["alert_id"] for p in influx.points()] == ["a1"]
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await outbox.close()
-    await broker.stop()
+    class Away:
+        def __init__(self, settings: object) -> None:
+            pass
+
+        async def open(self) -> None:
+            asked.set()
+            raise SinkError("connection refused", reason="refused", down=True)
+
+        async def close(self) -> None:
+            return
+
+    monkeypatch.setattr("greenlang_iot.sinks.influx.InfluxSender", Away)
+    settings = Settings.model_validate(
+        {
+            "data_dir": tmp_path,
+            "alerts": {"mqtt": False},
+            "sinks": {"lake": {"enabled": False}, "influxdb": {"enabled": True}},
+        }
+    )
+    outbox = Outbox(tmp_path / "outbox" / "shard-0", 1 << 20)
+    await outbox.durable(outbox.append([opened(1)]))
+    courier = Courier(settings, Counters.create(tmp_path / "counters"))
+    task = asyncio.ensure_future(courier.run())
+    await asyncio.wait_for(asked.wait(), 10)
+    assert not task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await outbox.close()

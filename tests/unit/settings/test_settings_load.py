@@ -113,7 +113,6 @@ def test_what_the_shipped_file_shows_as_a_value_is_the_default() -> None:
         ("sinks", "influxdb", "token"),
         ("sinks", "kafka", "enabled"),
         ("sinks", "lake", "enabled"),
-        ("sinks", "dead_letter", "target"),
     }
 
     def differences(a: Any, b: Any, place: tuple[str, ...] = ()) -> set[tuple[str, ...]]:

@@ -88,6 +88,7 @@ class Bench:
         spooled: bool = True,
         spool_bytes: int = 1 << 20,
         after: float = 1.0,
+        gather: float = 0.0,
         **runner: object,
     ) -> None:
         self.encoder = ListEncoder()
@@ -97,7 +98,7 @@ class Bench:
         self.refused: list[Refused] = []
         self.now = 100.0
         self._changed = asyncio.Event()
-        spool_settings = SpoolSettings(after=after)
+        spool_settings = SpoolSettings(after=after, gather=gather)
         self.spool = (
             SegmentLog(
                 folder, segment_bytes=spool_bytes // 4, max_bytes=spool_bytes, fsync_every=0.0
@@ -138,6 +139,11 @@ class Bench:
             while not condition():
                 self.runner.check(None)
                 await asyncio.sleep(0)
+
+    async def runner_turns(self) -> None:
+        for _ in range(20):
+            self.runner.check(None)
+            await asyncio.sleep(0.001)
 
     async def close(self) -> None:
         await self.runner.close()
@@ -362,9 +368,79 @@ async def test_a_sink_that_is_not_there_at_start_is_opened_later(
     assert bench.sender.delivered == ["1"]
 
 
-async def test_drain_ends_when_nothing_waits_in_memory(make: Callable[..., Bench]) -> None:
+async def test_idle_when_nothing_waits_in_memory(make: Callable[..., Bench]) -> None:
     bench = make()
     bench.append(1, 1)
-    await bench.runner.drain()
+    assert not bench.runner.idle
+    await bench.until(lambda: bench.runner.idle)
     assert bench.settled == {1}
-    assert bench.runner.idle
+
+
+async def test_a_mistake_of_the_sender_ends_the_runner_instead_of_hanging_it(
+    make: Callable[..., Bench],
+) -> None:
+    """The shard sees `run` fail and stops; nothing of that chunk was settled."""
+    bench = make()
+
+    def broken(rows: list[str]) -> None:
+        raise ZeroDivisionError("a mistake")
+
+    bench.sender.answer = broken
+    bench.append(1, 1)
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(asyncio.shield(bench.task), 5)
+    assert bench.settled == set()
+
+
+async def test_a_spool_smaller_than_a_chunk_does_not_keep_it_for_ever(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make(spool_bytes=2_000)
+    bench.sender.answer = lambda rows: down()
+    await bench.until(lambda: bench.meter.is_up is True)
+    bench.append(1, 1)
+    await bench.until(lambda: bench.runner.spooling)
+    bench.append(2, *range(10**17, 10**17 + 500))
+    bench.sender.answer = lambda rows: None
+    await bench.until(lambda: bench.settled == {1, 2})
+    await bench.until(lambda: not bench.runner.spooling)
+    assert len(bench.sender.delivered) == 501
+
+
+async def test_a_chunk_that_is_spooled_does_not_hold_up_a_drain(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make()
+    await bench.until(lambda: bench.meter.is_up is True)
+    bench.sender.gate.clear()
+    bench.append(1, 1)
+    await bench.until(lambda: bool(bench.sender.attempts))
+    opened, bench.now = bench.now, bench.now + 5
+    bench.runner.check(opened)
+    await bench.until(lambda: bench.runner.idle)
+    assert bench.settled == {1}
+
+
+async def test_closing_does_not_wait_for_a_sender_that_does_not_close(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("greenlang_iot.sinks.runner.CLOSE_WITHIN", 0.01)
+    bench = make()
+    bench.sender.close = asyncio.Event().wait  # type: ignore[method-assign,assignment]
+    await asyncio.wait_for(bench.runner.close(), 5)
+
+
+async def test_while_spooling_rows_gather_in_one_record(make: Callable[..., Bench]) -> None:
+    """Small records are slow to replay: a backlog of them would never become smaller."""
+    bench = make(gather=0.1)
+    bench.sender.answer = lambda rows: down()
+    bench.append(1, 1)
+    await bench.until(lambda: bench.settled == {1})
+    for ticket in range(2, 8):
+        bench.append(ticket, ticket)
+        await bench.runner_turns()
+    assert bench.settled == {1}
+    bench.now += 0.11
+    await bench.until(lambda: bench.settled == set(range(1, 8)))
+    assert bench.spool is not None
+    assert [record.rows for record in bench.spool.read(0)] == [1, 6]

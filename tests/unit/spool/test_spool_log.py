@@ -1,11 +1,12 @@
 """The log on the real disk and under asyncio; readers in other places; its bounds."""
 
 import asyncio
+import contextlib
 import stat
 from pathlib import Path
 
 import pytest
-from tests.fakes.disk import Crash, SimulatedDisk
+from tests.fakes.disk import Crash, FullDisk, SimulatedDisk
 
 from greenlang_iot.spool.format import RECORD_SIZE, Damage, FormatError, Record
 from greenlang_iot.spool.log import SegmentLog, SpoolFull
@@ -340,3 +341,75 @@ def test_after_a_failed_write_records_go_to_a_new_segment() -> None:
     log.flush()
     assert [s.first for s in list_segments(Path("/log"), disk)] == [1, 3]
     assert numbers(list(log.read(1))) == [1, 2, 3]
+
+
+def fill_disk(log: SegmentLog) -> int:
+    """Number of the record that there was no room for."""
+    while True:
+        number = log.append(b"x" * 1_000, 1)
+        try:
+            log.flush()
+        except OSError:
+            return number
+
+
+def test_a_full_disk_is_freed_by_what_was_delivered() -> None:
+    """Releasing needs no room: neither a failing write nor an unwritable ledger may prevent it."""
+    disk = FullDisk(room=40_000)
+    log = opened(Path("/log"), segment_bytes=4_000, files=disk)
+    number = fill_disk(log)
+    durable = log.durable_number
+    assert durable == number - 1
+    log.release(durable - 4)
+    with contextlib.suppress(OSError):
+        log.flush()  # may have room for the record only at the next try
+    log.flush()
+    assert log.durable_number == number
+    assert [r.number for r in log.read(0)] == list(range(durable - 3, number + 1))
+    log.close_blocking()
+
+
+def test_a_full_disk_is_freed_although_other_files_took_the_last_byte() -> None:
+    disk = FullDisk(room=40_000)
+    log = opened(Path("/log"), segment_bytes=4_000, files=disk)
+    for _ in range(20):
+        log.append(b"x" * 1_000, 1)
+    log.flush()
+    disk.room = disk.used
+    log.release(10)
+    with contextlib.suppress(OSError):
+        log.flush()
+    log.append(b"x" * 1_000, 1)
+    log.flush()
+    assert [r.number for r in log.read(0)] == list(range(11, 22))
+    log.close_blocking()
+    again = opened(Path("/log"), segment_bytes=4_000, files=disk)
+    assert [r.number for r in again.read(0)] == list(range(11, 22))
+    again.close_blocking()
+
+
+def test_the_file_of_a_failed_write_is_not_left_behind() -> None:
+    disk = FullDisk(room=10_000)
+    log = opened(Path("/log"), segment_bytes=4_000, files=disk)
+    log.append(b"x" * 20_000, 1)
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space"):
+            log.flush()
+    assert disk.used == 0
+    disk.room = 30_000
+    log.flush()
+    assert log.durable_number == 1
+    log.close_blocking()
+
+
+def test_a_full_disk_is_freed_when_everything_was_delivered() -> None:
+    disk = FullDisk(room=40_000)
+    log = opened(Path("/log"), segment_bytes=4_000, files=disk)
+    number = fill_disk(log)
+    disk.room = disk.used
+    log.release(log.durable_number)
+    with contextlib.suppress(OSError):
+        log.flush()
+    log.flush()
+    assert [r.number for r in log.read(0)] == [number]
+    log.close_blocking()

@@ -110,3 +110,37 @@ def test_a_crash_at_any_call_of_a_delivery_forgets_no_open_alert(calls: int) -> 
     disk.crash_in = -1
     found = open_alerts([folder], files=disk)
     assert sorted(t["number"] for t in found) == list(range(293, 300))
+
+
+async def test_a_damaged_state_means_delivering_again(tmp_path: Path) -> None:
+    folder = tmp_path / "shard-0"
+    outbox = Outbox(folder, 1 << 20)
+    await outbox.durable(outbox.append([change("a", 1, "open")]))
+    reader = OutboxReader(folder)
+    reader.poll()
+    reader.delivered()
+    for damage in (b"", b"{", b"[]", b'{"position": 7}'):
+        (folder / "open.json").write_bytes(damage)
+        assert [a["alert_id"] for a in open_alerts([folder])] == ["a"]
+        assert ids(OutboxReader(folder).poll()) == ["a-1"]
+    await outbox.close()
+
+
+async def test_an_alert_resolved_by_another_shard_is_forgotten(tmp_path: Path) -> None:
+    """Its device moved when the layout changed; the old shard's state must not bring it back."""
+    old, new = tmp_path / "shard-0", tmp_path / "shard-1"
+    outbox = Outbox(old, 1 << 20)
+    await outbox.durable(outbox.append([change("a", 1, "open")]))
+    reader = OutboxReader(old)
+    reader.poll()
+    reader.delivered()
+    await outbox.close()
+    later = Outbox(new, 1 << 20)
+    await later.durable(later.append([change("a", 2, "resolved")]))
+    second = OutboxReader(new)
+    assert [t["state"] for t in second.poll()] == ["resolved"]
+    reader.forget("a")
+    reader.delivered()
+    second.delivered()
+    await later.close()
+    assert open_alerts([old, new]) == []

@@ -1,0 +1,65 @@
+"""What a counting sink knows of each device, and how it answers the headline."""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from greenlang_iot.bench import kernels_check as check
+from greenlang_iot.bench.workload import FIRST_SEQ
+from greenlang_iot.model.batches import I64, U8, U64
+
+_SPARE = bytes(256)
+
+
+class Tally:
+    """Checks bodies of line protocol and record batches of the workload, device by device."""
+
+    def __init__(self, devices: int, start_ms: int) -> None:
+        self._start_ms = start_ms
+        self._next: I64 = np.ones(devices, np.int64)
+        self._ahead: U64 = np.zeros(devices, np.uint64)
+        self._found: I64 = np.zeros(check.FOUND, np.int64)
+        self.lines(b"")
+        self.records(b"", 0, 0)
+
+    def lines(self, body: bytes) -> tuple[int, int]:
+        """(telemetry lines, other lines) of a body."""
+        return check.check_lines(
+            np.frombuffer(bytearray(body + _SPARE), np.uint8), len(body),
+            self._start_ms, self._next, self._ahead, self._found,
+        )  # fmt: skip
+
+    def records(self, batch: bytes, first: int, base_ms: int) -> int:
+        """The records of an uncompressed batch, which begin at `first`."""
+        buffer: U8 = np.frombuffer(bytearray(batch + _SPARE), np.uint8)
+        return check.check_records(
+            buffer, first, len(batch), base_ms, FIRST_SEQ,
+            self._start_ms, self._next, self._ahead, self._found,
+        )  # fmt: skip
+
+    def counts(self) -> dict[str, int]:
+        """What was wrong so far; `gaps`: devices of which a later reading came and an earlier not."""
+        found = self._found.tolist()
+        return {
+            "readings": int(self._next.sum()) - len(self._next),
+            "malformed": found[check.MALFORMED],
+            "wrong_value": found[check.WRONG_VALUE],
+            "duplicate": found[check.DUPLICATE],
+            "lost": found[check.LOST],
+            "disordered": found[check.AHEAD],
+            "gaps": int(np.count_nonzero(self._ahead)),
+        }
+
+
+async def answer_stdin(port: int, counts: Callable[[], dict[str, int]]) -> None:
+    """Print the port; then for every line on stdin the counts; returns at its end."""
+    print(port, flush=True)
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while await reader.readline():
+        print(json.dumps({**counts(), "cpu_s": time.process_time()}), flush=True)

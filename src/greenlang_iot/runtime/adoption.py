@@ -1,0 +1,94 @@
+"""Spools of shards that an earlier layout had and this one has not: delivered here, then removed.
+
+Order per device is kept within such a spool. Between it and what the device sends now it is not: the
+device may belong to another shard since the layout changed.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from greenlang_iot.model.batches import ReadingBatch, ScoreBatch
+from greenlang_iot.model.directory import Directory
+from greenlang_iot.runtime.meters import SinkMeter
+from greenlang_iot.sinks.runner import Runner
+from greenlang_iot.spool.format import FormatError
+from greenlang_iot.spool.store import LogInUse
+
+log = structlog.get_logger(__name__)
+LOOK_EVERY = 0.1
+
+
+class Nothing:
+    """An OpenChunk that nobody appends to: an adopted spool has no live side."""
+
+    rows = 0
+    size = 0
+
+    def append(self, batch: ReadingBatch, scores: ScoreBatch) -> int:
+        raise NotImplementedError("nothing is appended to an adopted spool")
+
+    def seal(self) -> bytes:
+        return b""
+
+    def grow(self, directory: Directory) -> None:
+        return
+
+
+class AdoptionMeter(SinkMeter):
+    """Counts as its sink does; what is left in the spool is added to the live runner's gauges."""
+
+    def __init__(self, live: SinkMeter) -> None:
+        super().__init__(live.counters, live.sink)
+        self._left: dict[str, float] = {}
+        live.beside.append(self._left)
+
+    def gauges(self, values: dict[str, float]) -> None:
+        for name in ("spool_records", "spool_bytes"):
+            self._left[name] = values[name]
+
+
+class Adoption:
+    """One spool folder of a vanished shard. `make` opens it as a runner without a live side."""
+
+    def __init__(self, folder: Path, make: Callable[[], Runner]) -> None:
+        self._folder = folder
+        self._make = make
+
+    async def run(self) -> None:
+        """Deliver it all, however long that takes, and remove the folder."""
+        try:
+            runner = self._make()
+        except (OSError, LogInUse, FormatError) as error:
+            why = "a spool of an earlier layout cannot be opened; it stays"
+            log.error(why, folder=str(self._folder), why=str(error))
+            return
+        log.info("a spool of an earlier layout is delivered here", folder=str(self._folder))
+        task = asyncio.ensure_future(runner.run())
+        try:
+            while runner.backlog and not task.done():
+                runner.check(None)
+                await asyncio.wait({task}, timeout=LOOK_EVERY)
+            runner.check(None)
+            if task.done():
+                await task  # raises what went wrong
+        finally:
+            await runner.close()
+            await asyncio.wait({task})
+        await asyncio.to_thread(shutil.rmtree, self._folder)
+        log.info("a spool of an earlier layout is delivered", folder=str(self._folder))
+
+
+def abandoned(spool: Path, shard: int, shards: int) -> Sequence[Path]:
+    """Spool folders (`shard-<n>/<sink>`) of shards that are no more, those which `shard` adopts."""
+    found = []
+    for folder in sorted(spool.glob("shard-*/*")):
+        number = folder.parent.name.removeprefix("shard-")
+        if number.isdecimal() and folder.is_dir():
+            n = int(number)
+            if n >= shards and n % shards == shard:
+                found.append(folder)
+    return found

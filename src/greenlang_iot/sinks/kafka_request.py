@@ -1,0 +1,89 @@
+"""Produce requests whose bytes are joined once.
+
+aiokafka encodes a request from the inside out and copies every batch at each level: eleven copies, 0.3 µs
+a record. `join_once` makes a client's produce requests answer `encode()` with their pieces; the one
+place that uses them, `size + (header + request)` in `AIOKafkaConnection.send`, then joins them. What it
+relies on is private to aiokafka 0.14 and pinned by a contract test.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.produce import ProduceRequest
+
+from greenlang_iot.model.protocols import Body
+
+
+class Pieces:
+    """A bytes-like thing that is written as several; `bytes + Pieces` puts bytes before them."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: Iterable[Body]) -> None:
+        self._parts = tuple(parts)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __iter__(self) -> Iterator[Body]:
+        return iter(self._parts)
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self._parts)
+
+    def __radd__(self, before: bytes) -> "Whole":
+        return Whole((before, *self._parts))
+
+
+class Whole(Pieces):
+    """Pieces with the request's header before them: what comes before it now is the last."""
+
+    __slots__ = ()
+
+    def __radd__(self, before: bytes) -> bytes:  # type: ignore[override]
+        return b"".join((before, *self._parts))
+
+
+class JoinedRequest(ProduceRequest):  # type: ignore[misc]
+    """A ProduceRequest of batches in pieces."""
+
+    def build(self, request_struct_class: Any) -> Any:
+        request = super().build(request_struct_class)
+        # An idempotent producer needs version 3, since when the schema is as it is written here.
+        request.encode = self._pieces
+        return request
+
+    def _pieces(self) -> Pieces:
+        parts: list[Body] = [
+            _text(self._transactional_id),
+            struct.pack(">hii", self._required_acks, self._timeout, len(self._topics)),
+        ]
+        for topic, batches in self._topics:
+            parts += (_text(topic), struct.pack(">i", len(batches)))
+            for partition, batch in batches:
+                parts.append(struct.pack(">ii", partition, len(batch)))
+                parts.extend(batch if isinstance(batch, Pieces) else (batch,))
+        return Pieces(parts)
+
+
+def join_once(client: AIOKafkaClient) -> None:
+    """Have this client join the bytes of its produce requests once."""
+    send = client.send
+
+    def send_joined(node_id: int, request: Any, **options: Any) -> Any:
+        if type(request) is ProduceRequest:
+            request = JoinedRequest(
+                request._transactional_id, request._required_acks, request._timeout, request._topics
+            )
+        return send(node_id, request, **options)
+
+    client.send = send_joined
+
+
+def _text(value: str | None) -> bytes:
+    if value is None:
+        return b"\xff\xff"
+    raw = value.encode()
+    return struct.pack(">h", len(raw)) + raw

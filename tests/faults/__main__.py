@@ -1,0 +1,153 @@
+"""`python -m tests.faults [--short] [--seeded] [--report FILE] [ROW…]`: run the fault matrix.
+
+The last line of the output is one JSON object: rows, passed, acked_lost, unexplained_duplicates.
+--seeded runs each row with the bug that it names, and expects it to fail.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.faults.check import Verdict
+from tests.faults.report import write_report
+from tests.faults.rows import ROWS, Row
+from tests.faults.seeded import environment
+from tests.faults.site import Field, Site
+from tests.services import influxdb1, kafka_server, mosquitto_server
+
+
+@dataclass(slots=True)
+class Result:
+    """One row's outcome. problems: why it did not pass; empty where it did."""
+
+    row: Row
+    verdict: Verdict = field(default_factory=Verdict)
+    recovery: float | None = None
+    seconds: float = 0.0
+    said: list[str] = field(default_factory=list)
+    counts: dict[str, float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems
+
+
+BEFORE, AFTER = 2.0, 1.5
+"""Seconds of load before the fault and after the recovery."""
+COUNTED = ("shard_restarts", "sink_spooled_readings", "sink_retries", "disconnects", "pauses")
+
+
+def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
+    """Run one row; whatever goes wrong in it is one of its problems."""
+    result = Result(row)
+    begun = time.monotonic()
+    settings = environment(row.seeded) if seeded else {}
+    field_ = Field(site, row.name, environment=settings, **row.options)
+    try:
+        if row.ready:
+            field_.gateway.wait_ready()
+        else:
+            field_.subscribed()
+        load = field_.publish(row.extra())
+        field_.run_for(BEFORE)
+        field_.said.clear()  # what it said before it was ready
+        result.recovery = row.act(field_)
+        field_.run_for(AFTER)
+        load.stop(60)
+        if row.drains:
+            field_.settled()
+        result.counts = {name: field_.count(name) for name in COUNTED}
+        field_.gateway.stop()
+        result.verdict = field_.verdict()
+    except Exception as error:  # a row that breaks is a failed row; the others go on
+        traceback.print_exc()
+        result.problems.append(f"{type(error).__name__}: {str(error)[:2_000]}")
+    finally:
+        result.said = [reason for reason, _ in field_.said.most_common()]
+        site.mend()
+        field_.close()
+    result.seconds = time.monotonic() - begun
+    result.problems += _problems(result)
+    return result
+
+
+def _problems(result: Result) -> list[str]:
+    verdict, row = result.verdict, result.row
+    must_be_zero = ("acked_lost", "unknown", "stray_acks", "unexplained_duplicates")
+    found = [f"{name}: {count}" for name in must_be_zero if (count := getattr(verdict, name))]
+    if not verdict.acked:
+        found.append("nothing was acknowledged")
+    if verdict.unacked and row.drains and not row.loses_broker:
+        found.append(f"{verdict.unacked} confirmed messages were never acknowledged")
+    if result.recovery is not None and result.recovery > row.bar:
+        found.append(f"recovery took {result.recovery:.1f} s (bar {row.bar:.0f} s)")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults")
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--seeded", action="store_true")
+    parser.add_argument("--report", type=Path)
+    parser.add_argument("rows", nargs="*")
+    arguments = parser.parse_args()
+    for why in (mosquitto_server.missing(), kafka_server.missing(), influxdb1.missing()):
+        if why:
+            sys.exit(why)
+    chosen = [
+        row
+        for row in ROWS
+        if (row.name in arguments.rows if arguments.rows else row.short or not arguments.short)
+    ]
+    unknown = set(arguments.rows) - {row.name for row in chosen}
+    if unknown:
+        sys.exit(f"no such row: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are stopped on the way
+    results = []
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        site = Site(Path(folder) / "site")
+        try:
+            for row in chosen:
+                result = run_row(site, row, seeded=arguments.seeded)
+                results.append(result)
+                _print(result)
+        finally:
+            site.close()
+    if arguments.report:
+        write_report(arguments.report, results)
+    summary = {
+        "rows": len(results),
+        "passed": sum(result.passed for result in results),
+        "acked_lost": sum(result.verdict.acked_lost for result in results),
+        "unexplained_duplicates": sum(r.verdict.unexplained_duplicates for r in results),
+    }
+    print(json.dumps(summary), flush=True)
+    if arguments.seeded:
+        return 0 if summary["passed"] == 0 else 1
+    return 0 if summary["passed"] == summary["rows"] else 1
+
+
+def _print(result: Result) -> None:
+    verdict = result.verdict
+    recovery = "-" if result.recovery is None else f"{result.recovery:.1f} s"
+    counts = {name: int(value) for name, value in result.counts.items() if value}
+    print(
+        f"{'ok  ' if result.passed else 'FAIL'} {result.row.name}: acked {verdict.acked}, "
+        f"lost {verdict.acked_lost}, duplicates {verdict.duplicates} "
+        f"(forwarded twice {verdict.explained_by_forward}, cut {verdict.explained_by_cut}), "
+        f"recovery {recovery}, {result.seconds:.0f} s, {counts}, said {result.said[:4]}"
+    )
+    for line in (*result.problems, *verdict.examples):
+        print(f"     {line}")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

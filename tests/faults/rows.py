@@ -1,0 +1,593 @@
+"""The rows of the fault matrix: what is done to the gateway, and what it must do then.
+
+A row's function is called under load and returns the seconds from the end of the cause to the recovery
+(None: there is nothing to recover from, or nothing that can).
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.fakes.influxdb2 import Fault, busy
+from tests.faults.site import Field
+
+from greenlang_iot.simulate.manifest import Message
+
+Act = Callable[[Field], float | None]
+
+
+@dataclass(slots=True, frozen=True)
+class Row:
+    """One row.
+
+    bar: most seconds of recovery. seeded: the bug (tests.faults.seeded)
+    with which the row was seen failing. short: part of the short form. drains: ends with nothing
+    unacknowledged. loses_broker: the broker itself may forget messages it had confirmed. ready: the
+    gateway can be ready before the fault. extra: messages to publish beside the fleet's.
+    """
+
+    name: str
+    what: str
+    act: Act
+    bar: float = 5.0
+    seeded: str = ""
+    short: bool = False
+    drains: bool = True
+    loses_broker: bool = False
+    ready: bool = True
+    extra: Callable[[], Iterable[Message]] = tuple
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+START = 20.0
+"""Bar in seconds of rows that end with the start of a whole gateway: kernels are loaded meanwhile."""
+ROWS: list[Row] = []
+
+
+def row(what: str, **options: Any) -> Callable[[Act], Act]:
+    def add(act: Act) -> Act:
+        ROWS.append(Row(act.__name__.replace("_", "-"), what, act, **options))
+        return act
+
+    return add
+
+
+# ---- the gateway's own processes ----------------------------------------------------------------
+
+
+@row("no fault", seeded="forgets_chunks")
+def no_fault(f: Field) -> None:
+    return None
+
+
+@row("SIGKILL of a shard", bar=10.0, short=True, seeded="acks_first")
+def shard_killed(f: Field) -> float:
+    killed = time.monotonic()
+    f.replaced(f.kill_shard(), 10)
+    return f.recovered(killed)
+
+
+@row(
+    "SIGKILL of the supervisor (its shards die with it), then a start",
+    bar=START,
+    seeded="acks_first",
+)
+def supervisor_killed(f: Field) -> float:
+    f.kill_all()
+    f.restart()
+    return f.recovered()
+
+
+@row("SIGKILL of every process at once, then a start", bar=START, short=True, seeded="acks_first")
+def all_killed(f: Field) -> float:
+    for pid in f.gateway.shard_pids():
+        os.kill(pid, signal.SIGKILL)
+    f.kill_all()
+    f.restart()
+    return f.recovered()
+
+
+@row("SIGTERM under load, then a start", bar=START, seeded="drain_forgets")
+def terminated(f: Field) -> float:
+    f.gateway.stop()
+    f.restart()
+    return f.recovered()
+
+
+@row("SIGTERM right after the start, then a start", bar=START, seeded="drain_forgets")
+def terminated_early(f: Field) -> float:
+    f.gateway.stop()
+    for pause in (0.0, 0.3, 1.0, 2.0, 3.0):
+        f.restart()
+        f.run_for(pause)
+        f.stop_early()
+    f.restart()
+    return f.recovered()
+
+
+@row(
+    "SIGSTOP of a shard: the heartbeat is missed and it is replaced",
+    bar=10.0,
+    seeded="acks_first",
+)
+def shard_frozen(f: Field) -> float:
+    victim = f.gateway.shard_pids()[0]
+    os.kill(victim, signal.SIGSTOP)
+    f.replaced(victim, 15)
+    return f.recovered()
+
+
+@row(
+    "two shards become one while both sinks are down: what they left is adopted",
+    bar=START,
+    short=True,
+    seeded="no_adoption",
+)
+def fewer_shards(f: Field) -> float:
+    return _other_layout(f, 1)
+
+
+@row("two shards become three while both sinks are down", bar=START, seeded="acks_first")
+def more_shards(f: Field) -> float:
+    return _other_layout(f, 3)
+
+
+def _other_layout(f: Field, shards: int) -> float:
+    with f.kafka_cut():
+        f.site.kafka.stop()
+        f.site.influx.stop()
+        f.wait(lambda: f.spool_records() > 3, 20, "spooling")
+        f.run_for(1.0)
+        f.gateway.stop()
+        f.site.kafka.start()
+        f.site.influx.start()
+    f.restart({"runtime": {"shards": shards}})
+    seconds = f.recovered()
+    f.retired()
+    return seconds
+
+
+@row(
+    "the gateway starts while both sinks are down",
+    bar=START,
+    seeded="forgets_failed",
+)
+def started_without_sinks(f: Field) -> float:
+    with f.kafka_cut():
+        f.gateway.stop()
+        f.site.kafka.stop()
+        f.site.influx.stop()
+        f.restart()
+        f.wait(lambda: f.spool_records() > 3, 30, "spooling")
+        f.run_for(1.0)
+        f.site.kafka.start()
+        f.site.influx.start()
+    return f.recovered()
+
+
+@row(
+    "SIGTERM while Kafka is frozen and InfluxDB is down, then a start",
+    bar=START,
+    seeded="drain_forgets",
+)
+def terminated_without_sinks(f: Field) -> float:
+    with f.kafka_cut():
+        os.kill(f.site.kafka.pid, signal.SIGSTOP)
+        f.site.influx.stop()
+        f.run_for(0.5)
+        f.gateway.stop()
+        os.kill(f.site.kafka.pid, signal.SIGCONT)
+        f.site.influx.start()
+    f.restart()
+    return f.recovered()
+
+
+# ---- the broker ---------------------------------------------------------------------------------
+
+
+@row("every connection to the broker is cut", seeded="stale_acks")
+def connections_cut(f: Field) -> float:
+    f.proxy.cut()
+    return f.recovered()
+
+
+@row("connections are cut 10 times in 5 s", seeded="stale_acks")
+def connections_cut_often(f: Field) -> float:
+    for _ in range(10):
+        f.proxy.cut()
+        f.run_for(0.5)
+    return f.recovered()
+
+
+@row("broker killed and restarted", bar=6.0, loses_broker=True, seeded="acks_first")
+def broker_killed(f: Field) -> float:
+    f.site.mosquitto.stop()
+    f.run_for(2.0)
+    f.site.mosquitto.start()
+    return f.recovered()
+
+
+@row("broker refuses connections for 4 s", bar=6.0, seeded="never_reconnects")
+def broker_refuses(f: Field) -> float:
+    f.proxy.refuse()
+    f.run_for(4.0)
+    f.proxy.listen()
+    return f.recovered()
+
+
+@row(
+    "half-open: nothing passes for 12 s, connections stay (keep-alive 6 s)",
+    bar=6.0,
+    seeded="never_reconnects",
+)
+def broker_half_open(f: Field) -> float:
+    f.proxy.hold = True
+    f.run_for(12.0)
+    f.proxy.hold = False
+    return f.recovered()
+
+
+@row("half-open for 2 s: shorter than the keep-alive", seeded="never_reconnects")
+def broker_stalls(f: Field) -> float:
+    f.proxy.hold = True
+    f.run_for(2.0)
+    f.proxy.hold = False
+    return f.recovered()
+
+
+@row("broker slow: every piece 300 ms late", seeded="forgets_chunks")
+def broker_slow(f: Field) -> float:
+    f.proxy.delay = 0.3
+    f.run_for(5.0)
+    f.proxy.delay = 0.0
+    return f.recovered()
+
+
+@row("broker one byte at a time for 5 s", seeded="forgets_chunks")
+def broker_dribbles(f: Field) -> float:
+    f.proxy.dribble = True
+    f.run_for(5.0)
+    f.proxy.dribble = False
+    return f.recovered()
+
+
+@row("PUBACKs are lost, then the connection: redelivered with DUP", short=True, seeded="stale_acks")
+def broker_redelivers(f: Field) -> float:
+    return _redeliver(f)
+
+
+@row("redelivered without DUP", seeded="stale_acks")
+def broker_redelivers_without_dup(f: Field) -> float:
+    f.proxy.hide_dup = True
+    return _redeliver(f)
+
+
+def _redeliver(f: Field) -> float:
+    f.proxy.swallow_acks = True
+    f.run_for(2.0)
+    f.proxy.swallow_acks = False
+    f.proxy.cut()
+    return f.recovered()
+
+
+# ---- InfluxDB ------------------------------------------------------------------------------------
+
+
+@row("InfluxDB down for 5 s (real, 1.x)", short=True, seeded="forgets_failed")
+def influxdb_down(f: Field) -> float:
+    f.site.influx.stop()
+    f.run_for(5.0)
+    f.site.influx.start()
+    return f.recovered()
+
+
+@row("InfluxDB frozen for 6 s (real, 1.x, SIGSTOP)", seeded="forgets_failed")
+def influxdb_frozen(f: Field) -> float:
+    process = f.site.influx._process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    f.run_for(6.0)
+    process.send_signal(signal.SIGCONT)
+    return f.recovered()
+
+
+TWO = {"influx": "2"}
+
+
+def _answers(f: Field, fault: Fault, times: int) -> float:
+    f.site.stand_in.fault(*[fault] * times)
+    f.wait(lambda: not f.site.stand_in.faults_left, 30, "all faults used up")
+    return f.recovered()
+
+
+@row(
+    "InfluxDB hangs: 3 writes are never answered",
+    options=TWO,
+    seeded="forgets_failed",
+)
+def influxdb_hangs(f: Field) -> float:
+    return _answers(f, Fault(hang=True), 3)
+
+
+@row("InfluxDB answers 503 without Retry-After, 5 times", options=TWO, seeded="forgets_failed")
+def influxdb_503(f: Field) -> float:
+    return _answers(f, busy(), 5)
+
+
+@row(
+    "InfluxDB answers 503 with Retry-After: 2, twice", options=TWO, seeded="forgets_failed", bar=7.0
+)
+def influxdb_503_retry_after(f: Field) -> float:
+    return _answers(f, busy(503, "2"), 2)
+
+
+@row(
+    "InfluxDB answers 429 with Retry-After: 2, twice",
+    options=TWO,
+    seeded="forgets_failed",
+    bar=7.0,
+)
+def influxdb_429(f: Field) -> float:
+    return _answers(f, busy(429, "2"), 2)
+
+
+@row("InfluxDB answers 400 (not of line protocol), 3 times", options=TWO, seeded="forgets_failed")
+def influxdb_400(f: Field) -> float:
+    return _answers(f, Fault(400, {"code": "invalid", "message": "go away"}), 3)
+
+
+@row("InfluxDB takes no body over 4 kB (413)", options=TWO, seeded="forgets_failed")
+def influxdb_413(f: Field) -> float:
+    f.site.stand_in.limit_body(4_096)
+    f.run_for(4.0)
+    f.site.stand_in.limit_body(0)
+    return f.recovered()
+
+
+@row(
+    "InfluxDB answers 422 (partial write without saying which), 3 times",
+    options=TWO,
+    seeded="forgets_failed",
+)
+def influxdb_422(f: Field) -> float:
+    words = "failure writing points to database: partial write: something dropped=1"
+    return _answers(f, Fault(422, {"code": "unprocessable entity", "message": words}), 3)
+
+
+@row(
+    "InfluxDB's token is changed and changed back after 4 s (401)",
+    options=TWO,
+    seeded="forgets_failed",
+)
+def influxdb_401(f: Field) -> float:
+    f.site.stand_in.change_token("another")
+    f.run_for(4.0)
+    f.site.stand_in.change_token(f.site.stand_in.token)
+    return f.recovered()
+
+
+@row("InfluxDB writes, then cuts without an answer, 5 times", options=TWO, seeded="forgets_failed")
+def influxdb_resets(f: Field) -> float:
+    return _answers(f, Fault(reset=True, written=True), 5)
+
+
+# ---- Kafka --------------------------------------------------------------------------------------
+
+
+@row("Kafka stopped for 5 s", short=True, seeded="forgets_failed")
+def kafka_down(f: Field) -> float:
+    with f.kafka_cut():
+        f.site.kafka.stop()
+        f.run_for(5.0)
+        f.site.kafka.start()
+    return f.recovered()
+
+
+@row("Kafka killed (SIGKILL), started after 2 s", seeded="forgets_failed")
+def kafka_killed(f: Field) -> float:
+    with f.kafka_cut():
+        f.site.kafka.kill()
+        f.run_for(2.0)
+        f.site.kafka.start()
+    return f.recovered()
+
+
+@row("Kafka frozen for 8 s (SIGSTOP)", seeded="forgets_failed")
+def kafka_frozen(f: Field) -> float:
+    with f.kafka_cut():
+        os.kill(f.site.kafka.pid, signal.SIGSTOP)
+        f.run_for(8.0)
+        os.kill(f.site.kafka.pid, signal.SIGCONT)
+    return f.recovered()
+
+
+# ---- both ---------------------------------------------------------------------------------------
+
+
+@row(
+    "both sinks down, a shard killed meanwhile",
+    bar=10.0,
+    seeded="spool_lies",
+)
+def sinks_down_shard_killed(f: Field) -> float:
+    with f.kafka_cut():
+        f.site.kafka.stop()
+        f.site.influx.stop()
+        f.wait(lambda: f.spool_records() > 3, 20, "spooling")
+        f.run_for(1.0)
+        f.kill_shard()
+        f.run_for(2.0)
+        f.site.kafka.start()
+        f.site.influx.start()
+    return f.recovered()
+
+
+SMALL_SPOOL = {"settings": {"spool": {"max_bytes": 300_000, "segment_bytes": 65_536}}}
+
+
+@row(
+    "both sinks down until the spools are full: back pressure, then everything",
+    bar=10.0,
+    short=True,
+    seeded="full_spool_drops",
+    options=SMALL_SPOOL,
+)
+def spool_full(f: Field) -> float:
+    with f.kafka_cut():
+        f.site.kafka.stop()
+        f.site.influx.stop()
+        f.wait(lambda: f.count("sink_spool_full") >= 1, 30, "the spool full")
+        f.run_for(3.0)
+        assert any("full spool" in reason or "is down" in reason for reason in f.said)
+        f.site.kafka.start()
+        f.site.influx.start()
+    return f.recovered()
+
+
+# ---- what a person or another device does -------------------------------------------------------
+
+
+@row(
+    "the session is taken over by another client: said, and healed by a restart",
+    bar=START,
+    seeded="never_reconnects",
+)
+def session_taken_over(f: Field) -> float:
+    f.take_over()
+    f.wait(lambda: f.gateway.get("/readyz")[0] == 503, 5, "not ready")
+    f.run_for(1.0)
+    assert any("connections subscribed" in reason for reason in f.said), f.said
+    f.gateway.stop()
+    f.restart()
+    return f.recovered()
+
+
+@row(
+    "certificates are replaced on disk while connections are lost",
+    seeded="gives_up_on_files",
+    options={"own_ca": True},
+)
+def certificates_replaced(f: Field) -> float:
+    f.own_ca.write_bytes(b"half a certif")
+    f.proxy.cut()
+    f.run_for(2.0)
+    f.renew_certificates()
+    f.proxy.cut()
+    return f.recovered()
+
+
+@row("no file descriptor is left for 4 s, connections are cut", seeded="never_reconnects")
+def descriptors_exhausted(f: Field) -> float:
+    with f.no_descriptors():
+        f.proxy.cut()
+        f.run_for(4.0)
+    return f.recovered()
+
+
+def _flood() -> Iterable[Message]:
+    topic = "greenlang/acme/site-01/flooding-device/telemetry"
+    for number in range(6_000):
+        payload = b"no telemetry at all %d" % number
+        yield Message(number / 1_000, topic, payload, [], (("", "any"),), "bad")
+
+
+@row(
+    "one device floods the dead letters: 1,000 bad messages a second",
+    short=True,
+    extra=_flood,
+    seeded="dead_letters_lie",
+)
+def dead_letters_flooded(f: Field) -> float:
+    f.run_for(4.0)
+    f.kill_shards()
+    return f.recovered()
+
+
+# ---- Kafka's topic ------------------------------------------------------------------------------
+
+
+@row(
+    "Kafka's topic is missing at the start and made later",
+    ready=False,
+    seeded="forgets_failed",
+    options={"topic": "iot.late"},
+)
+def kafka_topic_missing(f: Field) -> float:
+    f.wait(lambda: f.spool_records() > 3, 30, "spooling")
+    f.site.make_topic("iot.late")
+    return f.recovered()
+
+
+@row("Kafka takes no batch over 1,000 bytes for 4 s: batches are halved", seeded="forgets_failed")
+def kafka_batch_too_large(f: Field) -> float:
+    f.site.limit_batch(1_000)
+    f.run_for(4.0)
+    f.site.limit_batch(1_048_588)
+    return f.recovered()
+
+
+@row(
+    "Kafka takes no batch over 100 bytes for 3 s: every record is a dead letter",
+    seeded="forgets_failed",
+)
+def kafka_record_too_large(f: Field) -> float:
+    f.site.limit_batch(100)
+    f.run_for(3.0)
+    f.site.limit_batch(1_048_588)
+    return f.recovered()
+
+
+# ---- the disk -----------------------------------------------------------------------------------
+
+
+@row(
+    "the disk is full while both sinks are down: back pressure; the sinks' return alone heals it",
+    bar=10.0,
+    seeded="full_spool_drops",
+    options={"disk": "12m"},
+)
+def disk_full(f: Field) -> float:
+    with f.kafka_cut():
+        f.site.kafka.stop()
+        f.site.influx.stop()
+        f.fill_disk(leave=150_000)
+        f.run_for(8.0)
+        f.site.kafka.start()
+        f.site.influx.start()
+    return f.recovered()
+
+
+@row(
+    "the disk is full for 5 s while the sinks are well",
+    short=True,
+    seeded="forgets_chunks",
+    options={"disk": "12m"},
+)
+def disk_full_sinks_up(f: Field) -> float:
+    f.fill_disk(leave=0)
+    f.run_for(5.0)
+    f.free_disk()
+    return f.recovered()
+
+
+@row(
+    "checkpoint, outbox state, layout and spool ledgers are damaged while everything is down",
+    bar=START,
+    seeded="forgets_failed",
+)
+def files_damaged(f: Field) -> float:
+    with f.kafka_cut():
+        f.site.kafka.stop()
+        f.site.influx.stop()
+        f.wait(lambda: f.spool_records() > 3, 20, "spooling")
+        f.kill_all()
+        f.damage("state/*.state", "outbox/*/open.json", "layout.json", "spool/*/*/ledger.json")
+        f.tear("spool/*/*/*.seg")
+        f.restart()
+        f.run_for(3.0)
+        f.site.kafka.start()
+        f.site.influx.start()
+    return f.recovered()

@@ -1,0 +1,174 @@
+"""Plants one bug, named by FAULTS_SEEDED_BUG, when its module is imported. See `__init__.py`."""
+
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+
+def acks_first(module: Any) -> None:
+    """Tickets wait for nobody."""
+    genuine = module.Pipeline._open_ticket
+
+    def bug(self: Any, frames: Any, decoded: Any, alerts: bool) -> int:
+        required, self._required = self._required, 0
+        try:
+            return genuine(self, frames, decoded, alerts)
+        finally:
+            self._required = required
+
+    module.Pipeline._open_ticket = bug
+
+
+def forgets_chunks(module: Any) -> None:
+    """Every tenth chunk counts as delivered and was not sent."""
+    genuine = module.Runner._send_once
+
+    async def bug(self: Any, chunk: Any) -> None:
+        if self._orders % 10 != 9:
+            await genuine(self, chunk)
+
+    module.Runner._send_once = bug
+
+
+def forgets_failed(module: Any) -> None:
+    """A chunk that failed counts as delivered."""
+    genuine = module.Runner._send_once
+
+    async def bug(self: Any, chunk: Any) -> None:
+        try:
+            await genuine(self, chunk)
+        except module.SinkError as error:
+            self._note_failure(error)
+
+    module.Runner._send_once = bug
+
+
+def spool_lies(module: Any) -> None:
+    """A record counts as durable before it is written, and it is written late."""
+
+    async def bug(self: Any, number: int) -> None:
+        self._group._every = 5.0
+
+    module.SegmentLog.durable = bug
+
+
+def full_spool_drops(module: Any) -> None:
+    """A full spool drops a required sink's chunk and calls it settled."""
+    genuine = module.Runner._write
+
+    def bug(self: Any, chunk: Any) -> int:
+        record = genuine(self, chunk)
+        if record is None:
+            self._settle(self.bit, chunk.first_ticket, chunk.last_ticket)
+            return -1
+        return record
+
+    module.Runner._write = bug
+
+
+def drain_forgets(module: Any) -> None:
+    """The drain settles what still waits instead of delivering it."""
+
+    def bug(self: Any) -> bool:
+        for runner in self.runners:
+            self._settle(runner.bit, 1, self.ledger._newest)
+        return True
+
+    module.Shard._drained = bug
+
+
+def stale_acks(module: Any) -> None:
+    """Acknowledgements go to whatever connection is there now."""
+
+    def bug(self: Any, connection: int, packet_ids: Any) -> None:
+        for owner in self.connections:
+            owner.acknowledge(owner.number, packet_ids)
+
+    module.Shard._acknowledge = bug
+
+
+def never_reconnects(module: Any) -> None:
+    """A connection that is lost stays lost."""
+
+    async def bug(self: Any) -> None:
+        try:
+            await self._live()
+        except module.MqttError as error:
+            self._tell(error)
+
+    module.Connection._stay_connected = bug
+
+
+def no_adoption(module: Any) -> None:
+    """What vanished shards left behind is nobody's."""
+    module.abandoned = lambda *_: []
+
+
+def gives_up_on_files(module: Any) -> None:
+    """Wrong TLS files end a connection for good."""
+
+    def bug(self: Any, tls: Any) -> Any:
+        return module.ssl_context(tls)
+
+    module.Connection._context = bug
+
+
+def dead_letters_lie(module: Any) -> None:
+    """A dead letter counts as durable before it is written, and it is written late."""
+
+    async def bug(self: Any, number: int) -> None:
+        if hasattr(self._target, "_group"):
+            self._target._group._every = 5.0
+
+    module.DeadLetterWriter.durable = bug
+
+
+BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
+    "acks_first": ("greenlang_iot.pipeline", acks_first),
+    "forgets_chunks": ("greenlang_iot.sinks.runner", forgets_chunks),
+    "forgets_failed": ("greenlang_iot.sinks.runner", forgets_failed),
+    "spool_lies": ("greenlang_iot.spool.log", spool_lies),
+    "full_spool_drops": ("greenlang_iot.sinks.runner", full_spool_drops),
+    "drain_forgets": ("greenlang_iot.runtime.shard", drain_forgets),
+    "stale_acks": ("greenlang_iot.runtime.shard", stale_acks),
+    "never_reconnects": ("greenlang_iot.mqtt.transport", never_reconnects),
+    "gives_up_on_files": ("greenlang_iot.mqtt.transport", gives_up_on_files),
+    "dead_letters_lie": ("greenlang_iot.sinks.deadletter", dead_letters_lie),
+    "no_adoption": ("greenlang_iot.runtime.sinks", no_adoption),
+}
+
+
+class _Planter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Loads one module as usual, then plants the bug in it."""
+
+    def __init__(self, name: str, plant: Callable[[Any], None]) -> None:
+        self._name = name
+        self._plant = plant
+        self._genuine: importlib.abc.Loader | None = None
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != self._name:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is not None:
+            self._genuine, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert self._genuine is not None
+        self._genuine.exec_module(module)
+        self._plant(module)
+
+
+_bug = os.environ.get("FAULTS_SEEDED_BUG")
+if _bug:
+    sys.meta_path.insert(0, _Planter(*BUGS[_bug]))

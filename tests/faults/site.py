@@ -1,0 +1,539 @@
+"""The servers of the matrix, once for all rows, and one gateway with its proxy and load per row."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mqtt5
+import yaml
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+)
+from tests.faults.check import Verdict, judge
+from tests.faults.load import Load
+from tests.faults.proxy import Key, Proxy
+from tests.faults.readers import (
+    Identity,
+    KafkaReader,
+    influx1_identities,
+    read_all,
+    reading_of,
+)
+from tests.faults.stand_in import StandIn
+from tests.services.gateway_process import GatewayProcess
+from tests.services.influxdb1 import start_influxdb1
+from tests.services.kafka_server import start_kafka
+from tests.services.mosquitto_server import Mosquitto
+
+from greenlang_iot.devices.registry import load as load_registry
+from greenlang_iot.mqtt.tls import ssl_context
+from greenlang_iot.runtime.layout import plan
+from greenlang_iot.settings.model import Settings, TlsSettings
+from greenlang_iot.simulate.ca import loopback
+from greenlang_iot.simulate.fleet import FleetOptions, fleet_registry
+from greenlang_iot.simulate.manifest import Message
+
+KAFKA_TIMEOUT = 5.0
+TOPICS = {
+    "readings_topic": "iot.readings",
+    "alerts_topic": "iot.alerts",
+    "alerts_state_topic": "iot.alerts.state",
+    "deadletter_topic": "iot.deadletter",
+}
+
+
+class Site:
+    """Mosquitto, Kafka, InfluxDB 1.x and the stand-in for 2.x, in folders below `folder`."""
+
+    def __init__(self, folder: Path, devices: int = 100, rate: float = 400.0) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        self.options = FleetOptions(devices=devices, seed=7, interval=devices / rate, history=20)
+        self.mosquitto = Mosquitto(_made(folder / "mosquitto"))
+        self.ca_file, self.identity = loopback(folder / "mosquitto" / "tls")
+        self.influx = start_influxdb1(_made(folder / "influxdb"))
+        self.kafka = start_kafka(folder / "kafka")
+        self.stand_in = StandIn()
+        self.registry = folder / "fleet.json"
+        self.registry.write_text(json.dumps(fleet_registry(self.options)))
+        self._setup()
+
+    def _setup(self) -> None:
+        """Topics, by the gateway's own command."""
+        config = self.folder / "setup.yaml"
+        settings = {
+            "data_dir": str(self.folder / "setup"),
+            "sinks": {
+                "kafka": {"enabled": True, "bootstrap_servers": self.kafka.bootstrap},
+                "lake": {"enabled": False},
+            },
+        }
+        config.write_text(yaml.safe_dump(settings))
+        command = [sys.executable, "-m", "greenlang_iot", "setup", "--config", str(config)]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def make_topic(self, name: str) -> None:
+        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap})
+        for done in admin.create_topics([NewTopic(name, 12, 1)]).values():
+            done.result(20)
+
+    def limit_batch(self, size: int) -> None:
+        """Largest record batch, in bytes, that the readings topic takes."""
+        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap})
+        entry = ConfigEntry(
+            "max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET
+        )
+        where = ConfigResource(
+            ConfigResource.Type.TOPIC, TOPICS["readings_topic"], incremental_configs=[entry]
+        )
+        for done in admin.incremental_alter_configs([where]).values():
+            done.result(20)
+
+    def mend(self) -> None:
+        """Whatever a row did: everything runs again."""
+        for server in (self.mosquitto, self.influx, self.kafka):
+            process = server._process
+            if process is None or process.poll() is not None:
+                server.start()
+            else:
+                process.send_signal(signal.SIGCONT)
+        self.limit_batch(1_048_588)
+
+    def close(self) -> None:
+        self.stand_in.close()
+        self.kafka.stop()
+        self.influx.stop()
+        self.mosquitto.stop()
+
+
+class Field:
+    """One row's gateway behind its proxy, under load. What a row does to it are its methods.
+
+    influx: "1" for the real server, "2" for the stand-in. topic: for the readings, if it is not to be
+    the common one. disk: size of a file system of its own for data_dir. own_ca: the gateway trusts a
+    CA file of its own, which the row may replace.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        name: str,
+        *,
+        influx: str = "1",
+        topic: str = TOPICS["readings_topic"],
+        disk: str = "",
+        own_ca: bool = False,
+        settings: dict[str, Any] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.site = site
+        self.name = name
+        self.folder = _made(site.folder / "rows" / name)
+        self.data_dir = self.folder / "data"
+        self.proxy = Proxy(site.mosquitto.port, site.ca_file, site.identity)
+        self.load: Load | None = None
+        self.said: Counter[str] = Counter()
+        """Reasons that /readyz gave while something was wrong."""
+        self.metrics: dict[str, float] = {}
+        self.own_ca = site.ca_file
+        if own_ca:
+            self.own_ca = self.folder / "ca.crt"
+            shutil.copy(site.ca_file, self.own_ca)
+        self._disk = disk
+        if disk:
+            self.data_dir.mkdir()
+            _run("mount", "-t", "tmpfs", "-o", f"size={disk}", "tmpfs", str(self.data_dir))
+        self._topic = topic
+        self._influx = influx
+        self._database = f"row_{name.replace('-', '_')}"
+        self._kafka = KafkaReader(site.kafka.bootstrap, topic)
+        self._cuts: list[tuple[float, float]] = []
+        if influx == "1":
+            site.influx.query(f"CREATE DATABASE {self._database}")
+        else:
+            site.stand_in.reset()
+        self.settings = self._settings(settings or {})
+        self._environment = environment or {}
+        self.gateway = self._start()
+        self._watching = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _settings(self, changes: dict[str, Any]) -> dict[str, Any]:
+        site = self.site
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            admin = taken.getsockname()[1]
+        if self._influx == "1":
+            influx = {"version": "1", "url": site.influx.url, "bucket": self._database}
+        else:
+            token = self.folder / "token"
+            token.write_text(site.stand_in.token)
+            token.chmod(0o600)
+            influx = {"version": "2", "url": site.stand_in.url, "token_file": str(token)}
+        base: dict[str, Any] = {
+            "instance": f"row-{self.name}"[:32],
+            "data_dir": str(self.data_dir),
+            "mqtt": {
+                "brokers": [
+                    {
+                        "host": "127.0.0.1",
+                        "port": self.proxy.port,
+                        "keep_alive": 6,
+                        "tls": {"ca_file": str(self.own_ca)},
+                        "username": "gateway",
+                        "password_file": str(site.mosquitto.password_file("gateway")),
+                    }
+                ]
+            },
+            "sinks": {
+                "influxdb": {"enabled": True, "timeout": 3.0, **influx},
+                "kafka": {
+                    "enabled": True,
+                    "timeout": KAFKA_TIMEOUT,
+                    "bootstrap_servers": site.kafka.bootstrap,
+                    **TOPICS,
+                    "readings_topic": self._topic,
+                },
+                "lake": {"enabled": False},
+            },
+            "detect": {"checkpoint_every": 2.0},
+            "alerts": {"mqtt": False},
+            "runtime": {"shards": 2, "heartbeat_timeout": 5.0},
+            "admin": {"port": admin},
+            "log": {"format": "json"},
+        }
+        return _merged(base, changes)
+
+    def _start(self) -> GatewayProcess:
+        with _environment(self._environment):
+            return GatewayProcess(self.folder, self.settings, self.site.registry)
+
+    def restart(self, changes: dict[str, Any] | None = None) -> None:
+        """Start a gateway on the same data_dir, the last one having ended."""
+        self.settings = _merged(self.settings, changes or {})
+        self.gateway = self._start()
+
+    # ---- load -------------------------------------------------------------------------------------
+
+    def publish(self, extra: Iterable[Message] = (), seconds: float = 120.0) -> Load:
+        """Begin the load; it ends when it is stopped, at the latest after `seconds`."""
+        site = self.site
+        options = FleetOptions(
+            devices=site.options.devices,
+            seed=site.options.seed,
+            seconds=seconds,
+            interval=site.options.interval,
+            history=site.options.history,
+        )
+        self.load = Load(
+            site.mosquitto.port,
+            site.ca_file,
+            site.mosquitto.password_file("simulator"),
+            options,
+            extra,
+        )
+        return self.load
+
+    def run_for(self, seconds: float) -> None:
+        time.sleep(seconds)  # the load runs meanwhile
+
+    @contextmanager
+    def kafka_cut(self) -> Iterator[None]:
+        """While this lasts requests to Kafka may be cut unanswered."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self._cuts.append((begun, time.monotonic()))
+
+    def subscribed(self) -> None:
+        """Until the broker keeps messages for the gateway, whatever its sinks say."""
+
+        def all_up() -> bool:
+            shards = self.gateway.get("/status")[1].get("shards", [])
+            return bool(shards) and all(
+                (s["connections_wanted"] or 99) == s["connections_up"] for s in shards
+            )
+
+        self.gateway.wait(all_up, 60, "subscribed")
+
+    # ---- looking on -------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while not self._watching.wait(0.2):
+            status, body = self.gateway.get("/readyz")
+            if status == 503:
+                for reason in body.get("reasons", []):
+                    self.said[reason] += 1
+
+    def wait(self, condition: Callable[[], bool], timeout: float, what: str) -> float:
+        """Seconds until it was so."""
+        begun = time.monotonic()
+        self.gateway.wait(condition, timeout, what)
+        return time.monotonic() - begun
+
+    def recovered(self, since: float = 0.0, timeout: float = 30.0) -> float:
+        """Seconds since `since` (0: this call) until the gateway is ready and acknowledges again."""
+        begun = time.monotonic()
+
+        def good() -> bool:
+            ready = self.gateway.get("/readyz")[0] == 200
+            return ready and self.proxy.record.last_ack > begun
+
+        self.wait(good, timeout, "recovered")
+        return time.monotonic() - (since or begun)
+
+    def settled(self, timeout: float = 60.0) -> None:
+        """Until nothing is unacknowledged, queued or spooled, for half a second."""
+        calm_since = 0.0
+
+        def calm() -> bool:
+            nonlocal calm_since
+            status, body = self.gateway.get("/status")
+            sinks = body.get("sinks", {}).values()
+            busy = sum(
+                (s.get("spool_records") or 0) + (s.get("queue_readings") or 0) for s in sinks
+            )
+            busy += sum(s["messages_unacked"] or 0 for s in body.get("shards", []))
+            recent = time.monotonic() - self.proxy.record.last_ack < 1.0
+            if status != 200 or busy or recent:
+                calm_since = 0.0
+                return False
+            calm_since = calm_since or time.monotonic()
+            return time.monotonic() - calm_since > 0.5
+
+        try:
+            self.gateway.wait(calm, timeout, "settled")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.gateway.get('/status')}") from None
+
+    def retired(self, timeout: float = 60.0) -> None:
+        """Until every client id of an earlier layout is drained."""
+        directory = load_registry(self.site.registry)
+        settings = Settings.model_validate(self.settings)
+        plans = plan(directory, settings.mqtt, settings.runtime.shards, settings.instance)
+        current = {c.client_id for p in plans for c in p.connections}
+        known = {item["client_id"] for item in json.loads(self._layout.read_text())}
+        markers = [self.data_dir / "run" / f"retired-{name}" for name in known - current]
+
+        self.gateway.wait(lambda: all(m.exists() for m in markers), timeout, "retired")
+
+    @property
+    def _layout(self) -> Path:
+        return self.data_dir / "layout.json"
+
+    def count(self, metric: str) -> float:
+        """Sum of a metric over its labels."""
+        total = 0.0
+        for line in self.gateway.metrics().splitlines():
+            name = line.partition("{")[0].partition(" ")[0].removesuffix("_total")
+            if name == f"greenlang_iot_{metric}":
+                total += float(line.rsplit(" ", 1)[1])
+        return total
+
+    def spool_records(self) -> float:
+        """Records in all spools that are not delivered."""
+        sinks = self.gateway.get("/status")[1].get("sinks", {}).values()
+        return sum(s.get("spool_records") or 0 for s in sinks)
+
+    # ---- faults ---------------------------------------------------------------------------------
+
+    def kill_shard(self) -> int:
+        pid = self.gateway.shard_pids()[0]
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def replaced(self, pid: int, timeout: float) -> None:
+        """Until the shard of that process has another one."""
+
+        def done() -> bool:
+            pids = self.gateway.shard_pids()
+            return pid not in pids and len(pids) == self.settings["runtime"]["shards"]
+
+        self.gateway.wait(done, timeout, "the shard replaced")
+
+    def stop_early(self) -> None:
+        """SIGTERM to a gateway that may not be ready yet: it must end in order, or by the signal
+        itself where it had not begun."""
+        process = self.gateway._process
+        process.terminate()
+        process.wait(40)
+        log = self.gateway.log.read_text()
+        assert process.returncode in (0, -signal.SIGTERM), (
+            f"exit {process.returncode}: {log[-3000:]}"
+        )
+        assert "did not drain" not in log, log[-3000:]
+
+    def kill_all(self) -> None:
+        """SIGKILL of the supervisor: its shards must die with it."""
+        pids = self.gateway.shard_pids()
+        self.gateway.kill_all()
+        deadline = time.monotonic() + 5
+        while any(_runs(pid) for pid in pids):
+            assert time.monotonic() < deadline, "shards outlived their supervisor"
+            time.sleep(0.02)
+
+    def kill_shards(self) -> None:
+        """SIGKILL of every shard, and new ones in their place."""
+        for pid in self.gateway.shard_pids():
+            os.kill(pid, signal.SIGKILL)
+            self.replaced(pid, 10)
+
+    def take_over(self) -> None:
+        """Connect to the broker with a client id of the gateway's."""
+        name = min(self.proxy.record.client_ids)
+        password = self.site.mosquitto.password_file("gateway").read_bytes()
+        context = ssl_context(TlsSettings(ca_file=self.site.ca_file))
+        packet = mqtt5.ConnectPacket(
+            name, username="gateway", password=password, session_expiry_interval=600
+        )
+        with (
+            socket.create_connection(("127.0.0.1", self.site.mosquitto.port)) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+        ):
+            connection.sendall(packet.write())
+            connection.recv(1)
+            time.sleep(0.5)  # the session is the other's for that long
+
+    def renew_certificates(self) -> None:
+        """Another CA, and the proxy with a certificate of it."""
+        ca_file, identity = loopback(_made(self.folder / "renewed"))
+        self.proxy.reload(identity)
+        self.own_ca.write_bytes(ca_file.read_bytes())
+
+    @contextmanager
+    def no_descriptors(self) -> Iterator[None]:
+        """No process of the gateway can open another file or socket."""
+        before = {}
+        for pid in [*self.gateway.shard_pids(), self.gateway._process.pid]:
+            used = max(int(fd.name) for fd in Path(f"/proc/{pid}/fd").iterdir())
+            limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            before[pid] = limits
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 1, limits[1]))
+        try:
+            yield
+        finally:
+            for pid, limits in before.items():
+                if _runs(pid):
+                    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+    def fill_disk(self, leave: int) -> None:
+        """A file takes all but `leave` bytes of the disk."""
+        assert self._disk
+        status = os.statvfs(self.data_dir)
+        free = status.f_bavail * status.f_frsize
+        (self.data_dir / "filler").write_bytes(bytes(max(0, free - leave)))
+
+    def free_disk(self) -> None:
+        (self.data_dir / "filler").unlink()
+
+    def damage(self, *patterns: str) -> None:
+        """Cut the files in half, and break what is left."""
+        for pattern in patterns:
+            for path in self.data_dir.glob(pattern):
+                content = path.read_bytes()
+                path.write_bytes(b"\xff" + content[1 : len(content) // 2])
+
+    def tear(self, pattern: str) -> None:
+        """A write that was not finished at the end of the files."""
+        for path in self.data_dir.glob(pattern):
+            with path.open("ab") as file:
+                file.write(os.urandom(100))
+
+    # ---- the end ----------------------------------------------------------------------------------
+
+    def verdict(self) -> Verdict:
+        """Read everything; the gateway has ended."""
+        assert self.load is not None
+        kafka = Counter(reading_of(value) for value in self._kafka.values())
+        found = read_all(self.data_dir, kafka, set(self._influx_identities()))
+        record = self.proxy.record
+        verdict = judge(self.load.sent, record.forwarded, record.acked, found, self._cut_keys())
+        verdict.stray_acks = record.stray_acks
+        unacked = self.load.confirmed - record.acked.keys()
+        verdict.unacked = len(unacked)
+        for key in sorted(unacked)[:3]:
+            times = record.forwarded[key]
+            verdict.examples.append(f"never acked, forwarded {times} times: {key}")
+        return verdict
+
+    def _influx_identities(self) -> Iterator[Identity]:
+        if self._influx == "2":
+            yield from self.site.stand_in.identities()
+        else:
+            rows = self.site.influx.query("SELECT * FROM telemetry", self._database)
+            yield from influx1_identities(rows)
+
+    def _cut_keys(self) -> set[Key]:
+        """What may have been in a request that Kafka left unanswered: forwarded at most a request's
+        time-out before the cut or after it (a broker that has just started still drops requests)."""
+        return {
+            key
+            for key, at in self.proxy.record.first_forwarded.items()
+            for begun, ended in self._cuts
+            if begun - KAFKA_TIMEOUT <= at <= ended + KAFKA_TIMEOUT
+        }
+
+    def close(self) -> None:
+        self._watching.set()
+        if self.load is not None:
+            self.load.stop(60)
+        self.gateway.end()
+        self.proxy.close()
+        self._kafka.close()
+        if self._disk:
+            _run("umount", "-l", str(self.data_dir))
+        if self._influx == "1":
+            self.site.influx.query(f"DROP DATABASE {self._database}")
+        shutil.rmtree(self.data_dir, ignore_errors=True)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+@contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder

@@ -1,0 +1,154 @@
+"""The counting sinks must find every fault, or "verified" means nothing."""
+
+import numpy as np
+import orjson
+import pytest
+
+from greenlang_iot.bench.tally import Tally
+from greenlang_iot.bench.workload import (
+    FIRST_SEQ,
+    PACKET,
+    SITES,
+    Workload,
+    registry,
+    thousandths,
+    topic,
+)
+from greenlang_iot.sinks.kafka_batches import KafkaRecord, batch_of
+
+DEVICES = 8
+START_MS = 1_700_000_000_000
+
+
+def line(device: int, lap: int, *, value: int | None = None, score: str = "") -> bytes:
+    ts = START_MS + 10 * lap
+    v = int(thousandths(np.array([device]), ts)[0]) if value is None else value
+    return (
+        f"telemetry,device=d{device:05d},org=acme,site=s{device % SITES:02d},type=bench "
+        f"temperature={v // 1000}.{v % 1000:03d}{score} {ts}000000\n"
+    ).encode()
+
+
+def record(device: int, lap: int, **changes: object) -> KafkaRecord:
+    ts = START_MS + 10 * lap
+    v = int(thousandths(np.array([device]), ts)[0])
+    fields = {
+        "v": 1,
+        "org": "acme",
+        "site": f"s{device % SITES:02d}",
+        "device": f"d{device:05d}",
+        "type": "bench",
+        "metric": "temperature",
+        "unit": "Cel",
+        "ts": ts * 1_000_000,
+        "value": "VALUE",
+        "seq": FIRST_SEQ + lap,
+        "score": "SCORE",
+        "verdict": "ok",
+    } | changes
+    value = orjson.dumps(fields).replace(b'"VALUE"', b"%d.%03d" % divmod(v, 1000))
+    return KafkaRecord(ts, b"d%05d" % device, value.replace(b'"SCORE"', b"0.123456"))
+
+
+def wrong(tally: Tally) -> dict[str, int]:
+    """What was found and is not zero."""
+    return {name: n for name, n in tally.counts().items() if n and name != "readings"}
+
+
+def check_batch(tally: Tally, records: list[KafkaRecord]) -> None:
+    batch = batch_of(records)
+    assert tally.records(batch, 61, records[0].timestamp_ms) == len(records)
+
+
+def test_good_lines_are_counted_and_nothing_is_wrong() -> None:
+    tally = Tally(DEVICES, START_MS)
+    body = line(3, 1) + line(5, 1, score=",temperature_score=0.999000") + line(3, 2)
+    assert tally.lines(body + b"alerts,id=a state=1 1\n") == (3, 1)
+    assert tally.counts()["readings"] == 3
+    assert wrong(tally) == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (line(3, 1) + line(3, 1), {"duplicate": 1}),
+        (line(3, 2), {"disordered": 1, "gaps": 1}),
+        (line(3, 2) + line(3, 2), {"disordered": 1, "gaps": 1, "duplicate": 1}),
+        (line(3, 90), {"lost": 1}),
+        (line(3, 1, value=21_000), {"wrong_value": 1}),
+        (line(3, 1).replace(b"s03", b"s02"), {"malformed": 1}),
+        (line(3, 1).replace(b"bench", b"bench "), {"malformed": 1}),
+        (line(3, 1)[:-1], {"malformed": 1}),
+        (line(3, 1).replace(b"000000\n", b"000001\n"), {"malformed": 1}),
+        (line(3, 1, score=",temperature_score=2.000000"), {"malformed": 1}),
+        (line(9, 1), {"malformed": 1}),
+    ],
+)
+def test_a_bad_line_is_found(body: bytes, found: dict[str, int]) -> None:
+    tally = Tally(DEVICES, START_MS)
+    tally.lines(body)
+    assert wrong(tally) == found
+
+
+def test_bodies_may_come_in_either_order_and_leave_no_gap() -> None:
+    tally = Tally(DEVICES, START_MS)
+    tally.lines(line(3, 2) + line(3, 3))
+    tally.lines(line(3, 1))
+    assert wrong(tally) == {"disordered": 2}
+    assert tally.counts()["readings"] == 3
+
+
+def test_good_records_are_counted_and_nothing_is_wrong() -> None:
+    tally = Tally(DEVICES, START_MS)
+    check_batch(tally, [record(3, 1), record(5, 1), record(3, 2, verdict="suspect")])
+    assert tally.counts()["readings"] == 3
+    assert wrong(tally) == {}
+
+
+@pytest.mark.parametrize(
+    ("records", "found"),
+    [
+        ([record(3, 1), record(3, 1)], {"duplicate": 1}),
+        ([record(3, 2), record(3, 1)], {"disordered": 1}),
+        ([record(3, 1, seq=FIRST_SEQ)], {"malformed": 1}),
+        ([record(3, 1, unit="K")], {"malformed": 1}),
+        ([KafkaRecord(START_MS + 10, b"d00007", record(3, 1).value)], {"malformed": 1}),
+        ([KafkaRecord(START_MS, b"d00003", record(3, 1).value)], {"malformed": 1}),
+    ],
+)
+def test_a_bad_record_is_found(records: list[KafkaRecord], found: dict[str, int]) -> None:
+    tally = Tally(DEVICES, START_MS)
+    check_batch(tally, records)
+    assert wrong(tally) == found
+
+
+def test_packets_of_a_lap_hold_what_the_sinks_expect() -> None:
+    workload = Workload(np.arange(DEVICES), 1, START_MS)
+    rows = workload.lap(np.arange(1, DEVICES + 1, dtype=np.uint16))
+    assert rows.shape == (DEVICES, PACKET)
+    seen = set()
+    for i, row in enumerate(rows):
+        packet = row.tobytes()
+        size = int.from_bytes(packet[2:4])
+        name, rest = packet[4 : 4 + size].decode(), packet[4 + size :]
+        device = int(name.split("/")[3][1:])
+        assert name == topic(device)
+        assert packet[:2] == bytes([0x32, PACKET - 2])
+        assert rest[:3] == (i + 1).to_bytes(2) + b"\0"
+        reading = orjson.loads(rest[3:])
+        assert reading == {
+            "ts": START_MS + 10,
+            "metric": "temperature",
+            "value": thousandths(np.array([device]), START_MS + 10)[0] / 1000,
+            "unit": "Cel",
+            "seq": FIRST_SEQ + 1,
+        }
+        seen.add(device)
+    assert seen == set(range(DEVICES))
+    assert [orjson.loads(p)["seq"] for p in workload.payloads()] == [FIRST_SEQ + 1] * DEVICES
+
+
+def test_the_registry_knows_every_device_of_the_workload() -> None:
+    document = registry(DEVICES)
+    places = {(d["org"], d["site"], d["id"]) for d in document["devices"]}
+    assert places == {tuple(topic(d).split("/")[1:4]) for d in range(DEVICES)}

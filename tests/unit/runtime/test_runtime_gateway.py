@@ -1,0 +1,28 @@
+"""What the parent remembers of earlier layouts."""
+
+from pathlib import Path
+
+import pytest
+
+from greenlang_iot.runtime.gateway import _retire
+from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
+
+OLD = ConnectionPlan(0, "gateway-0-0-aaaa", ("a/+",))
+NEW = ConnectionPlan(0, "gateway-0-0-bbbb", ("b/+",))
+
+
+def test_client_ids_of_an_earlier_layout_are_retired_until_drained(tmp_path: Path) -> None:
+    assert _retire(tmp_path, [ShardPlan(0, (OLD,))], ["default"]) == []
+    assert _retire(tmp_path, [ShardPlan(0, (NEW,))], ["default"]) == [OLD]
+    assert _retire(tmp_path, [ShardPlan(0, (NEW,))], ["default"]) == [OLD]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / f"retired-{OLD.client_id}").touch()
+    assert _retire(tmp_path, [ShardPlan(0, (NEW,))], ["default"]) == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"[{", b'[{"client_id": 1, "broker": "default"}]', b"7"])
+def test_a_damaged_layout_is_put_aside(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "layout.json").write_bytes(damage)
+    assert _retire(tmp_path, [ShardPlan(0, (NEW,))], ["default"]) == []
+    assert (tmp_path / "layout.damaged").read_bytes() == damage
+    assert _retire(tmp_path, [ShardPlan(0, (OLD,))], ["default"]) == [NEW]
