@@ -5,7 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
+from greenlang_iot.cli.bench_detect import detect
+
 app = typer.Typer(help="Measure the gateway on this machine.", no_args_is_help=True)
+app.command()(detect)
 
 
 @app.callback()
