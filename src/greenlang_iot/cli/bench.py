@@ -32,6 +32,8 @@ def headline(
     """CPU per message of the whole gateway with everything on, against one orjson.loads.
 
     Example: greenlang-iot bench headline --json
+
+    Exit codes: 0 measured and verified, 1 something was lost or wrong, 2 wrong input.
     """
     import orjson
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from multiprocessing import Pipe
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ def make(folder: Path, *retired: str) -> Shard:
     counters = folder / "shard-0.counters"
     Counters.create(counters)
     plans = tuple(ConnectionPlan(0, client_id, ("a/b",)) for client_id in retired)
-    return Shard(ShardSpec(0, settings, directory(2, ("m",)), ShardPlan(0, ()), counters, plans))
+    spec = ShardSpec(0, settings, directory(2, ("m",)), ShardPlan(0, ()), counters, plans)
+    return Shard(spec, Pipe()[1])
 
 
 async def until(condition: Callable[[], bool]) -> None:
