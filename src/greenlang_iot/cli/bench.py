@@ -33,7 +33,7 @@ def headline(
 
     Example: greenlang-iot bench headline --json
 
-    Exit codes: 0 measured, 1 void: a sink found a fault, or the machine was too busy.
+    Exit codes: 0 measured and verified, 1 something was lost or wrong, 2 wrong input.
     """
     import orjson
 

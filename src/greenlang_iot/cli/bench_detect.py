@@ -41,9 +41,10 @@ def detect(
     """Score the default detector on the Numenta Anomaly Benchmark.
 
     Every file is read row by row, in the order of its rows, through the code that the gateway runs.
+
     Example: greenlang-iot bench detect --nab ~/NAB
 
-    Exit codes: 0 scored, 2 the data are not there.
+    Exit codes: 0 scored, 2 the corpus is missing or wrong.
     """
     from greenlang_iot.bench import nab as corpus
     from greenlang_iot.bench import nab_run

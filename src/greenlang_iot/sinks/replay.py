@@ -92,9 +92,10 @@ async def from_kafka(settings: KafkaSettings) -> AsyncIterator[DeadLetter]:
         numbers = consumer.partitions_for_topic(topic) or await _partitions(consumer, topic)
         parts = [TopicPartition(topic, number) for number in sorted(numbers)]
         consumer.assign(parts)
+        begins = await consumer.beginning_offsets(parts)
         ends = await consumer.end_offsets(parts)
         for part in parts:
-            await consumer.seek_to_beginning(part)
+            consumer.seek(part, begins[part])
             while await consumer.position(part) < ends[part]:
                 batch = await consumer.getmany(part, timeout_ms=1_000)
                 for record in batch.get(part, ()):

@@ -22,9 +22,8 @@ def make(folder: Path, *retired: str) -> Shard:
     counters = folder / "shard-0.counters"
     Counters.create(counters)
     plans = tuple(ConnectionPlan(0, client_id, ("a/b",)) for client_id in retired)
-    return Shard(
-        ShardSpec(0, settings, directory(2, ("m",)), ShardPlan(0, ()), counters, plans), Pipe()[1]
-    )
+    spec = ShardSpec(0, settings, directory(2, ("m",)), ShardPlan(0, ()), counters, plans)
+    return Shard(spec, Pipe()[1])
 
 
 async def until(condition: Callable[[], bool]) -> None:
