@@ -17,6 +17,7 @@ $(STAMP): requirements-dev.txt pyproject.toml
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .; \
 	fi
+	@$(BIN)/python -m compileall -q src
 	@touch $(STAMP)
 
 demo: setup

@@ -54,14 +54,14 @@ def demo(
 
     Exit codes: 0 everything was found, 1 something is missing or failed, 2 wrong input.
     """
-    from greenlang_iot.runtime.supervisor import start_forkserver
+    from greenlang_iot.runtime.forkserver import start_forkserver
 
     start_forkserver()  # kernels load while the broker starts
-    tell_first_start()
     data = folder / "data"
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)
     broker = _start(["-m", "greenlang_iot.simulate.serve", str(folder / "ca")])
+    tell_first_start()
     try:
         assert broker.stdout is not None
         ok = _demo(

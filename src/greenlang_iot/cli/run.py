@@ -34,7 +34,7 @@ def run(
 
     Exit codes: 0 drained, 1 it could not go on, 2 settings or registry are wrong.
     """
-    from greenlang_iot.runtime.supervisor import start_forkserver
+    from greenlang_iot.runtime.forkserver import start_forkserver
 
     start_forkserver()  # kernels load while the rest of this starts
     tell_first_start()

@@ -215,12 +215,14 @@ class Shard:
     def on_connected(self, connection: int, session_present: bool) -> None:
         self._up.add(connection)
         self.counters.add(cell("connects"))
+        self._count_connections()
 
     def on_disconnected(self, connection: int, reason: str) -> None:
         self._up.discard(connection)
         self._owners.pop(connection, None)
         self.ledger.disconnected(connection)
         self.counters.add(cell("disconnects", reason=reason))
+        self._count_connections()
 
     # ---- life ---------------------------------------------------------------------------------------
 
@@ -325,6 +327,11 @@ class Shard:
     def _subscribed(self) -> int:
         return sum(connection.number in self._up for connection in self._own)
 
+    def _count_connections(self) -> None:
+        subscribed = self._subscribed()
+        self.counters.set(cell("connections_up"), subscribed)
+        self.counters.set(cell("connections_paused"), subscribed if self._paused else 0)
+
     async def _tick_until_stopped(self) -> None:
         silence_due = time.monotonic() + 1.0
         while not self._stop.is_set():
@@ -426,9 +433,7 @@ class Shard:
         with open("/proc/self/statm") as statm:
             pages = int(statm.read().split()[1])
         counters.set(cell("resident_bytes"), pages * resource.getpagesize())
-        subscribed = self._subscribed()
-        counters.set(cell("connections_up"), subscribed)
-        counters.set(cell("connections_paused"), subscribed if self._paused else 0)
+        self._count_connections()
         counters.set(cell("messages_unacked"), self.ledger.messages)
         counters.set(cell("ledger_tickets"), self.ledger.tickets)
         counters.set(cell("ledger_bytes"), self.ledger.nbytes)

@@ -6,7 +6,6 @@ die with it (and with the fork server), so SIGKILL of the parent leaves nothing 
 
 import asyncio
 import multiprocessing
-import os
 import signal
 import time
 from collections import deque
@@ -26,28 +25,6 @@ log = structlog.get_logger(__name__)
 CHECK_EVERY = 0.1
 CLOSE_WITHIN = 5.0
 """Seconds beyond the drain for closing connections, senders and files."""
-
-
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
-    "MALLOC_TOP_PAD_": str(1 << 26),
-}
-"""glibc keeps the pages of chunks and requests instead of returning them to the kernel after each: Kafka
-requests cost 370 ns a record with its defaults (page faults) and 66 ns so."""
-
-
-def start_forkserver() -> None:
-    """Begin loading kernels in the background; shards are forked from there."""
-    for name, value in ALLOCATOR.items():
-        os.environ.setdefault(name, value)
-    multiprocessing.set_forkserver_preload(
-        # The first is what a child would import as its main module.
-        ["greenlang_iot.cli.main", "greenlang_iot.runtime.preload"]
-    )
-    from multiprocessing import forkserver
-
-    forkserver.ensure_running()
 
 
 class _Child:
