@@ -1,0 +1,71 @@
+"""`greenlang-iot alerts tail --kafka` against a real broker."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from tests.services.kafka_server import missing, start_kafka
+
+from greenlang_iot.model.outcomes import Transition
+from greenlang_iot.settings.model import KafkaSettings
+from greenlang_iot.sinks.kafka import KafkaSender
+from greenlang_iot.sinks.kafka_setup import KafkaSetup
+
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.skipif(missing() is not None, reason=missing() or ""),
+]
+
+
+def transition(device: str, number: int) -> Transition:
+    return Transition(
+        alert_id=f"alert-{device}",
+        number=number,
+        state="open",
+        rule="spike",
+        severity="critical",
+        org="acme",
+        site="north",
+        device=device,
+        metric="temperature",
+        opened_ns=1_795_000_000_000_000_000,
+        at_ns=1_795_000_000_000_000_000,
+        value=95.0,
+        expected=21.0,
+        band=2.0,
+        score=0.9999,
+        detector="spike",
+        summary=f"temperature of {device} read 95 Cel",
+    )
+
+
+async def test_tail_prints_what_is_published_and_filters_by_device(tmp_path: Path) -> None:
+    server = await asyncio.to_thread(start_kafka, tmp_path)
+    try:
+        settings = KafkaSettings(enabled=True, bootstrap_servers=server.bootstrap)
+        await KafkaSetup(settings).apply()
+        command = ["-m", "greenlang_iot", "alerts", "tail", "--kafka", server.bootstrap]
+        tail = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *command,
+            *["--json", "--count", "1", "--device", "d2"],
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert tail.stdout is not None
+        line = asyncio.ensure_future(tail.stdout.readline())
+        sender = KafkaSender(settings, settings.alerts_topic)
+        async with asyncio.timeout(60):
+            number = 0
+            while not line.done():  # it shows what comes after it has started
+                number += 1
+                for device in ("d1", "d2"):
+                    body = json.dumps(transition(device, number).as_dict()).encode()
+                    await sender.publish(settings.alerts_topic, device.encode(), body, 1)
+            assert await tail.wait() == 0
+        await sender.close()
+        shown = json.loads(line.result())
+        assert (shown["device"], shown["state"], shown["value"]) == ("d2", "open", 95.0)
+    finally:
+        await asyncio.to_thread(server.stop)
