@@ -29,7 +29,7 @@ class Nothing:
     size = 0
 
     def append(self, batch: ReadingBatch, scores: ScoreBatch) -> int:
-        raise NotImplementedError("nothing is appended to an adopted spool")
+        raise AssertionError("nothing is appended to an adopted spool")
 
     def seal(self) -> bytes:
         return b""

@@ -2,7 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+
+from greenlang_iot.model.outcomes import Transition
+from greenlang_iot.sinks.outbox import Outbox
+from greenlang_iot.spool.log import SpoolFull
 
 
 class DurableSettler:
@@ -44,3 +48,32 @@ class DurableSettler:
                 while self._waiting and self._waiting[0][0] <= newest:
                     _, ticket = self._waiting.popleft()
                     self._settle(self._bit, ticket, ticket)
+
+
+class OutboxPort:
+    """pipeline.AlertOutbox over the outbox; a full one holds tickets back and loses nothing."""
+
+    def __init__(self, outbox: Outbox, settler: DurableSettler) -> None:
+        self._outbox = outbox
+        self._settler = settler
+        self._waiting: deque[tuple[Sequence[Transition], int]] = deque()
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and self._settler.idle
+
+    def submit(self, transitions: Sequence[Transition], ticket: int) -> None:
+        self._waiting.append((transitions, ticket))
+        self.retry()
+
+    def retry(self) -> None:
+        """Append what waits, as far as there is room."""
+        while self._waiting:
+            transitions, ticket = self._waiting[0]
+            try:
+                number = self._outbox.append(transitions)
+            except SpoolFull:
+                return
+            self._waiting.popleft()
+            if ticket:
+                self._settler.add(number, ticket)

@@ -4,15 +4,12 @@ import asyncio
 import ctypes
 import gc
 import os
-import resource
 import signal
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import structlog
 import uvloop
 
@@ -31,9 +28,9 @@ from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.observe.logs import configure
 from greenlang_iot.pipeline import DEAD_LETTER, OUTBOX, Clock, Pipeline
-from greenlang_iot.runtime.clockwatch import ClockWatch
-from greenlang_iot.runtime.durable import DurableSettler
-from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, owned
+from greenlang_iot.runtime.durable import DurableSettler, OutboxPort
+from greenlang_iot.runtime.gauges import ShardGauges
+from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
 from greenlang_iot.runtime.meters import BatchMeter
 from greenlang_iot.runtime.reload import Control, answer_reloads
 from greenlang_iot.runtime.sinks import (
@@ -42,20 +39,16 @@ from greenlang_iot.runtime.sinks import (
     kafka_publisher,
     outbox_folder,
 )
+from greenlang_iot.runtime.watches import Watches
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.settings.secrets import secrets
-from greenlang_iot.sinks.deadletter import DeadLetterWriter
+from greenlang_iot.sinks.deadletter import DeadLetterStats, DeadLetterWriter
 from greenlang_iot.sinks.outbox import Outbox, open_alerts
 from greenlang_iot.sinks.runner import Runner
 from greenlang_iot.spool.files import OS_FILES, replace_durably
-from greenlang_iot.spool.log import SpoolFull
 
 log = structlog.get_logger(__name__)
 TICK = 0.1
-BROKER_AWAY = 5.0
-"""Seconds without any connection after which a broker's outage is an alert."""
-LATE = 0.5
-"""Seconds a tick may be late before the time is not counted as silence: we were behind, not they."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -105,14 +98,9 @@ class Shard:
         self._numbers = 0
         self._paused = False
         self._stop = asyncio.Event()
-        self._watch = ClockWatch(time.time(), time.monotonic())
         self._state_file = settings.data_dir / "state" / f"shard-{spec.index}.state"
         self._last_checkpoint = time.monotonic()
-        self._silence_checked_ns = time.time_ns()
-        self._owned = owned(spec.plan, spec.directory, settings.mqtt.topic, settings.runtime.shards)
-        self._broker_seen: dict[str, float] = {}
-        self._ticked = time.monotonic()
-        self._acks_before = (0.0, 0.0)
+        self.gauges = ShardGauges(self.counters)
         self._tasks: list[asyncio.Task[None]] = []
 
     # ---- composition ----------------------------------------------------------------------------
@@ -130,12 +118,15 @@ class Shard:
         )
         self.detector = Detector(directory, settings.detect)
         self.alerter = Alerter(directory, settings.alerts)
+        self.watches = Watches(
+            self.spec.plan, settings, directory, self.detector, self.alerter, self._announce
+        )
         self._restore()
         self.dead_letter_settler = DurableSettler(
             DEAD_LETTER, self.dead_letters.durable, self._settle
         )
         self.outbox_settler = DurableSettler(OUTBOX, self.outbox.durable, self._settle)
-        self.outbox_port = _OutboxPort(self.outbox, self.outbox_settler)
+        self.outbox_port = OutboxPort(self.outbox, self.outbox_settler)
         factory = SinkFactory(
             settings,
             directory,
@@ -187,6 +178,9 @@ class Shard:
         self.counters.add(cell("dead_letters", kind="message"), len(rejects))
         self.dead_letter_settler.add(number, ticket)
 
+    def _announce(self, transitions: Sequence[Transition]) -> None:
+        self.pipeline.announce(transitions)
+
     async def _refuse(self, sink: str, refused: list[Refused]) -> None:
         number = self.dead_letters.submit_refused(sink, refused, self.clock.wall_ns())
         self.counters.add(cell("dead_letters", kind="line"), len(refused))
@@ -215,14 +209,14 @@ class Shard:
     def on_connected(self, connection: int, session_present: bool) -> None:
         self._up.add(connection)
         self.counters.add(cell("connects"))
-        self._count_connections()
+        self.gauges.connections(self._subscribed(), self._paused)
 
     def on_disconnected(self, connection: int, reason: str) -> None:
         self._up.discard(connection)
         self._owners.pop(connection, None)
         self.ledger.disconnected(connection)
         self.counters.add(cell("disconnects", reason=reason))
-        self._count_connections()
+        self.gauges.connections(self._subscribed(), self._paused)
 
     # ---- life ---------------------------------------------------------------------------------------
 
@@ -234,7 +228,7 @@ class Shard:
             self._end_with(self.spec.supervisor)
         self._compose()
         answer_reloads(self, self._control)
-        self._bounds()
+        self.gauges.bounds(self.settings, self.spec.plan, self.spec.directory)
         gc.collect()
         gc.freeze()
         self._start(self.dead_letter_settler.run())
@@ -287,12 +281,9 @@ class Shard:
         self.detector.settings = settings.detect
         self.alerter.settings = settings.alerts
         self.pipeline.reload(done.directory)
-        self._owned = owned(
-            self.spec.plan, done.directory, settings.mqtt.topic, settings.runtime.shards
-        )
+        self.watches.follow(done.directory)
         self.counters.add(cell("registry_reloads"))
-        self.counters.set(cell("devices"), registry.n_devices)
-        self.counters.set(cell("series"), registry.n_series)
+        self.gauges.registry(registry)
         return done
 
     async def _retire(self) -> None:
@@ -327,39 +318,29 @@ class Shard:
     def _subscribed(self) -> int:
         return sum(connection.number in self._up for connection in self._own)
 
-    def _count_connections(self) -> None:
-        subscribed = self._subscribed()
-        self.counters.set(cell("connections_up"), subscribed)
-        self.counters.set(cell("connections_paused"), subscribed if self._paused else 0)
-
     async def _tick_until_stopped(self) -> None:
         silence_due = time.monotonic() + 1.0
         while not self._stop.is_set():
             self._tick()
             if time.monotonic() >= silence_due:
                 silence_due = time.monotonic() + 1.0
-                self._check_silence()
-                self._usage()
+                listening = self._all_up() and not self._paused
+                self.watches.silence(self.pipeline.decoder.directory, listening)
+                self.gauges.look(self)
             try:
                 await asyncio.wait_for(self._stop.wait(), TICK)
             except TimeoutError:
                 pass
 
     def _tick(self) -> None:
-        now = time.monotonic()
-        late, self._ticked = now - self._ticked - TICK, now
-        if late > LATE:
-            now_ns = time.time_ns()
-            self.detector.pause_clock(now_ns - int(late * 1e9), now_ns)
         self.counters.heartbeat()
         for runner in self.runners:
             runner.check(self.ledger.oldest(runner.bit))
         self.outbox_port.retry()
         self._back_pressure()
-        self._watch_clock()
-        if self.spec.index == 0:
-            self._watch_brokers(now)
-        if now - self._last_checkpoint >= self.settings.detect.checkpoint_every:
+        self.watches.tick(TICK, self._own)
+        self.pipeline.clock_suspect = self.watches.clock_suspect
+        if time.monotonic() - self._last_checkpoint >= self.settings.detect.checkpoint_every:
             self._checkpoint()
 
     def _back_pressure(self) -> None:
@@ -371,110 +352,10 @@ class Shard:
             self._paused = over
             for connection in self.connections:
                 connection.pause() if over else connection.resume()
+            self.gauges.connections(self._subscribed(), over)
             if over:
                 self.counters.add(cell("pauses"))
                 log.warning("sockets paused: a memory bound is reached", bytes=self.ledger.nbytes)
-
-    def _watch_clock(self) -> None:
-        was = self._watch.suspect
-        step = self._watch.tick(time.time(), time.monotonic())
-        if self._watch.suspect == was:
-            return
-        self.pipeline.clock_suspect = self._watch.suspect
-        if self.spec.index == 0:
-            summary = f"The gateway's clock stepped by {step:+.0f} s; time checks are suspended."
-            self.pipeline.announce(
-                self.alerter.outage(
-                    "gateway", self._watch.suspect, time.time_ns(), summary, "clock"
-                )
-            )
-
-    def _watch_brokers(self, now: float) -> None:
-        """A broker that stays away is one alert, not one per device; the first shard says it."""
-        for broker in self.settings.mqtt.brokers:
-            ours = [
-                c
-                for c, p in zip(self.connections, self.spec.plan.connections, strict=False)
-                if self.settings.mqtt.brokers[p.broker] is broker
-            ]
-            if not ours:
-                continue
-            if any(c.number for c in ours):
-                self._broker_seen[broker.name] = now
-            away = now - self._broker_seen.setdefault(broker.name, now) > BROKER_AWAY
-            summary = f"Broker {broker.name} at {broker.host}:{broker.port} cannot be reached."
-            if not away:
-                summary = f"Broker {broker.name} is back."
-            self.pipeline.announce(
-                self.alerter.outage(f"broker:{broker.name}", away, time.time_ns(), summary)
-            )
-
-    def _check_silence(self) -> None:
-        """Silence clocks run only while input is connected and caught up."""
-        now_ns = time.time_ns()
-        since, self._silence_checked_ns = self._silence_checked_ns, now_ns
-        if not self._all_up() or self._paused or self._watch.suspect:
-            self.detector.pause_clock(since, now_ns)
-            return
-        directory = self.pipeline.decoder.directory
-        if directory.n_devices != len(self._owned):  # guests came
-            self._owned = owned(
-                self.spec.plan,
-                directory,
-                self.settings.mqtt.topic,
-                self.settings.runtime.shards,
-            )
-        silences = self.detector.silent(now_ns, self._owned)
-        self.pipeline.announce(self.alerter.evaluate_silence(silences, now_ns))
-
-    def _usage(self) -> None:
-        counters, usage = self.counters, resource.getrusage(resource.RUSAGE_SELF)
-        counters.set(cell("cpu_seconds"), usage.ru_utime + usage.ru_stime)
-        with open("/proc/self/statm") as statm:
-            pages = int(statm.read().split()[1])
-        counters.set(cell("resident_bytes"), pages * resource.getpagesize())
-        self._count_connections()
-        counters.set(cell("messages_unacked"), self.ledger.messages)
-        counters.set(cell("ledger_tickets"), self.ledger.tickets)
-        counters.set(cell("ledger_bytes"), self.ledger.nbytes)
-        counters.set(cell("outbox_bytes"), self.outbox.pending_bytes)
-        counters.set(cell("alerts_suppressed"), self.alerter.suppressed)
-        letters = self.dead_letters.stats
-        counters.set(cell("dead_letters", kind="digest"), sum(letters.digested.values()))
-        counters.set(cell("dead_letter_bytes"), letters.nbytes)
-        self._rate_bound()
-
-    def _rate_bound(self) -> None:
-        """Receive window ÷ mean acknowledgement time of the last second."""
-        acks, seconds = self.counters.total("acks_sent"), self.counters.sum_of("ack_seconds")
-        count, took = acks - self._acks_before[0], seconds - self._acks_before[1]
-        self._acks_before = (acks, seconds)
-        if count > 0 and took > 0:
-            window = self.counters.get(cell("receive_window_bound"))
-            self.counters.set(cell("rate_bound"), window * count / took)
-
-    def _bounds(self) -> None:
-        counters, settings = self.counters, self.settings
-        window = sum(
-            settings.mqtt.brokers[item.broker].receive_maximum
-            for item in self.spec.plan.connections
-        )
-        counters.set(cell("connections_wanted"), len(self.spec.plan.connections))
-        counters.set(cell("connections_up"), 0)
-        counters.set(cell("receive_window_bound"), window)
-        counters.set(cell("ledger_bytes_bound"), settings.runtime.memory_bound)
-        counters.set(cell("outbox_bytes_bound"), settings.alerts.outbox_max_bytes)
-        counters.set(cell("dead_letter_bytes_bound"), settings.sinks.dead_letter.max_bytes)
-        counters.set(cell("devices"), self.spec.directory.n_devices)
-        counters.set(cell("series"), self.spec.directory.n_series)
-        sinks = settings.sinks
-        for name, sink in (
-            ("influxdb", sinks.influxdb),
-            ("kafka", sinks.kafka),
-            ("lake", sinks.lake),
-        ):
-            counters.set(cell("sink_queue_bytes_bound", sink=name), sink.queue_bytes)
-            counters.set(cell("sink_spool_bytes_bound", sink=name), settings.spool.max_bytes)
 
     # ---- state --------------------------------------------------------------------------------------
 
@@ -494,7 +375,7 @@ class Shard:
                 log.info("checkpoint restored", file=str(path), series=count)
         alerts = open_alerts(sorted(outbox_folder(self.settings).glob("shard-*")))
         directory, first = self.spec.directory, self.spec.index == 0
-        mine = {directory.device[int(d)] for d in np.flatnonzero(self._owned)} if alerts else set()
+        mine = self.watches.mine(directory) if alerts else set()
         known = {directory.device[d] for d in range(directory.n_devices)} if alerts else set()
         # What no shard owns (another device's, the gateway's own) is looked after by the first.
         self._orphaned_alerts = self.alerter.restore(
@@ -538,36 +419,19 @@ class Shard:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def outbox_bytes(self) -> int:
+        return self.outbox.pending_bytes
+
+    @property
+    def suppressed_alerts(self) -> int:
+        return self.alerter.suppressed
+
+    @property
+    def dead_letter_stats(self) -> DeadLetterStats:
+        return self.dead_letters.stats
+
     def _drained(self) -> bool:
         """Everything given to sinks, dead letters and outbox is settled."""
         idle = all(runner.idle for runner in self.runners)
         return idle and self.dead_letter_settler.idle and self.outbox_port.idle
-
-
-class _OutboxPort:
-    """pipeline.AlertOutbox over the outbox; a full one holds tickets back and loses nothing."""
-
-    def __init__(self, outbox: Outbox, settler: DurableSettler) -> None:
-        self._outbox = outbox
-        self._settler = settler
-        self._waiting: deque[tuple[Sequence[Transition], int]] = deque()
-
-    @property
-    def idle(self) -> bool:
-        return not self._waiting and self._settler.idle
-
-    def submit(self, transitions: Sequence[Transition], ticket: int) -> None:
-        self._waiting.append((transitions, ticket))
-        self.retry()
-
-    def retry(self) -> None:
-        """Append what waits, as far as there is room."""
-        while self._waiting:
-            transitions, ticket = self._waiting[0]
-            try:
-                number = self._outbox.append(transitions)
-            except SpoolFull:
-                return
-            self._waiting.popleft()
-            if ticket:
-                self._settler.add(number, ticket)

@@ -270,6 +270,7 @@ class Runner:
                 self._note_failure(error)
                 if not error.retryable and not error.down:
                     await self._refuse_whole(chunk, error)
+                    self._finish(order, chunk)
                     break
                 if error.down:
                     self._start_spooling(str(error))
@@ -280,16 +281,20 @@ class Runner:
                 if order in self._spooled_while_sending:
                     break
             else:
-                record = self._spooled_while_sending.get(order)
-                if record is not None:
-                    self._delivered_records.add(record)
-                else:
-                    self._settle(self.bit, chunk.first_ticket, chunk.last_ticket)
+                self._finish(order, chunk)
                 break
         self._sending.pop(order, None)
         self._spooled_while_sending.pop(order, None)
         self._changed.set()
         self._pump()
+
+    def _finish(self, order: int, chunk: Chunk) -> None:
+        """The chunk needs nothing more: settle it, or skip its record when it is replayed (rule 4)."""
+        record = self._spooled_while_sending.get(order)
+        if record is not None:
+            self._delivered_records.add(record)
+        else:
+            self._settle(self.bit, chunk.first_ticket, chunk.last_ticket)
 
     async def _send_once(self, chunk: Chunk) -> None:
         begun = self._clock()
@@ -306,7 +311,6 @@ class Runner:
     async def _refuse_whole(self, chunk: Chunk, error: SinkError) -> None:
         await self._refuse(self.name, [Refused(bytes(chunk.body), str(error), chunk.rows)])
         self._meter.refused(chunk.rows)
-        self._settle(self.bit, chunk.first_ticket, chunk.last_ticket)
 
     def _note_failure(self, error: SinkError) -> None:
         self._meter.retried(error.reason)
@@ -437,10 +441,7 @@ class Runner:
             except SinkError as error:
                 self._note_failure(error)
                 if not error.retryable and not error.down:
-                    await self._refuse(
-                        self.name, [Refused(bytes(chunk.body), str(error), chunk.rows)]
-                    )
-                    self._meter.refused(chunk.rows)
+                    await self._refuse_whole(chunk, error)
                     return True
                 delay, backoff = self._next_delay(backoff, error)
                 await asyncio.sleep(delay)

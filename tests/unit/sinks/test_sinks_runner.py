@@ -296,6 +296,28 @@ async def test_a_chunk_answered_after_it_was_spooled_is_not_sent_again(
     assert bench.sender.delivered == ["1", "2"]
 
 
+async def test_a_chunk_refused_after_it_was_spooled_is_a_dead_letter_once(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make()
+    await bench.until(lambda: bench.meter.is_up is True)
+    bench.sender.gate.clear()
+    bench.sender.answer = lambda rows: (
+        SinkError("400 nonsense", reason="bad_request", retryable=False) if rows == ["1"] else None
+    )
+    bench.append(1, 1)
+    await bench.until(lambda: bool(bench.sender.attempts))
+    bench.append(2, 2)
+    opened, bench.now = bench.now, bench.now + 5
+    bench.runner.check(opened)
+    await bench.until(lambda: bench.settled == {1, 2})
+    bench.sender.gate.set()
+    await bench.until(lambda: not bench.runner.spooling)
+    assert [item.body for item in bench.refused] == [b"1"]
+    assert bench.sender.attempts == [["1"], ["2"]]
+    assert bench.meter.counts["refused"] == 1
+
+
 async def test_a_chunk_that_fails_after_it_was_spooled_is_replayed_once(
     make: Callable[..., Bench],
 ) -> None:
