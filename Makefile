@@ -59,7 +59,7 @@ fault-test-seeded: setup
 # New pins: the runtime's (what the image installs) and, with the same versions, the developers'.
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-annotate --no-header --group dev pyproject.toml -o requirements-dev.txt
+	  --no-annotate --no-header --all-extras --group dev pyproject.toml -o requirements-dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-annotate --no-header --group build -c requirements-dev.txt pyproject.toml -o requirements.txt
 
