@@ -15,7 +15,15 @@ from greenlang_iot.acks.ledger import Ledger
 from greenlang_iot.alerts.rules import Alerter
 from greenlang_iot.decode.decoder import Decoder
 from greenlang_iot.detect.ensemble import Detector
-from greenlang_iot.model.batches import U16, Decoded, FrameBatch, ReadingBatch, Reject, ScoreBatch
+from greenlang_iot.model.batches import (
+    U16,
+    Decoded,
+    FrameBatch,
+    Publication,
+    ReadingBatch,
+    Reject,
+    ScoreBatch,
+)
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.sinks.runner import Runner
@@ -68,6 +76,7 @@ class Pipeline:
         outbox: AlertOutbox,
         meter: PipelineMeter,
         acknowledge: Callable[[int, U16], None],
+        publish: Callable[[int, Sequence[Publication]], None],
         clock: Clock,
     ) -> None:
         self.decoder = decoder
@@ -81,6 +90,7 @@ class Pipeline:
         self._outbox = outbox
         self._meter = meter
         self._acknowledge = acknowledge
+        self._publish = publish
         self._clock = clock
         self._required = sum(runner.bit for runner in self.runners if runner.required)
 
@@ -103,6 +113,8 @@ class Pipeline:
         if transitions:
             self._outbox.submit(transitions, ticket)
             self._meter.transitions(transitions)
+        if decoded.publications:
+            self._publish(frames.connection, decoded.publications)
         self._meter.batch(frames, decoded, scores, self._clock.monotonic() - begun)
         self.settle(0, ticket, ticket)
 

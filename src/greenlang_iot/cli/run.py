@@ -83,6 +83,7 @@ def _announce(gateway: "Gateway") -> None:
     for broker in settings.mqtt.brokers:
         kind = "TLS" if broker.tls else "plain TCP"
         lines.append(f"  from  mqtt://{broker.host}:{broker.port} ({kind}), {settings.mqtt.topic}")
+    lines += [f"  and   {entry.topic} ({entry.format})" for entry in settings.mqtt.formats]
     for name, sink in enabled_sinks(settings).items():
         lines.append(f"  to    {name} ({sink.policy})")
     target = settings.sinks.dead_letter

@@ -5,7 +5,7 @@ environment (`GREENLANG_IOT__SECTION__KEY`) and secret files, and reports every 
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -55,10 +55,36 @@ class BrokerSettings(Section):
     connect_timeout: Seconds = 10.0
 
 
+class FormatSettings(Section):
+    """Topics whose payloads are not our JSON; `formats/` reads them."""
+
+    topic: str = Field(
+        description="template like mqtt.topic; {org} and {site} may be missing, {metric} may be "
+        "there; the same text as mqtt.topic takes the place of JSON there"
+    )
+    format: str = Field(description="name of a format, built in or of an installed package")
+    device_id: str = Field(
+        "{device}", description="how the registered id is made of the topic's {device} and {node}"
+    )
+    metrics: dict[str, str | None] = Field(
+        default_factory=dict,
+        description="names in the payload → metrics of the registry; null leaves one out",
+    )
+    missing_ts: Literal["reject", "receive_time"] | None = Field(
+        None, description="unset: as limits.missing_ts"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="what the format itself wants to know"
+    )
+
+
 class MqttSettings(Section):
     topic: str = Field(
         "greenlang/{org}/{site}/{device}/telemetry",
         description="template; must hold {org}, {site} and {device} once each, as whole levels",
+    )
+    formats: list[FormatSettings] = Field(
+        default_factory=list, description="more topics, with payloads in other formats"
     )
     qos: Literal[0, 1] = 1
     layout: Literal["sites", "shared"] = Field(
