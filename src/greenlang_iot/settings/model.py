@@ -26,6 +26,9 @@ class TlsSettings(Section):
     """TLS towards a service. Present = on; absent = plain TCP."""
 
     ca_file: Path | None = Field(None, description="PEM file of the CA; unset: the system's store")
+    crl_file: Path | None = Field(
+        None, description="PEM file: the revocation list of the CA that signs the servers"
+    )
     cert_file: Path | None = Field(None, description="client certificate (PEM), with key_file")
     key_file: Path | None = None
     verify: bool = Field(True, description="false accepts any certificate: loud, for tests only")
@@ -224,9 +227,24 @@ class AlertSettings(Section):
     outbox_max_bytes: Bytes = 268_435_456
 
 
+class AdminTlsSettings(Section):
+    """The admin endpoint's own certificate."""
+
+    cert_file: Path = Field(description="PEM, with the chain up to the CA that clients trust")
+    key_file: Path
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+
+
 class AdminSettings(Section):
     host: str = "127.0.0.1"
     port: int = Field(8090, ge=0, le=65535, description="0 = any free port")
+    tls: AdminTlsSettings | None = Field(
+        None, description="without it other machines are told no more than whether it is ready"
+    )
+    max_connections: int = Field(64, ge=1, le=10_000)
+    audit_max_bytes: Bytes = Field(
+        16_777_216, ge=65_536, description="of data_dir/audit*.jsonl: who had it do what"
+    )
 
 
 class LogSettings(Section):
