@@ -37,8 +37,8 @@ def demo(
     seconds: Annotated[
         float, typer.Option(envvar="DEMO_SECONDS", min=5, help="How long devices publish.")
     ] = 120.0,
-    devices: Annotated[int, typer.Option(min=10, max=100_000)] = 1_000,
-    shards: Annotated[int, typer.Option(min=1, max=16)] = 2,
+    devices: Annotated[int, typer.Option(min=10, max=100_000, help="Size of the fleet.")] = 1_000,
+    shards: Annotated[int, typer.Option(min=1, max=16, help="Processes of the gateway.")] = 2,
     folder: Annotated[Path, typer.Option(help="CA, data and manifest of the demo.")] = Path(
         ".demo"
     ),

@@ -33,7 +33,7 @@ def simulate(
     rate: Annotated[
         float, typer.Option(min=0, help="Steps a second of the whole fleet; 0: two a device.")
     ] = 0.0,
-    qos: Annotated[int, typer.Option(min=0, max=1)] = 1,
+    qos: Annotated[int, typer.Option(min=0, max=1, help="1: the broker confirms.")] = 1,
     seconds: Annotated[
         float, typer.Option(min=0, help="Length of the run; 0 writes the registry and ends.")
     ] = 20.0,
@@ -47,7 +47,7 @@ def simulate(
     topic: Annotated[str, typer.Option(help="Topic template.")] = (
         "greenlang/{org}/{site}/{device}/telemetry"
     ),
-    connections: Annotated[int, typer.Option(min=1, max=64)] = 2,
+    connections: Annotated[int, typer.Option(min=1, max=64, help="To the broker.")] = 2,
     manifest: Annotated[Path | None, typer.Option(help="Write what was published here.")] = None,
     registry_out: Annotated[
         Path | None, typer.Option(help="Write the fleet's device registry here.")
