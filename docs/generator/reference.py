@@ -218,6 +218,8 @@ def _default_of(parameter: Any) -> str:
     if parameter.required:
         return "required"
     default = getattr(parameter.default, "value", parameter.default)
+    if isinstance(default, list):  # an option that may be given several times
+        return ", ".join(f"`{item}`" for item in default)
     return "" if default in (None, "", False) else f"`{default}`"
 
 

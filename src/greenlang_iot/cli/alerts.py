@@ -26,7 +26,10 @@ def group() -> None:
 def tail(
     config: Annotated[
         list[Path] | None,
-        typer.Option(help=f"Settings with broker and Kafka; the later wins. [default: {CONFIG}]"),
+        typer.Option(
+            metavar="<path>",
+            help=f"Settings with broker and Kafka; the later wins. [default: {CONFIG}]",
+        ),
     ] = None,
     broker: Annotated[
         str | None, typer.Option(help="Host of the broker, instead of the settings' first one.")

@@ -9,6 +9,7 @@ ConfigFiles = Annotated[
     list[Path],
     typer.Option(
         "--config",
+        metavar="<path>",
         help="Settings (YAML). Given again, the later file wins, key by key; "
         "the environment wins over all.",
     ),
