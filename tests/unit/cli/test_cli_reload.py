@@ -1,6 +1,7 @@
 """`greenlang-iot reload`: asks the running gateway with the token of its data_dir."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,8 +48,9 @@ def gateway(folder: Path, answer: Answer, **admin: Any) -> Iterator[Path]:
         loop.close()
 
 
-def reload(config: Path) -> Result:
-    return CliRunner().invoke(app, ["reload", "--config", str(config)], catch_exceptions=False)
+def reload(config: Path, *more: str) -> Result:
+    arguments = ["reload", "--config", str(config), *more]
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
 @pytest.mark.parametrize("with_tls", [False, True])
@@ -58,10 +60,21 @@ def test_it_says_what_was_taken_over(tmp_path: Path, with_tls: bool) -> None:
         identity = Authority(tmp_path / "ca").server(("gateway.example",))
         tls = {"cert_file": str(identity.cert_file), "key_file": str(identity.key_file)}
         admin = {"tls": tls, "host": "0.0.0.0"}
-    with gateway(tmp_path, (True, {"settings": ["log.level"]}), **admin) as config:
+    answer = {
+        "devices": {"registered": 3, "added": 2, "removed": 1},
+        "settings": ["log.level"],
+        "needs_restart": ["setting instance"],
+    }
+    with gateway(tmp_path, (True, answer), **admin) as config:
         result = reload(config)
-    assert '"log.level"' in result.stdout
+        as_json = reload(config, "--json")
     assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        "reloaded: 3 devices (2 added, 1 removed)",
+        "  taken over: log.level",
+        "  needs a restart: setting instance",
+    ]
+    assert json.loads(as_json.stdout) == {"reloaded": True} | answer
 
 
 def test_a_refusal_has_every_reason(tmp_path: Path) -> None:
