@@ -62,7 +62,7 @@ def outcome(read: Read) -> tuple[list[object], list[str]]:
 
 @every_format
 @given(samples)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_same_readings_and_rejects_as_the_json_of_it(name: str, some: list[Sample]) -> None:
     if name not in WRITERS:
         return  # plain: one value, no time; below
@@ -81,7 +81,7 @@ def test_a_plain_number_is_the_value_at_the_time_of_receipt(value: float) -> Non
 
 @every_format
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_no_payload_harms_and_each_is_rejected_at_most_once(name: str, data: st.DataObject) -> None:
     """Random bytes, and good payloads that were cut, flipped or doubled."""
     payload = data.draw(st.binary(max_size=200))
