@@ -45,12 +45,19 @@ _TYPE_KEYS = frozenset({"description", "metrics"})
 _DEVICE_KEYS = frozenset({"id", "org", "site", "type", "enabled", "metrics", "description"})
 
 
+def cannot_read(path: Path, error: OSError) -> str:
+    """The sentence for a registry file that cannot be read."""
+    advice = "; `greenlang-iot devices discover` or `devices import` makes one"
+    missing = isinstance(error, FileNotFoundError)
+    return f"cannot read the device registry {path}: {error.strerror}{advice if missing else ''}"
+
+
 def load(path: Path) -> Directory:
     """Read a registry file. Raises InputError with every mistake in it (`problems`)."""
     try:
         document = path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read the device registry {path}: {error.strerror}") from error
+        raise InputError(cannot_read(path, error)) from error
     return parse(document, str(path))
 
 

@@ -46,7 +46,11 @@ def load(
         try:
             document.read_yaml(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise InputError(f"cannot read the settings {path}: {error.strerror}") from error
+            advice = "; `greenlang-iot config init` makes a first one"
+            missing = advice if isinstance(error, FileNotFoundError) else ""
+            raise InputError(
+                f"cannot read the settings {path}: {error.strerror}{missing}"
+            ) from error
         except UnicodeDecodeError as error:
             raise InputError(f"the settings {path} are not UTF-8 text") from error
     document.read_environment(environ or {})
