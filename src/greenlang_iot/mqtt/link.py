@@ -155,6 +155,7 @@ class Link(asyncio.BufferedProtocol):
                     self._deliver()  # also what came before a packet that ends the connection
                 if event is Event.NEED_DATA:
                     self._session.framer.compact()
+                    self._received = 0.0
                     break
                 self._happened(event)
         except Exception as error:  # ours or the handler's: either way this connection ends
@@ -176,7 +177,6 @@ class Link(asyncio.BufferedProtocol):
             frames = self._session.take(time.time_ns())
             # What waited for the window or a pause counts from now: that was back pressure.
             frames.received = self._received or time.monotonic()
-            self._received = 0.0
             self._handler.on_frames(frames)
 
     def _happened(self, event: Event) -> None:

@@ -234,8 +234,8 @@ async def test_what_is_replayed_from_the_spool_has_no_time_to_the_answer(
     bench.sender.answer = lambda rows: SinkError("away", reason="refused", down=True)
     bench.append(1, 10)
     await bench.until(lambda: bench.settled == {1})
-    failed = bench.meter.requests
-    assert failed >= 1 and bench.meter.answers == []
+    assert bench.meter.requests >= 1
+    assert bench.meter.answers == []
     bench.sender.answer = lambda rows: None
     await bench.until(lambda: bench.sender.delivered == ["10"])
     assert bench.meter.answers == []
