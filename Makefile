@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check lock services services-test fault-test fault-test-short fault-test-seeded clean
+.PHONY: setup demo test check docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,15 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/unit/test_layers.py
+
+# The documentation site in site/, without anything that is loaded from elsewhere.
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir site
+	@echo "open site/index.html"
+
+# The pages that are made of the code: settings, commands, metrics, schemas.
+docs-reference: setup
+	$(BIN)/python -m docs.generator.reference
 
 # The servers of the service tests: Mosquitto, InfluxDB, Prometheus from Debian (needs root), Kafka by Maven.
 services:
@@ -67,4 +76,4 @@ lock:
 	  --no-annotate --no-header --group build -c requirements-dev.txt pyproject.toml -o requirements.txt
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo var dist
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo var dist site

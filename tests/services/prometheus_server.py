@@ -30,8 +30,10 @@ class Prometheus:
         settings = yaml.safe_load((SHIPPED / "prometheus.yaml").read_text())
         settings["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
         (job,) = settings["scrape_configs"]
-        (folder / "admin-token").write_text(token)
-        job["authorization"]["credentials_file"] = str(folder / "admin-token")
+        (folder / "read-token").write_text(token)
+        job["authorization"]["credentials_file"] = str(folder / "read-token")
+        job["scheme"] = "http"  # on loopback
+        del job["tls_config"]
         job["static_configs"] = [{"targets": [target]}]
         shutil.copy(SHIPPED / "rules.yaml", folder)
         config = folder / "prometheus.yaml"

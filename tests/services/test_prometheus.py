@@ -84,7 +84,7 @@ class Scene:
         subprocess.run(command, check=True, capture_output=True)
         self.gateway = GatewayProcess(folder, settings, self.registry)
         self.gateway.wait_ready()
-        token = (folder / "data" / "admin-token").read_text().strip()
+        token = (folder / "data" / "read-token").read_text().strip()
         target = f"127.0.0.1:{self.gateway.port}"
         self.prometheus = Prometheus(folder / "prometheus", target, token)
 
@@ -166,7 +166,7 @@ def test_every_expression_has_data_in_a_real_prometheus(scene: Scene) -> None:
     while empty and time.monotonic() < deadline:
         empty = {name for name in empty if not scene.has_data(wanted[name])}
     assert not empty, "nothing came of these"
-    published = finished(publisher, SECONDS + 60)["messages"]
+    published = finished(publisher, SECONDS + 60)["published"]
     scene.wait_for(f"sum(greenlang_iot_acks_sent_total) >= {published}")
 
     groups = scene.prometheus.get("rules")["groups"]

@@ -62,6 +62,7 @@ SINK_REASONS = (
     "disk",
     OTHER,
 )
+ADMIN_REASONS = ("unauthorized", "read_only", "insecure", "too_many_connections", "too_slow")
 DISCONNECT_REASONS = (
     "timeout",
     "refused",
@@ -293,6 +294,13 @@ CATALOG: tuple[Metric, ...] = (
         "broker_dropped_messages",
         "gauge",
         "What the broker says it dropped since it started ($SYS).",
+        scope="gateway",
+    ),
+    Metric(
+        "admin_refused",
+        "counter",
+        "Requests and connections that the admin endpoint refused.",
+        labels=(("reason", ADMIN_REASONS),),
         scope="gateway",
     ),
     Metric("control_up", "gauge", "1 while the control connection is up.", scope="gateway"),

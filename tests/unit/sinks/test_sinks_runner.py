@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.fakes.disk import SimulatedDisk
 from tests.fakes.sinks import ListEncoder, ScriptedSender
 
 from greenlang_iot.model.batches import ReadingBatch, ScoreBatch
@@ -14,6 +15,7 @@ from greenlang_iot.model.flags import DUPLICATE
 from greenlang_iot.model.outcomes import Outcome, Refused
 from greenlang_iot.settings.model import RunnerSettings, SpoolSettings
 from greenlang_iot.sinks.runner import Runner
+from greenlang_iot.spool.files import OS_FILES, Files
 from greenlang_iot.spool.log import SegmentLog
 
 BIT = 4
@@ -97,6 +99,7 @@ class Bench:
         spool_bytes: int = 1 << 20,
         after: float = 1.0,
         gather: float = 0.0,
+        files: Files = OS_FILES,
         **runner: object,
     ) -> None:
         self.encoder = ListEncoder()
@@ -109,7 +112,11 @@ class Bench:
         spool_settings = SpoolSettings(after=after, gather=gather)
         self.spool = (
             SegmentLog(
-                folder, segment_bytes=spool_bytes // 4, max_bytes=spool_bytes, fsync_every=0.0
+                folder,
+                segment_bytes=spool_bytes // 4,
+                max_bytes=spool_bytes,
+                fsync_every=0.0,
+                files=files,
             )
             if spooled
             else None
@@ -504,3 +511,74 @@ async def test_while_spooling_rows_gather_in_one_record(make: Callable[..., Benc
     await bench.until(lambda: bench.settled == set(range(1, 8)))
     assert bench.spool is not None
     assert [record.rows for record in bench.spool.read(0)] == [1, 6]
+
+
+async def test_rows_that_wait_behind_many_others_are_back_pressure_and_not_spooled(
+    make: Callable[..., Bench],
+) -> None:
+    """Every request is answered in time: the sink is fine, the rows are only many."""
+    bench = make(chunk_rows=1, in_flight=1, after=1.0)
+    await bench.until(lambda: bench.meter.is_up is True)
+    bench.sender.gate.clear()
+    opened = bench.now
+    for ticket in range(1, 5):
+        bench.append(ticket, ticket)
+    for answered in range(1, 5):
+        await bench.until(lambda n=answered: len(bench.sender.attempts) == n)  # type: ignore[misc]
+        bench.now += 0.9
+        bench.runner.check(opened)
+        assert not bench.runner.spooling
+        bench.sender.gate.set()
+        await bench.until(lambda n=answered: n in bench.settled)  # type: ignore[misc]
+        bench.sender.gate.clear()
+    assert bench.sender.delivered == ["1", "2", "3", "4"]
+    assert "spooled" not in bench.meter.counts
+
+
+async def test_a_failing_disk_does_not_hold_up_what_the_sink_takes_again(
+    make: Callable[..., Bench],
+) -> None:
+    """Sink away, then the disk; the sink comes back and the disk does not."""
+    disk = SimulatedDisk()
+    bench = make(files=disk)
+    bench.sender.answer = lambda rows: down()
+    bench.append(1, 1)
+    await bench.until(lambda: bench.settled == {1})
+    disk.failing = {"write", "sync", "create"}
+    bench.append(2, 2)
+    assert bench.spool is not None
+    await bench.until(lambda: bench.spool is not None and bench.spool.failures > 0)
+    bench.append(3, 3)
+    await bench.runner_turns()
+    assert bench.settled == {1}
+    bench.sender.answer = lambda rows: None
+    await bench.until(lambda: bench.settled == {1, 2, 3})
+    await bench.until(lambda: not bench.runner.spooling)
+    assert bench.sender.delivered == ["1", "2", "3"]
+    bench.append(4, 4)
+    await bench.until(lambda: 4 in bench.settled)
+    disk.failing = set()
+    await bench.until(lambda: bench.spool is not None and bench.spool.last_error is None)
+    assert bench.sender.delivered == ["1", "2", "3", "4"]
+    assert (bench.spool.nbytes, bench.runner.backlog) == (0, 0)
+
+
+async def test_readings_of_a_backlog_are_counted_after_a_restart(
+    make: Callable[..., Bench],
+) -> None:
+    first = make()
+    first.sender.answer = lambda rows: down()
+    first.append(1, 1, 2)
+    await first.until(lambda: first.settled == {1})
+    first.append(2, 3)
+    await first.until(lambda: first.settled == {1, 2})
+    await first.close()
+    assert first.spool is not None
+    second = Bench(first.spool.folder)
+    second.sender.open_error = down()
+    await second.until(lambda: second.meter.values.get("spool_readings") == 3)
+    second.sender.open_error = None
+    await second.until(lambda: not second.runner.spooling and second.runner.backlog == 0)
+    second.runner.check(None)
+    assert second.meter.values["spool_readings"] == 0
+    await second.close()
