@@ -130,7 +130,8 @@ def _is_list(field: FieldInfo) -> bool:
 
 def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
-    assert value is not PydanticUndefined
+    if value is PydanticUndefined:
+        return "needed"
     if value is None:
         return "unset"
     if isinstance(value, bool):
@@ -218,6 +219,8 @@ def _default_of(parameter: Any) -> str:
     if parameter.required:
         return "required"
     default = getattr(parameter.default, "value", parameter.default)
+    if isinstance(default, list):  # an option that may be given several times
+        return ", ".join(f"`{item}`" for item in default)
     return "" if default in (None, "", False) else f"`{default}`"
 
 

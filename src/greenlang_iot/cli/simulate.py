@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from greenlang_iot.cli.options import JsonSummary
 from greenlang_iot.model.errors import GatewayError, InputError, MqttError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def simulate(
     summary: Annotated[
         Literal["text", "json", "none"], typer.Option(help="What to print at the end.")
     ] = "text",
+    as_json: JsonSummary = False,
 ) -> None:
     """Publish a seeded fleet, with faults, at its pace.
 
@@ -104,7 +106,7 @@ def simulate(
         raise GatewayError(str(error)) from error
     except OSError as error:
         raise GatewayError(f"cannot write the manifest {manifest}: {error.strerror}") from error
-    if summary == "json":
+    if as_json or summary == "json":
         sys.stdout.write(orjson.dumps(done).decode() + "\n")
     elif summary == "text":
         for name, value in done.items():

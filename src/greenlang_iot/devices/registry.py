@@ -45,20 +45,23 @@ _TYPE_KEYS = frozenset({"description", "metrics"})
 _DEVICE_KEYS = frozenset({"id", "org", "site", "type", "enabled", "metrics", "description"})
 
 
-def cannot_read(path: Path, error: OSError) -> str:
-    """The sentence for a registry file that cannot be read."""
-    advice = "; `greenlang-iot devices discover` or `devices import` makes one"
-    missing = isinstance(error, FileNotFoundError)
-    return f"cannot read the device registry {path}: {error.strerror}{advice if missing else ''}"
-
-
 def load(path: Path) -> Directory:
     """Read a registry file. Raises InputError with every mistake in it (`problems`)."""
     try:
         document = path.read_bytes()
     except OSError as error:
-        raise InputError(cannot_read(path, error)) from error
+        raise unreadable(path, error) from error
     return parse(document, str(path))
+
+
+def unreadable(path: Path, error: OSError) -> InputError:
+    """Why there is no registry, and where one comes from."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(
+            f"there is no device registry {path}: name yours with --devices-file, or make one with "
+            "`greenlang-iot devices import` (of a CSV) or `greenlang-iot devices discover`"
+        )
+    return InputError(f"cannot read the device registry {path}: {error.strerror}")
 
 
 def parse(document: bytes, source: str = "registry") -> Directory:

@@ -140,13 +140,6 @@ def test_check_counts_the_windows_of_connections_that_there_will_be(tmp_path: Pa
     assert "allow 131,070 messages/s" in text  # 65,535 unacknowledged, each for half a second
 
 
-def test_what_is_missing_is_said_with_how_to_make_it(tmp_path: Path) -> None:
-    nowhere = tmp_path / "nowhere"
-    text = run("config", "check", "--config", nowhere, "--devices-file", nowhere).stdout
-    assert "greenlang-iot config init" in text
-    assert "devices discover" in text
-
-
 def test_five_mistakes_are_named_with_their_lines(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(
