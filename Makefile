@@ -8,6 +8,7 @@ setup: $(STAMP)
 
 # uv when it is there, else venv + pip; both install the same hashed versions.
 $(STAMP): requirements-dev.txt pyproject.toml
+	@echo "installing the pinned packages into .venv (a minute or two, once)"
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python "$(PYTHON)" .venv && \
 	  uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements-dev.txt && \
@@ -41,10 +42,13 @@ docs: setup
 docs-reference: setup
 	$(BIN)/python -m docs.generator.reference
 
-# The servers of the service tests: Mosquitto and InfluxDB from Debian (needs root), Kafka by Maven.
+# The servers of the service tests: Mosquitto, InfluxDB, Prometheus from Debian (needs root), Kafka by Maven.
 services:
 	@if ! command -v mosquitto >/dev/null || ! command -v influxd >/dev/null; then \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends mosquitto influxdb; \
+	fi
+	@if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; \
 	fi
 	@if ! command -v mvn >/dev/null; then \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends maven openjdk-17-jre-headless; \

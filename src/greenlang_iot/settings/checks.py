@@ -21,7 +21,7 @@ from greenlang_iot.settings.model import (
 )
 
 ASSUMED_ACK_LATENCY = 0.5
-"""Seconds from a message's arrival to its PUBACK with healthy sinks, assumed by `rate_bound`."""
+"""Seconds from a message's arrival to its PUBACK with healthy sinks, assumed by `config check`."""
 
 _KAFKA_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 
@@ -46,16 +46,6 @@ def check(settings: Settings) -> list[Finding]:
     findings += _bounds(settings)
     findings += _admin(settings.admin)
     return findings
-
-
-def rate_bound(settings: Settings, ack_latency: float = ASSUMED_ACK_LATENCY) -> float:
-    """Messages a second that the receive windows allow at QoS 1, over all brokers.
-
-    A connection has at most `receive_maximum` messages unacknowledged, so it cannot take more than
-    that per `ack_latency` seconds.
-    """
-    windows = sum(b.receive_maximum * b.connections_per_shard for b in settings.mqtt.brokers)
-    return windows * settings.runtime.shards / ack_latency
 
 
 def _mqtt(settings: Settings) -> Iterator[Finding]:
