@@ -44,9 +44,23 @@ def simulate(
     replay: Annotated[
         Literal["none", "waterflow"], typer.Option(help="A recorded series beside the fleet.")
     ] = "none",
-    topic: Annotated[str, typer.Option(help="Topic template.")] = (
+    topic: Annotated[str, typer.Option(help="Topic template, for JSON.")] = (
         "greenlang/{org}/{site}/{device}/telemetry"
     ),
+    payload_format: Annotated[
+        Literal[
+            "json",
+            "json-map",
+            "cbor",
+            "messagepack",
+            "senml-json",
+            "senml-cbor",
+            "sparkplug-b",
+            "line-protocol",
+            "plain",
+        ],
+        typer.Option("--format", help="Payload format, on topics of its own."),
+    ] = "json",
     connections: Annotated[int, typer.Option(min=1, max=64, help="To the broker.")] = 2,
     manifest: Annotated[Path | None, typer.Option(help="Write what was published here.")] = None,
     registry_out: Annotated[
@@ -65,6 +79,8 @@ def simulate(
 
     Example: greenlang-iot simulate --tls-ca config/tls/ca.crt --username simulator
     --password-file simulator.pw --manifest manifest.jsonl
+
+    Example: greenlang-iot simulate --no-tls --port 1883 --format sparkplug-b
 
     Exit codes: 0 published, 1 the broker cannot be reached, 2 wrong input.
     """
@@ -96,6 +112,18 @@ def simulate(
         )
     target = _target(host, port, tls, tls_ca, username, password_file)
     run = scenario(options, time.time_ns(), waterflow=waterflow)
+    if payload_format != "json":
+        if manifest is not None and payload_format == "plain":
+            raise InputError("plain numbers have no time: what to expect cannot be written down")
+        from greenlang_iot.cli.terminal import say
+        from greenlang_iot.simulate.formats import ENTRIES, in_format, places
+
+        where = places(registry(options, waterflow=waterflow))
+        run.messages = in_format(payload_format, run.messages, where)
+        entry = orjson.dumps(ENTRIES[payload_format].model_dump(exclude_unset=True)).decode()
+        say(f"the gateway reads it with this item of mqtt.formats:\n  - {entry}")
+        if payload_format == "sparkplug-b":
+            connections = 1  # the messages of an edge node are numbered in one row
     try:
         keeper = (
             ManifestWriter(manifest, run.header, run.expected) if manifest else nullcontext(None)

@@ -70,7 +70,7 @@ class SenmlJson:
             if not record.keys() & {"n", "t", "u", "ut"}:
                 return  # base values only
             if not has_sum:
-                readings.append(Reading(place, "", Reason.BAD_SHAPE, None))
+                readings.append(Reading(f"{place}.v", "", Reason.BAD_SHAPE, None))
                 return
         name, unit = record.get("n", ""), record.get("u", base.unit)
         if (
@@ -79,7 +79,7 @@ class SenmlJson:
             or (unit is not None and type(unit) is not str)
             or not _NAME.fullmatch(base.name + name)
         ):
-            readings.append(Reading(place, "", Reason.BAD_SHAPE, None))
+            readings.append(Reading(f"{place}.v", "", Reason.BAD_SHAPE, None))
             return
         metric = base.name + name
         if not self._whole_name:

@@ -3,6 +3,8 @@
 import re
 from typing import NamedTuple
 
+NAMESPACE = "spBv1.0/"
+"""How every topic of Sparkplug B begins."""
 FIELDS = ("org", "site", "device", "metric", "node", "type")
 """What a template may hold in braces, each as a whole level and once."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from greenlang_iot.encode.deadletter import decode, ident, resubmission
+from greenlang_iot.formats.topics import NAMESPACE
 from greenlang_iot.model.errors import GatewayError, SinkError
 from greenlang_iot.model.outcomes import DeadLetter
 from greenlang_iot.settings.model import InfluxSettings, KafkaSettings
@@ -40,7 +41,12 @@ class Stored:
 
     @property
     def target(self) -> str:
-        """Where a replay sends it: `mqtt`, a sink's name, or nothing."""
+        """Where a replay sends it: `mqtt`, a sink's name, or nothing.
+
+        An old Sparkplug message would break the numbering of its edge node for everybody who listens.
+        """
+        if self.letter.kind == "message" and self.letter.topic.startswith(NAMESPACE):
+            return ""
         return {"message": "mqtt", "line": self.letter.sink}.get(self.letter.kind, "")
 
 

@@ -141,7 +141,7 @@ def test_packs_of_which_nothing_can_be_trusted(pack: Any) -> None:
 def test_records_of_a_wrong_shape_cost_only_themselves(record: dict[str, Any]) -> None:
     got = read([{"bt": T}, record, {"n": "door", "v": 1}])
     assert [r.value for r in got.rows] == [1]
-    assert got.rejects == [[("[1]", "bad_shape")]]
+    assert got.rejects == [[("[1].v", "bad_shape")]]
 
 
 def test_unknown_labels_are_ignored() -> None:
