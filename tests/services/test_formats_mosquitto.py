@@ -104,6 +104,8 @@ class Site:
             command, capture_output=True, text=True, env=os.environ | {"NO_COLOR": "1"}
         )
         assert done.returncode == 0, done.stderr
+        if arguments[1] == "list":
+            return [json.loads(line) for line in done.stdout.splitlines()]
         return json.loads(done.stdout)
 
     def close(self) -> None:
@@ -207,7 +209,7 @@ def test_a_restart_in_the_middle_of_a_sparkplug_session(site: Site) -> None:
             assert b"Node Control/Rebirth" in command.payload
             born = sparkplug(metric("bdSeq", 0), seq=0)
             await client.publish(base.format("NBIRTH"), born, qos=0)
-            again = [metric(site.metric, site.value, alias=5, ts=now_ms())]
+            again = [metric(site.metric, site.value, alias=5, ts=now_ms() - 5)]
             topic = base.format("DBIRTH") + f"/{site.device}"
             await client.publish(topic, sparkplug(*again, seq=1), qos=0)
             await client.publish(*data(2, second), qos=0)

@@ -24,7 +24,8 @@ class Lookup:
         self._directory = directory
         self._ids: dict[str, int] | None = None
         self._targets: dict[int, dict[str, Target]] = {}
-        self._places: dict[int, Place] = {}
+        self._places: dict[int, Place] = {}  # of guests of this batch
+        self._registered: dict[int, Place] = {}
         self._load_units()
 
     def _load_units(self) -> None:
@@ -51,13 +52,17 @@ class Lookup:
         """Bound the cache; called between batches."""
         if len(self._targets) > _CACHED_DEVICES:
             self._targets.clear()
+            self._registered.clear()
 
     def place(self, device: int) -> Place:
         """Where a device is registered."""
-        d = self._directory
-        return self._places.get(device) or Place(
-            d.org[d.org_of[device]], d.site[d.site_of[device]], d.device[device]
-        )
+        found = self._places.get(device) or self._registered.get(device)
+        if found is None:
+            d = self._directory
+            found = self._registered[device] = Place(
+                d.org[d.org_of[device]], d.site[d.site_of[device]], d.device[device]
+            )
+        return found
 
     def enabled(self, device: int) -> bool:
         return device in self._places or bool(self._directory.enabled[device])

@@ -8,7 +8,6 @@ is an example.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from greenlang_iot.model.batches import Publication
@@ -35,8 +34,7 @@ class Reading(NamedTuple):
     seq: int = -1
 
 
-@dataclass(slots=True, frozen=True)
-class Payload:
+class Payload(NamedTuple):
     """One message for a format.
 
     data: the bytes, inflated. metric: the topic's {metric} level, "" without one. receive_ns: what stands
