@@ -88,5 +88,6 @@ def _announce(gateway: "Gateway") -> None:
     target = settings.sinks.dead_letter
     where = dead_letter_folder(settings) if target.target == "files" else "Kafka"
     lines.append(f"  bad data goes to the dead letter ({where}) with its reason")
-    lines.append(f"  http://{settings.admin.host}:{settings.admin.port}/readyz /status /metrics")
+    address = f"http://{settings.admin.host}:{settings.admin.port}"
+    lines.append(f"  {address}/ in a browser is the console; /readyz /status /metrics")
     sys.stderr.write("\n".join(lines) + "\n")

@@ -4,7 +4,7 @@ All but reload is read only and open to whoever can connect; reload wants the ad
 """
 
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,9 @@ class Status:
         return not self.reasons
 
 
+SHUTDOWN_WITHIN = 2.0
+"""Seconds that an answer may still take when the gateway stops."""
+
 Reload = Callable[[], Awaitable[tuple[bool, dict[str, Any]]]]
 
 
@@ -40,6 +43,7 @@ class AdminServer:
 
     metrics: the exposition text (`Exporter.generate`). status: called once per request.
     reload: (whether it was done, what to tell); wanted with `Authorization: Bearer token`.
+    routes: whatever else is served, the console.
     """
 
     def __init__(
@@ -49,10 +53,12 @@ class AdminServer:
         status: Callable[[], Status],
         reload: Reload | None = None,
         token: str = "",
+        routes: Sequence[web.RouteDef] = (),
     ) -> None:
         self._settings = settings
         self._reload = reload
         self._token = token.encode()
+        self._routes = routes
         self._metrics = metrics
         self._status = status
         self._runner: web.AppRunner | None = None
@@ -65,7 +71,10 @@ class AdminServer:
         app.router.add_get("/readyz", self._serve_ready)
         app.router.add_get("/status", self._serve_status)
         app.router.add_post("/-/reload", self._serve_reload)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        app.router.add_routes(self._routes)
+        runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_WITHIN
+        )
         await runner.setup()
         host, port = self._settings.host, self._settings.port
         try:

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from greenlang_iot import __version__
+from greenlang_iot.console.api import Console
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.observe import health
@@ -26,7 +27,7 @@ from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
 from greenlang_iot.runtime.reloader import Read, Reloader, admin_token
 from greenlang_iot.runtime.shard import ShardSpec
-from greenlang_iot.runtime.sinks import lake_folder
+from greenlang_iot.runtime.sinks import dead_letter_folder, lake_folder
 from greenlang_iot.runtime.summary import Summary, summarize
 from greenlang_iot.runtime.supervisor import Supervisor, install_signals
 from greenlang_iot.settings.model import Settings
@@ -73,12 +74,20 @@ class Gateway:
             own = Counters.create(run / "gateway.counters")
             supervisor = self._supervisor(run)
             reloader = Reloader(self, supervisor, self._read)
+            console = Console(
+                self,
+                own,
+                supervisor,
+                lake=lake_folder(settings) if settings.sinks.lake.enabled else None,
+                letters=dead_letter_folder(settings),
+            )
             admin = AdminServer(
                 settings.admin,
                 Exporter(self.shards, own).generate,
                 self._status,
                 reloader.reload,
                 admin_token(settings.data_dir),
+                console.routes(),
             )
             self.admin_port = await admin.start()
             courier = Courier(settings, own, self._on_transition)
@@ -92,6 +101,7 @@ class Gateway:
                     self._watch_shards(supervisor),
                     courier.run(),
                     self._compact_lake(),
+                    console.run(),
                     Discovery(settings.mqtt, self.directory, own).run(),
                 )
             ]
@@ -155,21 +165,28 @@ class Gateway:
         while True:
             for index, counters in self.shards.items():
                 counters.set(cell("shard_up"), float(supervisor.alive(index)))
-            if not self.ready.is_set() and not self._reasons():
+            if not self.ready.is_set() and not self.reasons:
                 self.ready.set()
                 log.info("ready", seconds=round(time.monotonic() - self._started, 2))
             await asyncio.sleep(0.05)
 
-    def _reasons(self) -> list[str]:
+    @property
+    def reasons(self) -> list[str]:
+        """Why the gateway is not ready, one sentence each."""
         return health.not_ready(self.settings, self.shards, time.monotonic_ns())
+
+    @property
+    def uptime(self) -> float:
+        """Seconds."""
+        return time.monotonic() - self._started
 
     def _status(self) -> Status:
         document = {
             "version": __version__,
-            "uptime_seconds": round(time.monotonic() - self._started, 3),
+            "uptime_seconds": round(self.uptime, 3),
             **health.document(self.settings, self.shards, time.monotonic_ns()),
         }
-        return Status(self._reasons(), document)
+        return Status(self.reasons, document)
 
     # ---- lake ---------------------------------------------------------------------------------------
 
