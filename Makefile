@@ -63,7 +63,7 @@ fault-test-short: setup
 
 # Every row with the bug that it names planted in the gateway: each must fail.
 fault-test-seeded: setup
-	@$(BIN)/python -m tests.faults --seeded $(ROWS)
+	@$(BIN)/python -m tests.faults --seeded --report docs/reliability.md $(ROWS)
 
 # New pins: the runtime's (what the image installs) and, with the same versions, the developers'.
 lock:

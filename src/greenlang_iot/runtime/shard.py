@@ -150,6 +150,7 @@ class Shard:
             self._acknowledge,
             self.clock,
         )
+        self.pipeline.clock_suspect = self.watches.clock_suspect
         for item in self.spec.plan.connections:
             self._own.append(self._connection(item))
         self.connections += self._own
@@ -339,7 +340,6 @@ class Shard:
         self.outbox_port.retry()
         self._back_pressure()
         self.watches.tick(TICK, self._own)
-        self.pipeline.clock_suspect = self.watches.clock_suspect
         if time.monotonic() - self._last_checkpoint >= self.settings.detect.checkpoint_every:
             self._checkpoint()
 
