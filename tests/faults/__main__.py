@@ -49,7 +49,16 @@ class Result:
 
 BEFORE, AFTER = 2.0, 1.5
 """Seconds of load before the fault and after the recovery."""
-COUNTED = ("shard_restarts", "sink_spooled_readings", "sink_retries", "disconnects", "pauses")
+COUNTED = (
+    "shard_restarts",
+    "sink_spooled_readings",
+    "sink_retries",
+    "disconnects",
+    "pauses",
+    "readings_clock_suspect",
+    "messages_undecodable",
+    "sink_dropped_readings",
+)
 
 
 def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
@@ -99,6 +108,8 @@ def _problems(result: Result) -> list[str]:
         found.append(f"recovery took {result.recovery:.1f} s (bar {result.bar:.0f} s)")
     if not any(row.says in reason for reason in result.said or [""]):
         found.append(f"/readyz never said {row.says!r}")
+    if row.counts and not result.counts.get(row.counts):
+        found.append(f"{row.counts} counted nothing")
     if not result.logged:
         found.append(f"the log never said {row.logs!r}")
     return found

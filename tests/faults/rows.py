@@ -28,7 +28,7 @@ class Row:
     with which the row was seen failing. short: part of the short form. drains: ends with nothing
     unacknowledged. loses_broker: the broker itself may forget messages it had confirmed. ready: the
     gateway can be ready before the fault. extra: messages to publish beside the fleet's. says, logs:
-    words that /readyz and the log must have said. needs: why it cannot run here, or nothing.
+    words that /readyz and the log must have said. counts: a metric that must have counted. needs: why it cannot run here, or nothing.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Row:
     extra: Callable[[], Iterable[Message]] = tuple
     says: str = ""
     logs: str = ""
+    counts: str = ""
     needs: Callable[[], str] = str
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -214,7 +215,7 @@ def connections_cut(f: Field) -> float:
     return f.recovered()
 
 
-@row("connections are cut 10 times in 5 s", seeded="stale_acks")
+@row("connections are cut 10 times in 5 s", counts="disconnects", seeded="stale_acks")
 def connections_cut_often(f: Field) -> float:
     for _ in range(10):
         f.proxy.cut()
@@ -705,7 +706,11 @@ def kafka_leader_change(f: Field) -> float:
     return _kafka_answers(f, NOT_LEADER, 30)
 
 
-@row("Kafka's topic has too few replicas for 5 s (min.insync.replicas)", seeded="forgets_failed")
+@row(
+    "Kafka's topic has too few replicas for 5 s (min.insync.replicas)",
+    counts="sink_spooled_readings",
+    seeded="forgets_failed",
+)
 def kafka_too_few_replicas(f: Field) -> float:
     f.site.configure_topic(min_insync_replicas=2)
     f.run_for(5.0)
@@ -758,7 +763,7 @@ def disk_read_only(f: Field) -> float:
 
 @row(
     "the clock steps by +1 h, back, −1 h and back within 12 s",
-    logs="clock",
+    counts="readings_clock_suspect",
     seeded="trusts_the_clock",
     options=SWITCHED,
 )

@@ -6,6 +6,7 @@ from greenlang_iot.decode.general import Message, MessageReader, parse_payloads
 from greenlang_iot.decode.guests import Guests
 from greenlang_iot.decode.kernels import FIELDS, NUMBERS, scan
 from greenlang_iot.decode.lookup import Lookup
+from greenlang_iot.decode.rates import Rates
 from greenlang_iot.decode.rows import DTYPES, Columns, Rows, Window, merged
 from greenlang_iot.decode.tables import Tables
 from greenlang_iot.decode.topics import TopicTable, TopicTemplate
@@ -37,6 +38,7 @@ class Decoder:
         fast: bool = True,
     ) -> None:
         self.directory = directory
+        self._rates: Rates | None = None
         self.configure(limits)
         self._template = TopicTemplate(topic_template)
         self._fast = fast
@@ -54,6 +56,7 @@ class Decoder:
 
     def _load(self, directory: Directory) -> None:
         self.directory = directory
+        self._limit_rates()
         self._lookup = Lookup(directory)
         room = self._limits.max_unknown_devices - self._guests.n if self._guests else 0
         self._tables = Tables.of(directory)
@@ -65,6 +68,12 @@ class Decoder:
         self._max_age_ns = int(limits.max_age * 1e9)
         self._max_future_ns = int(limits.max_future * 1e9)
         self._receive_time = limits.missing_ts == "receive_time"
+        self._limit_rates()
+
+    def _limit_rates(self) -> None:
+        """New buckets, all full, for the present devices; none where no rate is limited."""
+        rates = self._limits.device_rate, self._limits.site_rate
+        self._rates = Rates(self.directory, *rates) if any(rates) else None
 
     def grow(self, directory: Directory) -> None:
         """Go on with a reloaded Directory, made from this one: known series keep their index."""
@@ -84,6 +93,7 @@ class Decoder:
         if len(self._device) < frames.n:
             self._device, self._rest = np.empty((2, 2 * frames.n), np.int32)
         self._topics.find(frames, self._device)
+        over = self._over_rate(frames, now_ns) if self._rates is not None else {}
         window = self._window(frames, now_ns, clock_suspect)
         base = CLOCK_SUSPECT if clock_suspect else 0
         columns, rest = self._scan(frames, window, base)
@@ -91,7 +101,7 @@ class Decoder:
         arena = _NO_TEXTS
         if len(rest):
             rows = Rows()
-            rejects = self._general(frames, rest.tolist(), window, base, rows)
+            rejects = self._general(frames, rest.tolist(), over, window, base, rows)
             columns = merged(columns, rows.columns())
             arena = rows.texts()
         readings = ReadingBatch(
@@ -104,6 +114,15 @@ class Decoder:
         )
         undecodable = sum(reject.readings == 0 for reject in rejects)
         return Decoded(readings, rejects, frames.n, undecodable, frames.n - len(rest))
+
+    def _over_rate(self, frames: FrameBatch, now_ns: int) -> dict[int, int]:
+        """Frame → device of what is over a rate; the scan leaves these frames."""
+        assert self._rates is not None
+        device = self._device[: frames.n]
+        over = np.flatnonzero(self._rates.over(device, now_ns))
+        found = dict(zip(over.tolist(), device[over].tolist(), strict=True))
+        device[over] = -1
+        return found
 
     def _scan(self, frames: FrameBatch, window: Window, base: int) -> tuple[Columns, I32]:
         """The rows of the fast path, and the numbers of the frames that it left."""
@@ -154,6 +173,7 @@ class Decoder:
         self,
         frames: FrameBatch,
         numbers: list[int],
+        over: dict[int, int],
         window: Window,
         base: int,
         rows: Rows,
@@ -172,7 +192,11 @@ class Decoder:
                 frames.topic(frame),
                 frames.payload(frame),
             )
-            reason = self._find_device(message) if message.device < 0 else None
+            reason = None
+            if frame in over:
+                message.device, reason = over[frame], Reason.OVER_RATE
+            elif message.device < 0:
+                reason = self._find_device(message)
             if reason is None and len(message.payload) > self._limits.max_payload_bytes:
                 reason = Reason.TOO_LARGE
             if reason is None:
@@ -211,6 +235,7 @@ class Decoder:
         directory = self._guests.publish()
         if directory is not self.directory:
             self.directory = directory
+            self._limit_rates()
             self._lookup.replace(directory)
             self._topics.extend(directory)
             self._tables = Tables.of(directory)

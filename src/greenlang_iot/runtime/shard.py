@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvloop
@@ -225,6 +226,7 @@ class Shard:
         """Until SIGTERM, then drain: stop reading, deliver or spool, acknowledge, say goodbye."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.set_exception_handler(self._unhandled)
         if self.spec.supervisor:
             self._end_with(self.spec.supervisor)
         self._compose()
@@ -272,6 +274,14 @@ class Shard:
         if not task.cancelled() and task.exception() is not None:
             log.error("a task of the shard failed", exc_info=task.exception())
             os._exit(1)  # nothing that is not settled was acknowledged; the supervisor restarts us
+
+    def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What a callback raised and nobody caught. Without memory or threads a shard would stand
+        still and say that it is well: it ends instead."""
+        error = context.get("exception")
+        log.error("unhandled in the event loop", what=context.get("message"), exc_info=error)
+        if isinstance(error, MemoryError | RuntimeError) and not self._stop.is_set():
+            os._exit(1)
 
     def reload(self, registry: Directory, settings: Settings) -> Reloaded:
         """Take over a newer registry and settings that need no restart. Raises InputError."""

@@ -30,6 +30,8 @@ class TlsSettings(Section):
 
     ca_file: Path | None = None
     """PEM file of the CA that signed the server's certificate; unset: the system's store."""
+    crl_file: Path | None = None
+    """PEM file: the revocation list of the CA that signs the servers; unset: nothing is looked up."""
     cert_file: Path | None = None
     """Client certificate (PEM), where the server asks for one; with key_file."""
     key_file: Path | None = None
@@ -106,6 +108,12 @@ class LimitSettings(Section):
     """Older time stamps are rejected as ts_too_old; 0: no limit."""
     max_future: Seconds = 300.0
     """Time stamps further ahead are rejected as ts_in_future."""
+    device_rate: float = Field(
+        0.0, ge=0, description="messages a second of a device; more are dead letters; 0 = no limit"
+    )
+    site_rate: float = Field(
+        0.0, ge=0, description="messages a second of a site, in one shard; 0 = no limit"
+    )
     unknown_devices: Literal["reject", "accept"] = "reject"
     """accept: devices that the registry does not have are taken as guests."""
     max_unknown_devices: int = Field(1_000, ge=0, le=100_000)
@@ -339,6 +347,17 @@ class AlertSettings(Section):
     """Alerts on disk that wait for their targets; full: messages that open alerts wait."""
 
 
+class AdminTlsSettings(Section):
+    """The admin endpoint's own certificate."""
+
+    cert_file: Path
+    """Certificate (PEM), with the chain up to the CA that clients trust."""
+    key_file: Path
+    """Private key (PEM) of cert_file."""
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+    """Oldest version of TLS that is spoken."""
+
+
 class AdminSettings(Section):
     """The HTTP endpoint: /metrics, /healthz, /readyz, /status, /-/reload."""
 
@@ -346,6 +365,12 @@ class AdminSettings(Section):
     """Address that /metrics, /healthz, /readyz and /status listen on."""
     port: int = Field(8090, ge=0, le=65535)
     """Port of the same; 0: any free port."""
+    tls: AdminTlsSettings | None = None
+    """Without it other machines are told no more than whether the gateway is ready."""
+    max_connections: int = Field(64, ge=1, le=10_000)
+    """Connections at a time; more are closed at once."""
+    audit_max_bytes: Bytes = Field(16_777_216, ge=65_536)
+    """Of data_dir/audit*.jsonl, which say who had the gateway do what."""
 
 
 class LogSettings(Section):
