@@ -4,7 +4,7 @@ All but reload is read only and open to whoever can connect; reload wants the ad
 """
 
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,9 @@ class Status:
         return not self.reasons
 
 
+Guard = Callable[[web.Request], web.Response | None]
+"""The answer to a request that may not act, for want of the admin token; None where it may."""
+AddRoutes = Callable[[web.Application, Guard], None]
 Reload = Callable[[], Awaitable[tuple[bool, dict[str, Any]]]]
 
 
@@ -40,6 +43,7 @@ class AdminServer:
 
     metrics: the exposition text (`Exporter.generate`). status: called once per request.
     reload: (whether it was done, what to tell); wanted with `Authorization: Bearer token`.
+    more: called at start, each adds routes of its own.
     """
 
     def __init__(
@@ -49,7 +53,9 @@ class AdminServer:
         status: Callable[[], Status],
         reload: Reload | None = None,
         token: str = "",
+        more: Sequence[AddRoutes] = (),
     ) -> None:
+        self._more = more
         self._settings = settings
         self._reload = reload
         self._token = token.encode()
@@ -65,6 +71,8 @@ class AdminServer:
         app.router.add_get("/readyz", self._serve_ready)
         app.router.add_get("/status", self._serve_status)
         app.router.add_post("/-/reload", self._serve_reload)
+        for add_routes in self._more:
+            add_routes(app, self.refusal)
         runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await runner.setup()
         host, port = self._settings.host, self._settings.port
@@ -85,36 +93,45 @@ class AdminServer:
             await self._runner.cleanup()
             self._runner = None
 
+    def refusal(self, request: web.Request) -> web.Response | None:
+        """401 for a request without the admin token."""
+        given = request.headers.get("Authorization", "").encode(errors="replace")
+        wanted = b"Bearer " + self._token
+        if self._token and hmac.compare_digest(given, wanted):
+            return None
+        what = f"{request.method} {request.path}"
+        answer = json_response({"error": f"{what} wants the admin token"}, 401)
+        answer.headers["WWW-Authenticate"] = "Bearer"
+        return answer
+
     async def _serve_metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=self._metrics(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _serve_health(self, request: web.Request) -> web.Response:
-        return _json({"status": "alive"})
+        return json_response({"status": "alive"})
 
     async def _serve_ready(self, request: web.Request) -> web.Response:
         status = self._status()
-        return _json(
+        return json_response(
             {"ready": status.ready, "reasons": status.reasons}, 200 if status.ready else 503
         )
 
     async def _serve_status(self, request: web.Request) -> web.Response:
         status = self._status()
-        return _json({"ready": status.ready, "reasons": status.reasons, **status.document})
+        return json_response({"ready": status.ready, "reasons": status.reasons, **status.document})
 
     async def _serve_reload(self, request: web.Request) -> web.Response:
-        given = request.headers.get("Authorization", "").encode(errors="replace")
-        wanted = b"Bearer " + self._token
-        if not self._token or not hmac.compare_digest(given, wanted):
-            answer = _json({"error": "POST /-/reload wants the admin token"}, 401)
-            answer.headers["WWW-Authenticate"] = "Bearer"
-            return answer
+        refusal = self.refusal(request)
+        if refusal is not None:
+            return refusal
         if self._reload is None:
-            return _json({"error": "nothing can be reloaded here"}, 404)
+            return json_response({"error": "nothing can be reloaded here"}, 404)
         done, document = await self._reload()
-        return _json({"reloaded": done, **document}, 200 if done else 422)
+        return json_response({"reloaded": done, **document}, 200 if done else 422)
 
 
-def _json(document: dict[str, Any], status: int = 200) -> web.Response:
+def json_response(document: dict[str, Any], status: int = 200) -> web.Response:
+    """Indented JSON, for people with curl, too."""
     body = orjson.dumps(
         document, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     )

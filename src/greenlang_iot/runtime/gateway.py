@@ -18,6 +18,7 @@ from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.observe import health
 from greenlang_iot.observe.admin import AdminServer, Status
+from greenlang_iot.observe.api_alerts import AlertApi
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.observe.exporter import Exporter
@@ -26,11 +27,14 @@ from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
 from greenlang_iot.runtime.reloader import Read, Reloader, admin_token
 from greenlang_iot.runtime.shard import ShardSpec
-from greenlang_iot.runtime.sinks import lake_folder
+from greenlang_iot.runtime.sinks import alerts_folder, lake_folder
 from greenlang_iot.runtime.summary import Summary, summarize
 from greenlang_iot.runtime.supervisor import Supervisor, install_signals
 from greenlang_iot.settings.model import Settings
+from greenlang_iot.sinks.alert_store import AlertStore
 from greenlang_iot.spool.files import OS_FILES, replace_durably
+from greenlang_iot.spool.format import FormatError
+from greenlang_iot.spool.store import LogInUse
 
 log = structlog.get_logger(__name__)
 
@@ -72,16 +76,18 @@ class Gateway:
         with _InstanceLock(run / "gateway.pid", settings.instance):
             own = Counters.create(run / "gateway.counters")
             supervisor = self._supervisor(run)
-            reloader = Reloader(self, supervisor, self._read)
+            store = _alert_store(settings)
+            reloader = Reloader(self, supervisor, self._read, store.configure)
             admin = AdminServer(
                 settings.admin,
                 Exporter(self.shards, own).generate,
                 self._status,
                 reloader.reload,
                 admin_token(settings.data_dir),
+                [AlertApi(store).add_routes],
             )
             self.admin_port = await admin.start()
-            courier = Courier(settings, own, self._on_transition)
+            courier = Courier(settings, own, store, self._on_transition)
             if signals:
                 install_signals(asyncio.get_running_loop(), self.stop, reloader.soon)
             supervisor.start()
@@ -106,6 +112,7 @@ class Gateway:
                     task.cancel()
                 await asyncio.gather(*tasks, stopping, return_exceptions=True)
                 await admin.stop()
+                await store.close()
         for error in failed:
             if error is not None:
                 raise error
@@ -187,6 +194,14 @@ class Gateway:
                 await asyncio.to_thread(lake.compact, time.time_ns())
             except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
                 log.error("the lake was not compacted; its log keeps the data", why=str(error))
+
+
+def _alert_store(settings: Settings) -> AlertStore:
+    folder = alerts_folder(settings)
+    try:
+        return AlertStore(folder, settings.alerts)
+    except (OSError, LogInUse, FormatError) as error:
+        raise GatewayError(f"The book of alerts in {folder} cannot be opened: {error}.") from error
 
 
 class _InstanceLock:

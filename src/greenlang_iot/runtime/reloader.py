@@ -15,7 +15,7 @@ from greenlang_iot.model.errors import InputError
 from greenlang_iot.observe.logs import configure
 from greenlang_iot.runtime.layout import ShardPlan, owned
 from greenlang_iot.runtime.supervisor import Supervisor
-from greenlang_iot.settings.model import Settings
+from greenlang_iot.settings.model import AlertSettings, Settings
 from greenlang_iot.settings.reload import reload_settings
 from greenlang_iot.settings.secrets import secrets as secrets_of
 
@@ -39,7 +39,14 @@ class Running(Protocol):
 class Reloader:
     """Serves SIGHUP (`soon`) and POST /-/reload (`reload`); one at a time."""
 
-    def __init__(self, running: Running, supervisor: Supervisor, read: Read | None) -> None:
+    def __init__(
+        self,
+        running: Running,
+        supervisor: Supervisor,
+        read: Read | None,
+        configure_alerts: Callable[[AlertSettings], None],
+    ) -> None:
+        self._configure_alerts = configure_alerts
         self._running = running
         self._supervisor = supervisor
         self._read = read
@@ -70,6 +77,7 @@ class Reloader:
         restart = [f"setting {name}" for name in change.needs_restart]
         restart += _unsubscribed(running.plans, registry, running.settings.mqtt.topic)
         running.settings, running.directory = change.settings, registry
+        self._configure_alerts(change.settings.alerts)
         configure(change.settings.log, secrets=secrets_of(change.settings))
         answers = await self._supervisor.reload(registry, change.settings)
         restart += [f"shard {i}: {a.error}" for i, a in answers.items() if a.error]

@@ -222,6 +222,23 @@ class AlertSettings(Section):
     )
     cooldown: Seconds = Field(300.0, description="event time before the same alert opens again")
     outbox_max_bytes: Bytes = 268_435_456
+    group_devices: int = Field(
+        5,
+        ge=0,
+        description="devices of a site whose alerts of one kind become one incident; 0 = off",
+    )
+    group_window: Seconds = Field(120.0, description="event time within which they count together")
+    flap_count: int = Field(
+        4,
+        ge=2,
+        le=64,
+        description="openings of the same alert within flap_window that make it flapping",
+    )
+    flap_window: Seconds = 3_600.0
+    history: int = Field(
+        2_000, ge=1, description="resolved alerts kept at hand; the lake has all of them"
+    )
+    max_silences: int = Field(1_000, ge=1)
 
 
 class AdminSettings(Section):
