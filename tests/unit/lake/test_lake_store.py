@@ -200,9 +200,7 @@ def test_alerts_are_stored_once(tmp_path: Path) -> None:
     found = LakeReader(tmp_path).query("SELECT * EXCLUDE (time) FROM alerts ORDER BY number")
     wanted = [transition(1, "open"), transition(2, "resolved")]
     nothing = dict.fromkeys(NEWER)
-    assert found.to_pylist() == [
-        {k: v for k, v in t.items() if k != "v"} | nothing for t in wanted
-    ]
+    assert found.to_pylist() == [{k: v for k, v in t.items() if k != "v"} | nothing for t in wanted]
     lake.close()
     again = Lake(tmp_path, SETTINGS)
     again.append_alerts([transition(3, "open")])
