@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check lock services services-test fault-test fault-test-short fault-test-seeded clean
+.PHONY: setup demo test check docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded clean
 
 setup: $(STAMP)
 
@@ -32,10 +32,22 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/unit/test_layers.py
 
-# The servers of the service tests: Mosquitto and InfluxDB from Debian (needs root), Kafka by Maven.
+# The documentation site in site/, without anything that is loaded from elsewhere.
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir site
+	@echo "open site/index.html"
+
+# The pages that are made of the code: settings, commands, metrics, schemas.
+docs-reference: setup
+	$(BIN)/python -m docs.generator.reference
+
+# The servers of the service tests: Mosquitto, InfluxDB, Prometheus from Debian (needs root), Kafka by Maven.
 services:
 	@if ! command -v mosquitto >/dev/null || ! command -v influxd >/dev/null; then \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends mosquitto influxdb; \
+	fi
+	@if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; \
 	fi
 	@if ! command -v mvn >/dev/null; then \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends maven openjdk-17-jre-headless; \
@@ -64,4 +76,4 @@ lock:
 	  --no-annotate --no-header --group build -c requirements-dev.txt pyproject.toml -o requirements.txt
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo var dist
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo var dist site

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from greenlang_iot.cli.alerts_manage import add_commands
+from greenlang_iot.cli.options import CONFIG, CONFIG_FILES, AsJsonLines
 
 if TYPE_CHECKING:
     from greenlang_iot.cli.alert_lines import Wanted
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Follow, acknowledge and silence alerts.", no_args_is_help=True)
 add_commands(app)
-
-_DEFAULT_CONFIG = Path("config/iot-config.yaml")
 
 
 @app.callback()
@@ -28,8 +27,11 @@ def group() -> None:
 @app.command()
 def tail(
     config: Annotated[
-        Path | None,
-        typer.Option(help=f"Settings with broker and Kafka. [default: {_DEFAULT_CONFIG}]"),
+        list[Path] | None,
+        typer.Option(
+            metavar="<path>",
+            help=f"Settings with broker and Kafka; the later wins. [default: {CONFIG}]",
+        ),
     ] = None,
     broker: Annotated[
         str | None, typer.Option(help="Host of the broker, instead of the settings' first one.")
@@ -47,7 +49,7 @@ def tail(
         Literal["info", "warning", "critical"] | None,
         typer.Option(help="At least this severity."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    as_json: AsJsonLines = False,
     count: Annotated[int | None, typer.Option(min=1, help="End after this many alerts.")] = None,
 ) -> None:
     """Print every transition of every alert until Ctrl-C; alerts that are open now come first.
@@ -75,7 +77,7 @@ def tail(
 
 
 def _settings(
-    config: Path | None,
+    config: list[Path] | None,
     broker: str | None,
     port: int | None,
     tls_ca: Path | None,
@@ -87,7 +89,7 @@ def _settings(
 
     if broker is None and (port is not None or tls_ca is not None):
         raise InputError("--port and --tls-ca go with --broker.")
-    if broker is not None and (config is not None or kafka is not None):
+    if broker is not None and (config or kafka is not None):
         raise InputError("--broker goes without --config and without --kafka.")
     overrides: dict[str, object] = {}
     if broker is not None:
@@ -97,9 +99,9 @@ def _settings(
             overrides["mqtt.brokers[0].tls.ca_file"] = str(tls_ca)
     if kafka is not None:
         overrides["sinks.kafka.bootstrap_servers"] = kafka
-    if config is None and not overrides:
-        config = _DEFAULT_CONFIG
-    return load(config, os.environ, overrides).settings
+    if not config and not overrides:
+        config = CONFIG_FILES
+    return load(config or None, os.environ, overrides).settings
 
 
 async def _print(

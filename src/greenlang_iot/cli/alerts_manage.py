@@ -4,19 +4,16 @@ import getpass
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlencode
 
 import typer
 
-from greenlang_iot.model.errors import InputError
+from greenlang_iot.cli.gateway_client import ask
+from greenlang_iot.cli.options import CONFIG_FILES, AsJson, ConfigFiles
+from greenlang_iot.model.errors import GatewayError, InputError
 
-if TYPE_CHECKING:
-    from greenlang_iot.settings.model import Settings
-
-Config = Annotated[Path, typer.Option(help="Settings of the running gateway.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 By = Annotated[str | None, typer.Option(help="Who does it. [default: the login name]")]
-_CONFIG = Path("config/iot-config.yaml")
 _PAGE = 1_000
 
 
@@ -30,7 +27,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def list_alerts(
-    config: Config = _CONFIG,
+    config: ConfigFiles = CONFIG_FILES,
     state: Annotated[
         str,
         typer.Option(help="States, with commas: pending, open, acknowledged, resolved; or all."),
@@ -43,7 +40,7 @@ def list_alerts(
     rule: Annotated[str | None, typer.Option(help="Only this rule.")] = None,
     search: Annotated[str | None, typer.Option(help="Words that all occur in it.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """List alerts of the running gateway, newest first.
 
@@ -54,7 +51,6 @@ def list_alerts(
     from greenlang_iot.cli.alert_lines import line
     from greenlang_iot.cli.terminal import console, print_json, say
 
-    settings = _settings(config)
     filters: dict[str, Any] = {
         "site": site,
         "device": device,
@@ -68,7 +64,7 @@ def list_alerts(
     total = 0
     while cursor is not None and len(found) < limit:
         query = filters | {"limit": min(limit - len(found), _PAGE), "cursor": cursor or None}
-        page = _ask(settings, "GET", "/api/v1/alerts", query=query)
+        page = _ask(config, "GET", "/api/v1/alerts", query=query)
         found += page["alerts"]
         cursor, total = page["next"], page["total"]
     if as_json:
@@ -83,8 +79,8 @@ def list_alerts(
 
 def show(
     alert_id: Annotated[str, typer.Argument(metavar="ID", help="As `list` shows it.")],
-    config: Config = _CONFIG,
-    as_json: Json = False,
+    config: ConfigFiles = CONFIG_FILES,
+    as_json: AsJson = False,
 ) -> None:
     """Show one alert with its transitions and, of an incident, its members.
 
@@ -92,12 +88,11 @@ def show(
 
     Exit codes: 0 shown, 1 the gateway cannot be asked, 2 there is no such alert.
     """
-    from greenlang_iot.cli.admin_client import quoted
     from greenlang_iot.cli.alert_lines import line
     from greenlang_iot.cli.terminal import console, print_json
     from greenlang_iot.observe.printable import printable
 
-    alert = _ask(_settings(config), "GET", f"/api/v1/alerts/{quoted(alert_id)}")
+    alert = _ask(config, "GET", f"/api/v1/alerts/{_quoted(alert_id)}")
     if as_json:
         print_json(alert)
         return
@@ -122,8 +117,8 @@ def ack(
     alert_id: Annotated[str, typer.Argument(metavar="ID", help="As `list` shows it.")],
     comment: Annotated[str, typer.Option(help="What is done about it.")] = "",
     by: By = None,
-    config: Config = _CONFIG,
-    as_json: Json = False,
+    config: ConfigFiles = CONFIG_FILES,
+    as_json: AsJson = False,
 ) -> None:
     """Acknowledge an open alert; of an incident, all its members.
 
@@ -131,12 +126,11 @@ def ack(
 
     Exit codes: 0 acknowledged, 1 the gateway cannot be asked, 2 there is no such alert, or it is not open.
     """
-    from greenlang_iot.cli.admin_client import quoted
     from greenlang_iot.cli.alert_lines import line
     from greenlang_iot.cli.terminal import console, print_json
 
     body = {"comment": comment, "by": by if by is not None else _login()}
-    alert = _ask(_settings(config), "POST", f"/api/v1/alerts/{quoted(alert_id)}/ack", body)
+    alert = _ask(config, "POST", f"/api/v1/alerts/{_quoted(alert_id)}/ack", body)
     print_json(alert) if as_json else console().print(line(alert))
 
 
@@ -159,8 +153,8 @@ def silence(
     rule: Annotated[str | None, typer.Option(help="Of the rule.")] = None,
     severity: Annotated[str | None, typer.Option(help="Of the severity.")] = None,
     by: By = None,
-    config: Config = _CONFIG,
-    as_json: Json = False,
+    config: ConfigFiles = CONFIG_FILES,
+    as_json: AsJson = False,
 ) -> None:
     """Silence alerts: they are recorded with the flag and nobody is notified.
 
@@ -179,11 +173,11 @@ def silence(
     if duration is not None:
         body["duration"] = seconds(duration)
     body |= {k: v for k, v in (("until", until), ("starts", starts)) if v is not None}
-    made = _ask(_settings(config), "POST", "/api/v1/silences", body)
+    made = _ask(config, "POST", "/api/v1/silences", body)
     print_json(made) if as_json else console().print(_silence_line(made))
 
 
-def silences(config: Config = _CONFIG, as_json: Json = False) -> None:
+def silences(config: ConfigFiles = CONFIG_FILES, as_json: AsJson = False) -> None:
     """List silences that hold or will hold.
 
     Example: greenlang-iot alerts silences
@@ -192,7 +186,7 @@ def silences(config: Config = _CONFIG, as_json: Json = False) -> None:
     """
     from greenlang_iot.cli.terminal import console, print_json
 
-    found = _ask(_settings(config), "GET", "/api/v1/silences")["silences"]
+    found = _ask(config, "GET", "/api/v1/silences")["silences"]
     if as_json:
         print_json({"silences": found})
         return
@@ -202,8 +196,8 @@ def silences(config: Config = _CONFIG, as_json: Json = False) -> None:
 
 def unsilence(
     silence_id: Annotated[str, typer.Argument(metavar="ID", help="As `silences` shows it.")],
-    config: Config = _CONFIG,
-    as_json: Json = False,
+    config: ConfigFiles = CONFIG_FILES,
+    as_json: AsJson = False,
 ) -> None:
     """End a silence now; alerts that are still open are notified.
 
@@ -211,10 +205,9 @@ def unsilence(
 
     Exit codes: 0 ended, 1 the gateway cannot be asked, 2 there is no such silence.
     """
-    from greenlang_iot.cli.admin_client import quoted
     from greenlang_iot.cli.terminal import print_json
 
-    done = _ask(_settings(config), "DELETE", f"/api/v1/silences/{quoted(silence_id)}")
+    done = _ask(config, "DELETE", f"/api/v1/silences/{_quoted(silence_id)}")
     print_json(done) if as_json else typer.echo(f"silence {done['ended']} ended")
 
 
@@ -240,6 +233,11 @@ def _silence_line(item: dict[str, Any]) -> str:
     )
 
 
+def _quoted(name: str) -> str:
+    """A name as one part of a path."""
+    return quote(name, safe="")
+
+
 def _login() -> str:
     try:
         return getpass.getuser()
@@ -247,19 +245,23 @@ def _login() -> str:
         return ""
 
 
-def _settings(config: Path) -> "Settings":
-    from greenlang_iot.settings.load import load
-
-    return load(config, os.environ).settings
-
-
 def _ask(
-    settings: "Settings",
+    config: list[Path],
     method: str,
     path: str,
     body: dict[str, Any] | None = None,
     query: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    from greenlang_iot.cli.admin_client import ask
+    """The gateway's answer. Raises InputError for what it refuses, GatewayError where it cannot."""
+    from greenlang_iot.settings.load import load
 
-    return ask(settings, method, path, body, query)
+    wanted = {name: value for name, value in (query or {}).items() if value is not None}
+    if wanted:
+        path += f"?{urlencode(wanted)}"
+    status, answer = ask(load(config, os.environ).settings, method, path, body)
+    if status < 400:
+        return answer
+    message = str(answer.get("error", answer))
+    if status in (400, 404, 409):
+        raise InputError(f"{message}.", tuple(map(str, answer.get("problems", ()))))
+    raise GatewayError(f"the gateway answered {status}: {message}")

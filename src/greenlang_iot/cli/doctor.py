@@ -3,11 +3,11 @@
 import asyncio
 import os
 import textwrap
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from greenlang_iot.cli.options import CONFIG_FILES, REGISTRY, AsJson, ConfigFiles, DevicesFile
 from greenlang_iot.cli.terminal import console, print_json, say
 
 if TYPE_CHECKING:
@@ -18,11 +18,9 @@ _STYLE = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "
 
 
 def doctor(
-    config: Annotated[Path, typer.Option(help="Settings (YAML).")] = Path("config/iot-config.yaml"),
-    devices_file: Annotated[Path, typer.Option(help="Device registry (JSON).")] = Path(
-        "devices/devices-registry.json"
-    ),
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    config: ConfigFiles = CONFIG_FILES,
+    devices_file: DevicesFile = REGISTRY,
+    as_json: AsJson = False,
 ) -> None:
     """Check broker, InfluxDB, Kafka and this machine, and say what to do about each problem.
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from greenlang_iot.cli.options import CONFIG_FILES, ConfigFiles
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -29,12 +31,11 @@ def query(
     lake: Annotated[
         Path | None, typer.Option(help="Folder of the lake; default: what the settings say.")
     ] = None,
-    config: Annotated[
-        Path, typer.Option(help="Settings (YAML); the environment overrides it.")
-    ] = Path("config/iot-config.yaml"),
+    config: ConfigFiles = CONFIG_FILES,
     output: Annotated[
         Format, typer.Option("--format", help="json: one object a line.")
     ] = Format.table,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Ask the lake, also while the gateway runs. Reads only.
 
@@ -45,7 +46,7 @@ def query(
     from greenlang_iot.sinks.lake_query import LakeReader
 
     rows = LakeReader(lake if lake is not None else _configured(config)).query(sql)
-    if output is Format.json:
+    if as_json or output is Format.json:
         for row in rows.to_pylist():
             sys.stdout.write(json.dumps(row, default=str, ensure_ascii=False) + "\n")
     elif output is Format.csv:
@@ -54,7 +55,7 @@ def query(
         _print_table(rows)
 
 
-def _configured(config: Path) -> Path:
+def _configured(config: list[Path]) -> Path:
     from greenlang_iot.settings.load import load
 
     settings = load(config, os.environ).settings

@@ -2,12 +2,18 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from greenlang_iot.cli.first_start import tell_first_start
+from greenlang_iot.cli.options import (
+    CONFIG_FILES,
+    REGISTRY,
+    ConfigFiles,
+    DevicesFile,
+    JsonSummary,
+)
 
 if TYPE_CHECKING:
     from greenlang_iot.model.directory import Directory
@@ -16,15 +22,12 @@ if TYPE_CHECKING:
 
 
 def run(
-    config: Annotated[
-        Path, typer.Option(help="Settings (YAML); the environment overrides it.")
-    ] = Path("config/iot-config.yaml"),
-    devices_file: Annotated[Path, typer.Option(help="Device registry (JSON).")] = Path(
-        "devices/devices-registry.json"
-    ),
+    config: ConfigFiles = CONFIG_FILES,
+    devices_file: DevicesFile = REGISTRY,
     summary: Annotated[
         Literal["text", "json", "none"], typer.Option(help="What to print at the end.")
     ] = "text",
+    as_json: JsonSummary = False,
 ) -> None:
     """Run the gateway until Ctrl-C or SIGTERM; then drain and print what was done.
 
@@ -63,7 +66,7 @@ def run(
         return gateway[0]
 
     done = run_gateway(make)
-    if summary == "json":
+    if as_json or summary == "json":
         sys.stdout.write(orjson.dumps(done.as_dict()).decode() + "\n")
     elif summary == "text":
         for name, value in done.as_dict().items():

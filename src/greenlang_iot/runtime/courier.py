@@ -10,7 +10,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -23,6 +23,9 @@ from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.alert_store import AlertStore, Published
 from greenlang_iot.sinks.outbox import OutboxReader
 from greenlang_iot.spool.log import SpoolFull
+
+if TYPE_CHECKING:
+    from greenlang_iot.mqtt.control import ControlPlane
 
 log = structlog.get_logger(__name__)
 POLL_EVERY = 0.05
@@ -131,16 +134,20 @@ class Courier:
         self._ticked = self._released = float("-inf")
         self._failing = False
         self._one_at_a_time = asyncio.Lock()
+        self._control: ControlPlane | None = None
 
     async def run(self) -> None:
         """Until cancelled. Whatever is away, it goes on trying; only a mistake of ours is raised."""
         self._connect()
         stop_listening = self._store.listen(self._publish, again=True)
+        self._count()
         tasks = [asyncio.ensure_future(target.run()) for target in self._targets]
         try:
             await self._adopt()
             while True:
                 await self._move()
+                if self._control is not None:
+                    self._counters.set(cell("control_up"), float(self._control.connected))
                 await asyncio.sleep(POLL_EVERY)
                 for task in tasks:
                     if task.done():
@@ -266,13 +273,14 @@ class Courier:
     def _add_mqtt(self) -> None:
         from greenlang_iot.mqtt.control import ControlPlane
 
-        control = ControlPlane(self._settings.mqtt.brokers[0], self._settings.instance)
+        self._control = control = ControlPlane(
+            self._settings.mqtt.brokers[0], self._settings.instance
+        )
         running = asyncio.ensure_future(control.run())
 
         async def deliver(items: list[dict[str, Any]]) -> None:
             for item in items:
                 await control.publish_alert(Transition.from_dict(item))
-            self._counters.set(cell("control_up"), 1)
 
         async def close() -> None:
             await control.close()
