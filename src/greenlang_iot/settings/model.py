@@ -5,7 +5,7 @@ environment (`GREENLANG_IOT__SECTION__KEY`) and secret files, and reports every 
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -79,11 +79,31 @@ class BrokerSettings(Section):
     """Longest wait for a connection, TLS and CONNACK included."""
 
 
+class FormatSettings(Section):
+    """Topics whose payloads are not our JSON, and how they are read."""
+
+    topic: str
+    """Template like mqtt.topic; {org} and {site} may be missing, {metric} may be there. The same text as
+    mqtt.topic takes the place of JSON there."""
+    format: str
+    """Name of a format, built in or of an installed package."""
+    device_id: str = "{device}"
+    """How the registered id is made of the topic's {device} and, with Sparkplug, {node}."""
+    metrics: dict[str, str | None] = Field(default_factory=dict)
+    """Names in the payload and the registry's metrics for them; null leaves one out."""
+    missing_ts: Literal["reject", "receive_time"] | None = None
+    """What becomes of readings without a time stamp; unset: as limits.missing_ts."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """What the format itself wants to know."""
+
+
 class MqttSettings(Section):
     """What is read from the brokers, and how the shards share it."""
 
     topic: str = "greenlang/{org}/{site}/{device}/telemetry"
     """Template; must hold {org}, {site} and {device} once each, as whole levels."""
+    formats: list[FormatSettings] = Field(default_factory=list)
+    """More topics, with payloads in other formats."""
     qos: Literal[0, 1] = 1
     """1: acknowledged when it is safe; 0: the broker keeps nothing while the gateway is away."""
     layout: Literal["sites", "shared"] = "sites"
