@@ -49,10 +49,13 @@ docs: setup
 docs-reference: setup
 	$(BIN)/python -m docs.generator.reference
 
-# The servers of the service tests: Mosquitto and InfluxDB from Debian (needs root), Kafka by Maven.
+# The servers of the service tests: Mosquitto, InfluxDB, Prometheus from Debian (needs root), Kafka by Maven.
 services:
 	@if ! command -v mosquitto >/dev/null || ! command -v influxd >/dev/null; then \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends mosquitto influxdb; \
+	fi
+	@if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; \
 	fi
 	@if ! command -v mvn >/dev/null; then \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends maven openjdk-17-jre-headless; \

@@ -19,6 +19,9 @@ from greenlang_iot.simulate.ca import Authority
 
 USERS = ("gateway", "operator", "simulator")
 """Logins of config/mosquitto/acl that are no device."""
+SERVERS = ("mosquitto", "gateway")
+"""Services with a certificate, which holds for that name."""
+RANDOM = ("influxdb-password", "influxdb-token", "admin-token", "read-token", "grafana-password")
 _ITERATIONS = 101
 
 
@@ -38,14 +41,12 @@ def make(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     folder.chmod(0o700)
     authority = Authority(folder / "ca")
-    server = authority.server(("mosquitto", "localhost", "127.0.0.1"), "mosquitto")
-    for name, source in (
-        ("ca.crt", authority.ca_file),
-        ("mosquitto.crt", server.cert_file),
-        ("mosquitto.key", server.key_file),
-    ):
-        _write(folder / name, source.read_text())
-    for name in ("influxdb-password", "influxdb-token", "admin-token", "grafana-password"):
+    _write(folder / "ca.crt", authority.ca_file.read_text())
+    for name in SERVERS:
+        server = authority.server((name, "localhost", "127.0.0.1"), name)
+        _write(folder / f"{name}.crt", server.cert_file.read_text())
+        _write(folder / f"{name}.key", server.key_file.read_text())
+    for name in RANDOM:
         _once(folder / name, _random)
     passwords = {user: _once(folder / f"mqtt-password-{user}", _random) for user in USERS}
     _once(folder / "mqtt-password", lambda: passwords["gateway"])

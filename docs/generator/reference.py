@@ -130,7 +130,8 @@ def _is_list(field: FieldInfo) -> bool:
 
 def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
-    assert value is not PydanticUndefined
+    if value is PydanticUndefined:
+        return "needed"
     if value is None:
         return "unset"
     if isinstance(value, bool):

@@ -153,9 +153,14 @@ def replay(
     if dry_run:
         _plan(can, as_json)
         return
+    taken: list[str] = []
     refused: dict[str, str] = {}
-    with progress("replaying", len(can)) as advance:
-        done = asyncio.run(_replay(settings, can, journal, refused, advance))
+    try:
+        with progress("replaying", len(can)) as advance:
+            asyncio.run(_replay(settings, can, journal, taken, refused, advance))
+    finally:
+        _audit(settings, len(can), len(taken), len(refused))
+    done = len(taken)
     digests = len(chosen) - len(can)
     if as_json:
         print_json({"replayed": done, "refused": refused, "not_replayable": digests})
@@ -169,13 +174,32 @@ def replay(
         raise typer.Exit(1)
 
 
+def _audit(settings: "Settings", wanted: int, taken: int, refused: int) -> None:
+    from greenlang_iot.observe.audit import Audit, local_user
+
+    outcome = "done" if taken == wanted else "partly" if taken else "refused"
+    try:
+        Audit(settings.data_dir, settings.admin.audit_max_bytes).record(
+            "dead-letter replay",
+            local_user(),
+            outcome,
+            wanted=wanted,
+            taken=taken,
+            refused=refused,
+        )
+    except OSError as error:
+        say(f"warning: the audit log was not written: {error}")
+
+
 async def _replay(
     settings: "Settings",
     items: Sequence["Stored"],
     journal: "Journal",
+    taken: list[str],
     refused: dict[str, str],
     advance: Advance,
-) -> int:
+) -> None:
+    """Fill `taken` and `refused` with names (and why), in the order of the answers."""
     from greenlang_iot.sinks import replay as targets
 
     sinks = settings.sinks
@@ -192,23 +216,20 @@ async def _replay(
             results.append(targets.to_influxdb(sinks.influxdb, mine))
         else:
             results.append(targets.to_kafka(sinks.kafka, mine))
-    done = 0
-    taken: list[str] = []
+    remembered = 0
     try:
         for result in results:
             async for item, why in result:
                 if why is None:
-                    done += 1
                     taken.append(item.ident)
                 else:
                     refused[item.ident] = why
-                if len(taken) >= targets.GROUP:
-                    journal.add(taken)
-                    taken.clear()
-                advance(done + len(refused))
+                if len(taken) - remembered >= targets.GROUP:
+                    journal.add(taken[remembered:])
+                    remembered = len(taken)
+                advance(len(taken) + len(refused))
     finally:
-        journal.add(taken)
-    return done
+        journal.add(taken[remembered:])
 
 
 async def _publish(

@@ -15,10 +15,11 @@ from greenlang_iot.cli.demo import demo
 from greenlang_iot.cli.doctor import doctor
 from greenlang_iot.cli.options import AsJson
 from greenlang_iot.cli.query import query
+from greenlang_iot.cli.reload import reload
 from greenlang_iot.cli.run import run
 from greenlang_iot.cli.setup import setup
 from greenlang_iot.cli.simulate import simulate
-from greenlang_iot.cli.terminal import print_json
+from greenlang_iot.cli.terminal import print_json, say
 from greenlang_iot.model.errors import GatewayError, InputError
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(run)
+app.command()(reload)
 app.command()(demo)
 app.command()(simulate)
 app.add_typer(alerts.app, name="alerts")
@@ -63,12 +65,12 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        sys.stderr.write(f"{error}\n")
+        say(str(error))
         for problem in error.problems:
-            sys.stderr.write(f"  - {problem}\n")
+            say(f"  - {problem}")
         sys.exit(2)
     except GatewayError as error:
-        sys.stderr.write(f"{error}\n")
+        say(str(error))
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(0)

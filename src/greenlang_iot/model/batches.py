@@ -40,6 +40,7 @@ class FrameBatch:
     packet_id: U16  # 0 = QoS 0
     flags: U8  # model.flags.FRAME_*
     received_ns: int = 0  # wall clock (ns since 1970) when the flush began
+    received: float = 0.0  # monotonic seconds when its first bytes came, or reading went on
 
     def topic(self, frame: int) -> bytes:
         start = int(self.topic_off[frame])
@@ -134,4 +135,4 @@ class Chunk:
     rows: int  # readings (or records) in the body
     first_ticket: int
     last_ticket: int
-    created: float  # monotonic seconds of its oldest row
+    received: float  # monotonic seconds when its oldest row was received; 0 = read back

@@ -8,7 +8,7 @@ has not seen is delivered again after a restart, under the same transition id).
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -20,6 +20,9 @@ from greenlang_iot.runtime.sinks import lake_folder, outbox_folder
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.outbox import OutboxReader
 from greenlang_iot.spool.log import SpoolFull
+
+if TYPE_CHECKING:
+    from greenlang_iot.mqtt.control import ControlPlane
 
 log = structlog.get_logger(__name__)
 POLL_EVERY = 0.05
@@ -112,16 +115,20 @@ class Courier:
         self._open: dict[str, str] = {}  # alert id → severity
         self._targets: list[_Target] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._control: ControlPlane | None = None
         self._behind = False
         self._disk_fails = False
 
     async def run(self) -> None:
         """Until cancelled. Whatever is away, it goes on trying; only a mistake of ours is raised."""
         self._connect()
+        self._say_open()
         tasks = [asyncio.ensure_future(target.run()) for target in self._targets]
         try:
             while True:
                 self._move()
+                if self._control is not None:
+                    self._counters.set(cell("control_up"), float(self._control.connected))
                 await asyncio.sleep(POLL_EVERY)
                 for task in tasks:
                     if task.done():
@@ -187,11 +194,14 @@ class Courier:
             self._open.pop(item["alert_id"], None)
         elif item["state"] != "pending":
             self._open[item["alert_id"]] = item["severity"]
+        self._say_open()
+        if self._on_transition is not None:
+            self._on_transition(item)
+
+    def _say_open(self) -> None:
         for severity in SEVERITIES:
             count = sum(value == severity for value in self._open.values())
             self._counters.set(cell("alerts_open", severity=severity), count)
-        if self._on_transition is not None:
-            self._on_transition(item)
 
     # ---- targets ------------------------------------------------------------------------------------
 
@@ -213,13 +223,14 @@ class Courier:
     def _add_mqtt(self) -> None:
         from greenlang_iot.mqtt.control import ControlPlane
 
-        control = ControlPlane(self._settings.mqtt.brokers[0], self._settings.instance)
+        self._control = control = ControlPlane(
+            self._settings.mqtt.brokers[0], self._settings.instance
+        )
         running = asyncio.ensure_future(control.run())
 
         async def deliver(items: list[dict[str, Any]]) -> None:
             for item in items:
                 await control.publish_alert(Transition.from_dict(item))
-            self._counters.set(cell("control_up"), 1)
 
         async def close() -> None:
             await control.close()

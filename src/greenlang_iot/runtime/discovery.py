@@ -53,6 +53,7 @@ class Discovery:
 
     async def run(self) -> None:
         """Until cancelled."""
+        self._counters.set(cell("unregistered_sites"), 0)
         while self._settings.discovery:
             for broker in self._settings.brokers:
                 await self._look(broker)

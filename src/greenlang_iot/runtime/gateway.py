@@ -17,14 +17,16 @@ from greenlang_iot import __version__
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.observe import health
+from greenlang_iot.observe.access import Tokens
 from greenlang_iot.observe.admin import AdminServer, Status
+from greenlang_iot.observe.audit import Audit
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.observe.exporter import Exporter
 from greenlang_iot.runtime.courier import Courier
 from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
-from greenlang_iot.runtime.reloader import Read, Reloader, admin_token
+from greenlang_iot.runtime.reloader import Read, Reloader
 from greenlang_iot.runtime.service_manager import ServiceManager
 from greenlang_iot.runtime.shard import ShardSpec
 from greenlang_iot.runtime.sinks import lake_folder
@@ -76,13 +78,15 @@ class Gateway:
         with _InstanceLock(run / "gateway.pid", settings.instance):
             own = Counters.create(run / "gateway.counters")
             supervisor = self._supervisor(run)
-            reloader = Reloader(self, supervisor, self._read)
+            audit = Audit(settings.data_dir, settings.admin.audit_max_bytes)
+            reloader = Reloader(self, supervisor, self._read, audit)
             admin = AdminServer(
                 settings.admin,
                 Exporter(self.shards, own).generate,
                 self._status,
+                Tokens.of(settings.data_dir),
                 reloader.reload,
-                admin_token(settings.data_dir),
+                lambda reason: own.add(cell("admin_refused", reason=reason)),
             )
             self.admin_port = await admin.start()
             courier = Courier(settings, own, self._on_transition)

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from greenlang_iot.settings.expect import Place
 from greenlang_iot.settings.model import (
+    AdminSettings,
     BrokerSettings,
     InfluxSettings,
     KafkaSettings,
@@ -41,9 +42,7 @@ def check(settings: Settings) -> list[Finding]:
     if settings.sinks.kafka.enabled:
         findings += _kafka(settings.sinks.kafka)
     findings += _bounds(settings)
-    if not _is_loopback(settings.admin.host):
-        message = f"{settings.admin.host} offers metrics and state to the network without a login"
-        findings.append(Finding((("admin", "host"),), message, True))
+    findings += _admin(settings.admin)
     return findings
 
 
@@ -114,9 +113,13 @@ def _tls(tls: TlsSettings, place: Place) -> Iterator[Finding]:
     elif not tls.check_hostname:
         message = "a certificate for any other host of this CA is accepted"
         yield Finding(((*place, "check_hostname"),), message, True)
+    if tls.crl_file is not None and not tls.verify:
+        yield Finding(
+            ((*place, "crl_file"), (*place, "verify")), "nothing is looked up without verify"
+        )
     if tls.key_file is not None and tls.cert_file is None:
         yield Finding(((*place, "key_file"),), "is set without cert_file")
-    for name in ("ca_file", "cert_file", "key_file"):
+    for name in ("ca_file", "crl_file", "cert_file", "key_file"):
         file = getattr(tls, name)
         if file is not None and not file.is_file():
             yield Finding(((*place, name),), f"there is no file {file} (yet)", True)
@@ -226,6 +229,19 @@ def _kafka(kafka: KafkaSettings) -> Iterator[Finding]:
             yield Finding((security, (*place, "tls")), message)
     elif kafka.security_protocol == "SASL_PLAINTEXT":
         yield Finding((security,), "the login crosses the network without TLS", True)
+
+
+def _admin(admin: AdminSettings) -> Iterator[Finding]:
+    if admin.tls is not None:
+        for name in ("cert_file", "key_file"):
+            if not (file := getattr(admin.tls, name)).is_file():
+                yield Finding((("admin", "tls", name),), f"there is no file {file} (yet)", True)
+    elif not _is_loopback(admin.host):
+        message = (
+            f"{admin.host} is open to the network; without admin.tls other machines are answered "
+            "only /healthz and /readyz"
+        )
+        yield Finding((("admin", "host"), ("admin", "tls")), message, True)
 
 
 def _bounds(settings: Settings) -> Iterator[Finding]:

@@ -30,6 +30,8 @@ class TlsSettings(Section):
 
     ca_file: Path | None = None
     """PEM file of the CA that signed the server's certificate; unset: the system's store."""
+    crl_file: Path | None = None
+    """PEM file: the revocation list of the CA that signs the servers; unset: nothing is looked up."""
     cert_file: Path | None = None
     """Client certificate (PEM), where the server asks for one; with key_file."""
     key_file: Path | None = None
@@ -339,6 +341,17 @@ class AlertSettings(Section):
     """Alerts on disk that wait for their targets; full: messages that open alerts wait."""
 
 
+class AdminTlsSettings(Section):
+    """The admin endpoint's own certificate."""
+
+    cert_file: Path
+    """Certificate (PEM), with the chain up to the CA that clients trust."""
+    key_file: Path
+    """Private key (PEM) of cert_file."""
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+    """Oldest version of TLS that is spoken."""
+
+
 class AdminSettings(Section):
     """The HTTP endpoint: /metrics, /healthz, /readyz, /status, /-/reload."""
 
@@ -346,6 +359,12 @@ class AdminSettings(Section):
     """Address that /metrics, /healthz, /readyz and /status listen on."""
     port: int = Field(8090, ge=0, le=65535)
     """Port of the same; 0: any free port."""
+    tls: AdminTlsSettings | None = None
+    """Without it other machines are told no more than whether the gateway is ready."""
+    max_connections: int = Field(64, ge=1, le=10_000)
+    """Connections at a time; more are closed at once."""
+    audit_max_bytes: Bytes = Field(16_777_216, ge=65_536)
+    """Of data_dir/audit*.jsonl, which say who had the gateway do what."""
 
 
 class LogSettings(Section):

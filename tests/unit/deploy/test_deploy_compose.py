@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from greenlang_iot.cli.main import app
 from greenlang_iot.devices.registry import load as load_registry
+from greenlang_iot.observe.access import ADMIN_TOKEN, READ_TOKEN
 from greenlang_iot.settings.load import Loaded, load
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -195,7 +196,7 @@ def test_its_settings_are_accepted_and_warn_of_nothing_unknown(loaded: Loaded) -
         "influxdb",
         "kafka",
     }
-    expected = ("is open to group or others", "plain HTTP", "without a login", "the network")
+    expected = ("is open to group or others", "plain HTTP")
     for warning in loaded.warnings:
         assert any(part in warning for part in expected), warning
 
@@ -216,20 +217,28 @@ def test_config_check_accepts_the_files_as_they_are(made: Path, tmp_path: Path) 
 def test_its_secrets_are_mounted(loaded: Loaded, made: Path) -> None:
     broker, influxdb = loaded.settings.mqtt.brokers[0], loaded.settings.sinks.influxdb
     assert broker.tls is not None
-    for path in (broker.password_file, broker.tls.ca_file, influxdb.token_file):
+    admin = loaded.settings.admin.tls
+    assert admin is not None
+    files = (broker.password_file, broker.tls.ca_file, influxdb.token_file)
+    for path in (*files, admin.cert_file, admin.key_file):
         assert path is not None
         assert f"/run/secrets/{path.relative_to(made)}" in secrets("gateway")
     data_dir = str(loaded.settings.data_dir)
     assert mounts("gateway")[data_dir] == "gateway-data"
-    assert secrets("gateway")[f"{data_dir}/admin-token"] == "admin-token"
+    for token in (ADMIN_TOKEN, READ_TOKEN):
+        assert secrets("gateway")[f"{data_dir}/{token}"] == token
+
+
+def names_of(certificate: Path) -> list[str]:
+    read = x509.load_pem_x509_certificate(certificate.read_bytes())
+    names = read.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return names.get_values_for_type(x509.DNSName)
 
 
 def test_broker_and_certificate(loaded: Loaded, made: Path) -> None:
     broker = loaded.settings.mqtt.brokers[0]
     assert broker.host in SERVICES
-    certificate = x509.load_pem_x509_certificate((made / "mosquitto.crt").read_bytes())
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert broker.host in names.get_values_for_type(x509.DNSName)
+    assert broker.host in names_of(made / "mosquitto.crt")
     logins = [line.split(":")[0] for line in (made / "mosquitto-passwd").read_text().splitlines()]
     assert broker.username in logins
     acl = (ROOT / "config" / "mosquitto" / "acl").read_text()
@@ -273,14 +282,18 @@ def test_kafka_is_where_the_gateway_looks_for_it(loaded: Loaded) -> None:
     assert kafka.replication_factor == 1
 
 
-def test_prometheus_and_grafana_find_what_they_show(loaded: Loaded) -> None:
+def test_prometheus_and_grafana_find_what_they_show(loaded: Loaded, made: Path) -> None:
     file = next(o for o in DEFAULT["prometheus"]["command"] if o.startswith("--config.file="))
     inside = file.removeprefix("--config.file=/etc/prometheus/")
     folder = ROOT / mounts("prometheus")["/etc/prometheus"]
     scraped = yaml.safe_load((folder / inside).read_text())
     (job,) = scraped["scrape_configs"]
     assert job["static_configs"][0]["targets"] == [f"gateway:{loaded.settings.admin.port}"]
-    assert job["authorization"]["credentials_file"] in secrets("prometheus")
+    inside = secrets("prometheus")
+    assert inside[job["authorization"]["credentials_file"]] == READ_TOKEN
+    assert inside[job["tls_config"]["ca_file"]] == "ca.crt"
+    assert job["scheme"] == "https"
+    assert "gateway" in names_of(made / "gateway.crt")
     for rules in scraped["rule_files"]:
         assert (folder / rules).is_file()
     provisioning = ROOT / mounts("grafana")["/etc/grafana/provisioning"]

@@ -86,6 +86,8 @@ async def test_every_target_gets_every_transition_once_it_is_there(tmp_path: Pat
         assert told == ["open", "open", "resolved"]
         assert counters.get(cell("alerts_open", severity="critical")) == 1
         assert not running.done()
+        assert counters.get(cell("alerts_open", severity="info")) == 0
+        await until(lambda: counters.get(cell("control_up")) == 1)
         await until(lambda: counters.get(cell("alerts_failed", target="influxdb")) > 0)
         await influx.start()
         await until(lambda: delivered("influxdb") == 3)

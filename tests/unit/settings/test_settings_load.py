@@ -359,7 +359,7 @@ def test_settings_that_contradict_each_other(overrides: dict[str, Any], words: s
         ({"mqtt.brokers[0].tls.check_hostname": False}, "for any other host"),
         ({"mqtt.brokers[0].tls.ca_file": "nowhere/ca.crt"}, "there is no file nowhere/ca.crt"),
         ({"mqtt.brokers[0].host": "broker.example"}, "plain TCP"),
-        ({"admin.host": "0.0.0.0"}, "without a login"),
+        ({"admin.host": "0.0.0.0"}, "only /healthz and /readyz"),
         ({"runtime.memory_bound": 1}, "the queues never fill"),
         ({"limits.max_payload_bytes": 300_000}, "the broker drops what is larger"),
     ],
