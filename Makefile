@@ -8,6 +8,7 @@ setup: $(STAMP)
 
 # uv when it is there, else venv + pip; both install the same hashed versions.
 $(STAMP): requirements-dev.txt pyproject.toml
+	@echo "installing the pinned packages into .venv (a minute or two, once)"
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python "$(PYTHON)" .venv && \
 	  uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements-dev.txt && \

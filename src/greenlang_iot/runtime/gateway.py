@@ -19,6 +19,7 @@ from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.observe import health
 from greenlang_iot.observe.access import Tokens
 from greenlang_iot.observe.admin import AdminServer, Status
+from greenlang_iot.observe.api_alerts import AlertApi
 from greenlang_iot.observe.audit import Audit
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
@@ -29,11 +30,14 @@ from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
 from greenlang_iot.runtime.reloader import Read, Reloader
 from greenlang_iot.runtime.service_manager import ServiceManager
 from greenlang_iot.runtime.shard import ShardSpec
-from greenlang_iot.runtime.sinks import lake_folder
+from greenlang_iot.runtime.sinks import alerts_folder, lake_folder
 from greenlang_iot.runtime.summary import Summary, summarize
 from greenlang_iot.runtime.supervisor import Supervisor, install_signals
 from greenlang_iot.settings.model import Settings
+from greenlang_iot.sinks.alert_store import AlertStore
 from greenlang_iot.spool.files import OS_FILES, replace_durably
+from greenlang_iot.spool.format import FormatError
+from greenlang_iot.spool.store import LogInUse
 
 log = structlog.get_logger(__name__)
 
@@ -78,8 +82,9 @@ class Gateway:
         with _InstanceLock(run / "gateway.pid", settings.instance):
             own = Counters.create(run / "gateway.counters")
             supervisor = self._supervisor(run)
+            store = _alert_store(settings)
             audit = Audit(settings.data_dir, settings.admin.audit_max_bytes)
-            reloader = Reloader(self, supervisor, self._read, audit)
+            reloader = Reloader(self, supervisor, self._read, audit, store.configure)
             admin = AdminServer(
                 settings.admin,
                 Exporter(self.shards, own).generate,
@@ -87,9 +92,10 @@ class Gateway:
                 Tokens.of(settings.data_dir),
                 reloader.reload,
                 lambda reason: own.add(cell("admin_refused", reason=reason)),
+                [AlertApi(store, audit).add_routes],
             )
             self.admin_port = await admin.start()
-            courier = Courier(settings, own, self._on_transition)
+            courier = Courier(settings, own, store, self._on_transition)
             if signals:
                 install_signals(asyncio.get_running_loop(), self.stop, reloader.soon)
             supervisor.start()
@@ -116,6 +122,7 @@ class Gateway:
                     task.cancel()
                 await asyncio.gather(*tasks, stopping, return_exceptions=True)
                 await admin.stop()
+                await store.close()
         for error in failed:
             if error is not None:
                 raise error
@@ -208,6 +215,14 @@ class Gateway:
                 await asyncio.to_thread(lake.compact, time.time_ns())
             except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
                 log.error("the lake was not compacted; its log keeps the data", why=str(error))
+
+
+def _alert_store(settings: Settings) -> AlertStore:
+    folder = alerts_folder(settings)
+    try:
+        return AlertStore(folder, settings.alerts)
+    except (OSError, LogInUse, FormatError) as error:
+        raise GatewayError(f"The book of alerts in {folder} cannot be opened: {error}.") from error
 
 
 class _InstanceLock:

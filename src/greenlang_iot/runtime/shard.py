@@ -19,7 +19,8 @@ from greenlang_iot.decode.decoder import Decoder
 from greenlang_iot.decode.guests import GUEST_TYPE
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.devices.reload import Reloaded, reloaded
-from greenlang_iot.model.batches import U16, FrameBatch, Reject
+from greenlang_iot.formats.catalog import routes
+from greenlang_iot.model.batches import U16, FrameBatch, Publication, Reject
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError, InputError, MqttError
 from greenlang_iot.model.outcomes import Refused, Transition
@@ -139,7 +140,7 @@ class Shard:
         self.runners: list[Runner] = factory.runners()
         self.adoptions = factory.adoptions()
         self.pipeline = Pipeline(
-            Decoder(directory, settings.limits, settings.mqtt.topic),
+            Decoder(directory, settings.limits, settings.mqtt.topic, routes(settings.mqtt)),
             self.detector,
             self.alerter,
             self.ledger,
@@ -148,6 +149,7 @@ class Shard:
             self.outbox_port,
             BatchMeter(self.counters),
             self._acknowledge,
+            self._publish,
             self.clock,
         )
         for item in self.spec.plan.connections:
@@ -200,6 +202,13 @@ class Shard:
                 return
             self._owners[connection] = owner
         owner.acknowledge(connection, packet_ids)
+
+    def _publish(self, connection: int, publications: Sequence[Publication]) -> None:
+        """At QoS 0, where the messages that ask for it came from."""
+        for owner in self.connections:
+            if owner.number == connection:
+                for item in publications:
+                    owner.publish(item.topic, item.payload)
 
     # ---- what connections call --------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class Watches:
     def follow(self, directory: Directory) -> None:
         """A registry was taken over, or unknown devices came."""
         shards = self._settings.runtime.shards
-        self._owned = owned(self._plan, directory, self._settings.mqtt.topic, shards)
+        self._owned = owned(self._plan, directory, self._settings.mqtt, shards)
 
     def tick(self, every: float, connections: Sequence[Connection]) -> None:
         """Look at clock and brokers. every: seconds between ticks; connections: the plan's."""

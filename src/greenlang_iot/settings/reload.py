@@ -23,6 +23,11 @@ RELOADABLE: Final[dict[str, frozenset[str]]] = {
             "resolve_spike_after",
             "max_active",
             "cooldown",
+            "group_devices",
+            "group_window",
+            "flap_count",
+            "flap_window",
+            "max_silences",
         }
     ),
     "log": frozenset({"format", "level"}),
