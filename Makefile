@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded clean
+.PHONY: setup demo test check dist compose-secrets docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded clean
 
 setup: $(STAMP)
 
@@ -20,6 +20,14 @@ $(STAMP): requirements-dev.txt pyproject.toml
 	fi
 	@$(BIN)/python -m compileall -q src
 	@touch $(STAMP)
+
+# A wheel in dist/.
+dist: setup
+	@$(BIN)/python -m hatchling build --target wheel
+
+# Passwords, tokens and certificates of a throw-away CA for compose.yaml, in secrets/.
+compose-secrets: setup
+	@$(BIN)/python config/compose/make_secrets.py
 
 demo: setup
 	@$(BIN)/greenlang-iot demo $(DEMO_ARGS)

@@ -47,6 +47,7 @@ def run(
     from greenlang_iot.devices.registry import load as load_registry
     from greenlang_iot.observe.logs import configure
     from greenlang_iot.runtime.gateway import Gateway, run_gateway
+    from greenlang_iot.runtime.service_manager import ServiceManager
     from greenlang_iot.settings.load import load as load_settings
 
     loaded = load_settings(config, os.environ)
@@ -61,7 +62,9 @@ def run(
         return load_settings(config, os.environ).settings, load_registry(devices_file)
 
     def make() -> Gateway:
-        gateway.append(Gateway(settings, directory, read=read))
+        gateway.append(
+            Gateway(settings, directory, read=read, service_manager=ServiceManager(os.environ))
+        )
         _announce(gateway[0])
         return gateway[0]
 

@@ -28,6 +28,7 @@ from greenlang_iot.runtime.courier import Courier
 from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
 from greenlang_iot.runtime.reloader import Read, Reloader
+from greenlang_iot.runtime.service_manager import ServiceManager
 from greenlang_iot.runtime.shard import ShardSpec
 from greenlang_iot.runtime.sinks import alerts_folder, lake_folder
 from greenlang_iot.runtime.summary import Summary, summarize
@@ -45,6 +46,7 @@ class Gateway:
     """One instance. on_transition: told of every alert transition, for a screen.
 
     read: settings and registry as their files say now, for a reload; raises InputError.
+    service_manager: told that the gateway has started, is alive, drains.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class Gateway:
         *,
         on_transition: Callable[[dict[str, Any]], None] | None = None,
         read: Read | None = None,
+        service_manager: ServiceManager | None = None,
     ) -> None:
         self._read = read
+        self._service_manager = service_manager or ServiceManager()
         self.settings = settings
         self.directory = directory
         self.ready = asyncio.Event()
@@ -100,6 +104,7 @@ class Gateway:
                 for coroutine in (
                     supervisor.watch(),
                     self._watch_shards(supervisor),
+                    self._tell_service_manager(),
                     courier.run(),
                     self._compact_lake(),
                     Discovery(settings.mqtt, self.directory, own).run(),
@@ -109,6 +114,7 @@ class Gateway:
             try:
                 await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
             finally:
+                self._service_manager.stopping()
                 clean = await supervisor.stop()
                 await courier.drain()
                 failed = [t.exception() for t in tasks if t.done() and not t.cancelled()]
@@ -170,6 +176,17 @@ class Gateway:
                 self.ready.set()
                 log.info("ready", seconds=round(time.monotonic() - self._started, 2))
             await asyncio.sleep(0.05)
+
+    async def _tell_service_manager(self) -> None:
+        """From the parent's own loop: where that is stuck, the signs of life end."""
+        manager = self._service_manager
+        if not manager.present:
+            await asyncio.Event().wait()
+        manager.started()
+        while not self._stop.is_set():
+            manager.beat("; ".join(self._reasons()) or "ready")
+            await asyncio.sleep(manager.every)
+        await asyncio.Event().wait()  # the drain has its own bound
 
     def _reasons(self) -> list[str]:
         return health.not_ready(self.settings, self.shards, time.monotonic_ns())
