@@ -2,12 +2,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check lock services services-test fault-test fault-test-short fault-test-seeded clean
+.PHONY: setup demo test check dist compose-secrets docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded clean
 
 setup: $(STAMP)
 
 # uv when it is there, else venv + pip; both install the same hashed versions.
 $(STAMP): requirements-dev.txt pyproject.toml
+	@echo "installing the pinned packages into .venv (a minute or two, once)"
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python "$(PYTHON)" .venv && \
 	  uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements-dev.txt && \
@@ -19,6 +20,14 @@ $(STAMP): requirements-dev.txt pyproject.toml
 	fi
 	@$(BIN)/python -m compileall -q src
 	@touch $(STAMP)
+
+# A wheel in dist/.
+dist: setup
+	@$(BIN)/python -m hatchling build --target wheel
+
+# Passwords, tokens and certificates of a throw-away CA for compose.yaml, in secrets/.
+compose-secrets: setup
+	@$(BIN)/python config/compose/make_secrets.py
 
 demo: setup
 	@$(BIN)/greenlang-iot demo $(DEMO_ARGS)
@@ -32,10 +41,22 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/unit/test_layers.py
 
-# The servers of the service tests: Mosquitto and InfluxDB from Debian (needs root), Kafka by Maven.
+# The documentation site in site/, without anything that is loaded from elsewhere.
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir site
+	@echo "open site/index.html"
+
+# The pages that are made of the code: settings, commands, metrics, schemas.
+docs-reference: setup
+	$(BIN)/python -m docs.generator.reference
+
+# The servers of the service tests: Mosquitto, InfluxDB, Prometheus from Debian (needs root), Kafka by Maven.
 services:
 	@if ! command -v mosquitto >/dev/null || ! command -v influxd >/dev/null; then \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends mosquitto influxdb; \
+	fi
+	@if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; \
 	fi
 	@if ! command -v mvn >/dev/null; then \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends maven openjdk-17-jre-headless; \
@@ -54,7 +75,7 @@ fault-test-short: setup
 
 # Every row with the bug that it names planted in the gateway: each must fail.
 fault-test-seeded: setup
-	@$(BIN)/python -m tests.faults --seeded $(ROWS)
+	@$(BIN)/python -m tests.faults --seeded --report docs/reliability.md $(ROWS)
 
 # New pins: the runtime's (what the image installs) and, with the same versions, the developers'.
 lock:
@@ -64,4 +85,4 @@ lock:
 	  --no-annotate --no-header --group build -c requirements-dev.txt pyproject.toml -o requirements.txt
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo var dist
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo var dist site

@@ -1,7 +1,4 @@
-"""The documents say what is there: commands, settings, metrics, reasons, files, signatures, links.
-
-`python tests/unit/test_docs.py` writes docs/metrics.md anew from the catalogue.
-"""
+"""The documents say what is there: commands, settings, metrics, reasons, files, signatures, links."""
 
 import ast
 import importlib
@@ -17,27 +14,20 @@ from typing import Any, get_args
 import jsonschema
 import pytest
 import typer.main
+from docs.generator.reference import PAGES
 from pydantic import BaseModel
 
 from greenlang_iot.cli.main import app
 from greenlang_iot.model.reasons import Reason
-from greenlang_iot.observe.catalog import CATALOG, render_markdown
+from greenlang_iot.observe.catalog import CATALOG
 from greenlang_iot.settings.load import load
 from greenlang_iot.settings.model import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "greenlang_iot"
-METRICS = ROOT / "docs" / "metrics.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in DOCUMENTS}
 each_document = pytest.mark.parametrize("name", TEXTS)
-
-METRICS_HEAD = """# Metrics
-
-Everything `/metrics` offers, from the one catalogue in `src/greenlang_iot/observe/catalog.py`.
-(This file is made of it: `.venv/bin/python tests/unit/test_docs.py`.)
-
-"""
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -49,15 +39,24 @@ def outside_blocks(text: str) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
 
 
-# ---- metrics and reasons ---------------------------------------------------------------------------
+# ---- reference, metrics and reasons ------------------------------------------------------------------
 
 
-def metrics_document() -> str:
-    return METRICS_HEAD + render_markdown()
+@pytest.mark.parametrize("page", PAGES)
+def test_the_reference_is_current(page: str) -> None:
+    assert TEXTS[f"docs/{page}"] == PAGES[page](), "run: make docs-reference"
 
 
-def test_metrics_are_current() -> None:
-    assert METRICS.read_text() == metrics_document(), "run: python tests/unit/test_docs.py"
+def test_every_setting_says_what_it_is_for() -> None:
+    def silent(model: type[BaseModel]) -> Iterator[str]:
+        for name, field in model.model_fields.items():
+            section = section_of(field.annotation)
+            if section is None and not field.description:
+                yield f"{model.__name__}.{name}"
+            elif section is not None:
+                yield from silent(section)
+
+    assert not list(silent(Settings))
 
 
 @each_document
@@ -99,7 +98,7 @@ def test_every_command_line_is_understood(name: str) -> None:
         rest = list(arguments)
         while rest and rest[0] in getattr(command, "commands", {}):
             command = command.commands[rest.pop(0)]
-        if rest != ["--help"]:
+        if rest not in (["--help"], ["--install-completion"]):
             assert not hasattr(command, "commands"), f"no such command: {arguments}"
             if rest:  # without arguments it is only named
                 command.make_context("greenlang-iot", rest)  # raises for a wrong option or value
@@ -277,7 +276,3 @@ def test_every_link_resolves(name: str) -> None:
 def test_documents_stand_alone(name: str) -> None:
     """No path of one machine, and nothing that only some people have."""
     assert not re.search(r"/work/|/tmp/|/home/\w|design\.md|\bissue \d", TEXTS[name])
-
-
-if __name__ == "__main__":
-    METRICS.write_text(metrics_document())

@@ -2,12 +2,12 @@
 
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from greenlang_iot.cli.config_init import init
+from greenlang_iot.cli.options import CONFIG_FILES, REGISTRY, AsJson, ConfigFiles, DevicesFile
 from greenlang_iot.cli.terminal import PROBLEMS_SHOWN, console, print_json
 from greenlang_iot.model.errors import InputError
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Make, check and look at settings.", no_args_is_help=True)
 app.command()(init)
 
-Config = Annotated[Path, typer.Option(help="Settings (YAML); the environment overrides it.")]
-
 
 @app.callback()
 def group() -> None:
@@ -28,12 +26,12 @@ def group() -> None:
 
 @app.command()
 def show(
-    config: Config = Path("config/iot-config.yaml"),
+    config: ConfigFiles = CONFIG_FILES,
     only: Annotated[
         str, typer.Argument(metavar="[PREFIX]", help="Only settings below this, such as mqtt.")
     ] = "",
     changed: Annotated[bool, typer.Option("--changed", help="Leave defaults out.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print every effective setting and where its value comes from; secrets are masked.
 
@@ -78,11 +76,9 @@ def schema() -> None:
 
 @app.command()
 def check(
-    config: Config = Path("config/iot-config.yaml"),
-    devices_file: Annotated[Path, typer.Option(help="Device registry (JSON).")] = Path(
-        "devices/devices-registry.json"
-    ),
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    config: ConfigFiles = CONFIG_FILES,
+    devices_file: DevicesFile = REGISTRY,
+    as_json: AsJson = False,
 ) -> None:
     """Report every mistake in both files at once.
 
@@ -137,20 +133,26 @@ def check(
 def _summary(settings: "Settings", directory: "Directory") -> list[str]:
     """What these two files make together: fleet, filters, the rate that the windows allow."""
     from greenlang_iot.runtime.layout import plan
-    from greenlang_iot.settings.checks import ASSUMED_ACK_LATENCY, rate_bound
+    from greenlang_iot.settings.checks import ASSUMED_ACK_LATENCY
 
     shards = plan(directory, settings.mqtt, settings.runtime.shards, settings.instance)
     filters = {f for shard in shards for c in shard.connections for f in c.filters}
     connections = sum(len(shard.connections) for shard in shards)
+    windows = sum(
+        settings.mqtt.brokers[connection.broker].receive_maximum
+        for shard in shards
+        for connection in shard.connections
+    )
     lines = [
         f"{directory.n_devices:,} devices, {directory.n_series:,} series, "
         f"{len(directory.site)} sites of {len(directory.org)} orgs",
         f"{settings.runtime.shards} shards, {connections} connections to "
         f"{len(settings.mqtt.brokers)} broker(s), {len(filters)} topic filters",
     ]
+    lines += [f"{entry.topic}: {entry.format}" for entry in settings.mqtt.formats]
     if settings.mqtt.qos == 1:
         lines.append(
-            f"the receive windows allow {rate_bound(settings):,.0f} messages/s "
-            f"if an acknowledgement takes {ASSUMED_ACK_LATENCY:g} s"
+            f"the receive windows allow {windows / ASSUMED_ACK_LATENCY:,.0f} messages/s "
+            f"if an ack takes {ASSUMED_ACK_LATENCY:g} s"
         )
     return lines

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from greenlang_iot.cli.terminal import say
+from greenlang_iot.cli.options import CONFIG, AsJson
+from greenlang_iot.cli.terminal import print_json, say
 from greenlang_iot.model.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
 
 
 def init(
-    output: Annotated[Path, typer.Option(help="Where to write; must not exist yet.")] = Path(
-        "config/iot-config.yaml"
-    ),
+    output: Annotated[Path, typer.Option(help="Where to write; must not exist yet.")] = CONFIG,
     instance: Annotated[str | None, typer.Option(help="Name of this gateway.")] = None,
     broker: Annotated[
         str | None, typer.Option(help="MQTT broker: HOST or HOST:PORT (8883 and TLS).")
@@ -45,6 +44,7 @@ def init(
     ] = None,
     kafka: Annotated[str | None, typer.Option(help="Bootstrap servers, HOST:PORT,…")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: flags and defaults.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a settings file: asks five questions, or takes the answers from flags.
 
@@ -57,7 +57,7 @@ def init(
 
     if output.exists():
         raise InputError(f"{output} exists already, and is left as it is; choose another --output.")
-    ask = not yes and sys.stdin.isatty()
+    ask = not (yes or as_json) and sys.stdin.isatty()
     standard = Answers()
     host, port = _address(_answer(ask, broker, "MQTT broker (host:port)", "127.0.0.1:8883"))
     answers = Answers(
@@ -89,10 +89,14 @@ def init(
     except InputError as error:
         output.unlink()
         raise InputError("the answers do not make settings that work", error.problems) from error
+    steps = _next_steps(answers, output)
+    if as_json:
+        print_json({"written": str(output), "warnings": warnings, "next": steps})
+        return
     for warning in warnings:
         say(f"warning: {warning}")
     say(f"wrote {output}")
-    for number, step in enumerate(_next_steps(answers, output), 1):
+    for number, step in enumerate(steps, 1):
         say(f"  {number}. {step}")
 
 
@@ -134,7 +138,7 @@ def _with_placeholders(answers: "Answers", environ: "os._Environ[str]") -> dict[
 
 
 def _next_steps(answers: "Answers", output: Path) -> list[str]:
-    config = "" if output == Path("config/iot-config.yaml") else f" --config {output}"
+    config = "" if output == CONFIG else f" --config {output}"
     steps = []
     if answers.username and answers.password_file is None:
         steps.append("export GREENLANG_IOT__MQTT__BROKERS__0__PASSWORD=…")

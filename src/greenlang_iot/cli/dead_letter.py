@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from greenlang_iot.cli.options import CONFIG_FILES, AsJson, AsJsonLines, ConfigFiles
 from greenlang_iot.cli.terminal import Advance, console, print_json, print_json_line, progress, say
 from greenlang_iot.model.errors import GatewayError, InputError
 
@@ -21,12 +22,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="What was rejected and why; try it again.", no_args_is_help=True)
 
-Config = Annotated[Path, typer.Option(help="Settings (YAML).")]
 Device = Annotated[str | None, typer.Option(help="Only of this device.")]
 Reason = Annotated[str | None, typer.Option(help="Only with this reason, such as out_of_range.")]
 Sink = Annotated[str | None, typer.Option(help="Only refused by this sink.")]
 Since = Annotated[str | None, typer.Option(help="Only since: 30m, 12h, 7d or an ISO 8601 time.")]
-_CONFIG = Path("config/iot-config.yaml")
 _SHOWN = 200
 _UNIT = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -38,12 +37,12 @@ def group() -> None:
 
 @app.command("list")
 def list_letters(
-    config: Config = _CONFIG,
+    config: ConfigFiles = CONFIG_FILES,
     device: Device = None,
     reason: Reason = None,
     sink: Sink = None,
     since: Since = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """List dead letters, the oldest first.
 
@@ -51,6 +50,8 @@ def list_letters(
 
     Exit codes: 0 listed (perhaps none), 1 they cannot be read, 2 wrong input.
     """
+    from greenlang_iot.observe.printable import printable
+
     items = _wanted(_read(_settings(config))[0], device, reason, sink, since)
     if as_json:
         for item in items:
@@ -59,7 +60,8 @@ def list_letters(
     out = console()
     for item in items[-_SHOWN:]:
         row = _summary(item)
-        of = row["device"] or row["sink"] or f"{row['count']:,} beyond the bound"
+        of = row["device"] or row["sink"] or item.letter.topic
+        of = printable(of) if of else f"{row['count']:,} beyond the bound"
         mark = "  (replayed)" if item.replayed else ""
         out.print(f"{item.ident}  {row['time'][:19]}  {of}  {', '.join(item.reasons)}{mark}")
     if len(items) > _SHOWN:
@@ -71,8 +73,8 @@ def list_letters(
 @app.command()
 def show(
     ident: Annotated[str, typer.Argument(help="Name of the dead letter, from the list.")],
-    config: Config = _CONFIG,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    config: ConfigFiles = CONFIG_FILES,
+    as_json: AsJson = False,
 ) -> None:
     """Show one dead letter: what came, what was wrong where, what a replay would send.
 
@@ -108,13 +110,14 @@ def show(
             for path in document["paths"]:
                 out.print(f"{path['reason']:>10}  at {printable(path['path']) or 'the message'}")
         elif value not in ("", None, [], 0):
-            out.print(f"{name:>10}  {printable(str(value))}")
+            text = ", ".join(value) if isinstance(value, list) else str(value)
+            out.print(f"{name:>10}  {printable(text)}")
 
 
 @app.command()
 def replay(
     idents: Annotated[list[str] | None, typer.Argument(help="Names, from the list.")] = None,
-    config: Config = _CONFIG,
+    config: ConfigFiles = CONFIG_FILES,
     device: Device = None,
     reason: Reason = None,
     sink: Sink = None,
@@ -128,7 +131,7 @@ def replay(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be sent.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Try dead letters again, each where it was refused.
 
@@ -154,15 +157,22 @@ def replay(
     if dry_run:
         _plan(can, as_json)
         return
+    taken: list[str] = []
     refused: dict[str, str] = {}
-    with progress("replaying", len(can)) as advance:
-        done = asyncio.run(_replay(settings, can, journal, refused, advance))
+    try:
+        with progress("replaying", len(can)) as advance:
+            asyncio.run(_replay(settings, can, journal, taken, refused, advance))
+    finally:
+        _audit(settings, len(can), len(taken), len(refused))
+    done = len(taken)
     digests = len(chosen) - len(can)
     if as_json:
         print_json({"replayed": done, "refused": refused, "not_replayable": digests})
     else:
         for ident, why in list(refused.items())[:_SHOWN]:
             say(f"{ident} refused: {why}")
+        if "Not authorized" in refused.values():
+            say("  → log in as who may publish there: --username and --password-file")
         say(f"{done:,} replayed, {len(refused):,} refused again")
         if digests:
             say(f"{digests:,} cannot be replayed: only a digest was kept, or no replay goes there")
@@ -170,13 +180,32 @@ def replay(
         raise typer.Exit(1)
 
 
+def _audit(settings: "Settings", wanted: int, taken: int, refused: int) -> None:
+    from greenlang_iot.observe.audit import Audit, local_user
+
+    outcome = "done" if taken == wanted else "partly" if taken else "refused"
+    try:
+        Audit(settings.data_dir, settings.admin.audit_max_bytes).record(
+            "dead-letter replay",
+            local_user(),
+            outcome,
+            wanted=wanted,
+            taken=taken,
+            refused=refused,
+        )
+    except OSError as error:
+        say(f"warning: the audit log was not written: {error}")
+
+
 async def _replay(
     settings: "Settings",
     items: Sequence["Stored"],
     journal: "Journal",
+    taken: list[str],
     refused: dict[str, str],
     advance: Advance,
-) -> int:
+) -> None:
+    """Fill `taken` and `refused` with names (and why), in the order of the answers."""
     from greenlang_iot.sinks import replay as targets
 
     sinks = settings.sinks
@@ -193,23 +222,20 @@ async def _replay(
             results.append(targets.to_influxdb(sinks.influxdb, mine))
         else:
             results.append(targets.to_kafka(sinks.kafka, mine))
-    done = 0
-    taken: list[str] = []
+    remembered = 0
     try:
         for result in results:
             async for item, why in result:
                 if why is None:
-                    done += 1
                     taken.append(item.ident)
                 else:
                     refused[item.ident] = why
-                if len(taken) >= targets.GROUP:
-                    journal.add(taken)
-                    taken.clear()
-                advance(done + len(refused))
+                if len(taken) - remembered >= targets.GROUP:
+                    journal.add(taken[remembered:])
+                    remembered = len(taken)
+                advance(len(taken) + len(refused))
     finally:
-        journal.add(taken)
-    return done
+        journal.add(taken[remembered:])
 
 
 async def _publish(
@@ -243,7 +269,7 @@ def _plan(items: Sequence["Stored"], as_json: bool) -> None:
 
 
 def _settings(
-    config: Path, username: str | None = None, password_file: Path | None = None
+    config: list[Path], username: str | None = None, password_file: Path | None = None
 ) -> "Settings":
     from greenlang_iot.settings.load import load
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from greenlang_iot.cli.first_start import tell_first_start
+from greenlang_iot.cli.options import JsonSummary
 
 if TYPE_CHECKING:
     from greenlang_iot.cli.demo_screen import Screen
@@ -36,8 +37,8 @@ def demo(
     seconds: Annotated[
         float, typer.Option(envvar="DEMO_SECONDS", min=5, help="How long devices publish.")
     ] = 120.0,
-    devices: Annotated[int, typer.Option(min=10, max=100_000)] = 1_000,
-    shards: Annotated[int, typer.Option(min=1, max=16)] = 2,
+    devices: Annotated[int, typer.Option(min=10, max=100_000, help="Size of the fleet.")] = 1_000,
+    shards: Annotated[int, typer.Option(min=1, max=16, help="Processes of the gateway.")] = 2,
     folder: Annotated[Path, typer.Option(help="CA, data and manifest of the demo.")] = Path(
         ".demo"
     ),
@@ -45,6 +46,7 @@ def demo(
     summary: Annotated[
         Literal["text", "json"], typer.Option(help="json: the last line is one JSON object.")
     ] = "text",
+    as_json: JsonSummary = False,
 ) -> None:
     """Broker, fleet with faults, gateway and lake on this machine; ends with a reconciliation.
 
@@ -57,6 +59,9 @@ def demo(
     from greenlang_iot.runtime.forkserver import start_forkserver
 
     start_forkserver()  # kernels load while the broker starts
+
+    import orjson
+
     data = folder / "data"
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)
@@ -64,13 +69,13 @@ def demo(
     tell_first_start()
     try:
         assert broker.stdout is not None
-        ok = _demo(
-            int(broker.stdout.readline()), data, folder, seconds, devices, shards, port, summary
-        )
+        line = _demo(int(broker.stdout.readline()), data, folder, seconds, devices, shards, port)
     finally:
         broker.terminate()
         broker.communicate()
-    if not ok:
+    if as_json or summary == "json":
+        sys.stdout.write(orjson.dumps(line).decode() + "\n")
+    if not line["reconciled"]:
         raise typer.Exit(1)
 
 
@@ -89,8 +94,8 @@ def _demo(
     devices: int,
     shards: int,
     port: int,
-    summary: str,
-) -> bool:
+) -> dict[str, Any]:
+    """What was published and what became of it; `reconciled` says whether that agrees."""
     import orjson
     import uvloop
 
@@ -124,10 +129,7 @@ def _demo(
     )
     result = _reconcile(settings, data / "manifest.jsonl", stopped_ns)
     screen.finish(published, done, result)
-    if summary == "json":
-        line = {"published": published, **done.as_dict(), "reconciled": result.ok}
-        sys.stdout.write(orjson.dumps(line).decode() + "\n")
-    return result.ok
+    return {"published": published, **done.as_dict(), "reconciled": result.ok}
 
 
 async def _run(

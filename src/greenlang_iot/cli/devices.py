@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from greenlang_iot.cli.devices_discover import discover
+from greenlang_iot.cli.options import REGISTRY, AsJson, AsJsonLines, DevicesFile
 from greenlang_iot.cli.registry_file import read_document, write_document
 from greenlang_iot.cli.terminal import (
     console,
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The device registry: check, list, convert, discover.", no_args_is_help=True)
 app.command()(discover)
 
-Registry = Annotated[Path, typer.Option(help="Device registry (JSON).")]
-_REGISTRY = Path("devices/devices-registry.json")
 _SHOWN = 200
 """Rows that a table on the screen shows."""
 
@@ -40,8 +39,8 @@ def group() -> None:
 
 @app.command()
 def validate(
-    devices_file: Annotated[Path, typer.Argument(help="Device registry (JSON).")] = _REGISTRY,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    devices_file: Annotated[Path, typer.Argument(help="Device registry (JSON).")] = REGISTRY,
+    as_json: AsJson = False,
 ) -> None:
     """Report every mistake of a registry at once, with its line.
 
@@ -73,11 +72,11 @@ def validate(
 
 @app.command("list")
 def list_devices(
-    devices_file: Registry = _REGISTRY,
+    devices_file: DevicesFile = REGISTRY,
     org: Annotated[str | None, typer.Option(help="Only this organisation.")] = None,
     site: Annotated[str | None, typer.Option(help="Only this site.")] = None,
     device_type: Annotated[str | None, typer.Option("--type", help="Only this type.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    as_json: AsJsonLines = False,
 ) -> None:
     """List the devices of a registry.
 
@@ -107,8 +106,8 @@ def list_devices(
 @app.command()
 def show(
     device: Annotated[str, typer.Argument(help="Device id.")],
-    devices_file: Registry = _REGISTRY,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    devices_file: DevicesFile = REGISTRY,
+    as_json: AsJson = False,
 ) -> None:
     """Show one device with everything that holds for its metrics, from its type and its own.
 
@@ -157,12 +156,12 @@ def import_devices(
     output: Annotated[Path, typer.Option(help="Registry to write (JSON); must not exist yet.")],
     types: Annotated[
         Path | None,
-        typer.Option(help=f"Registry whose types are used. [default: {_REGISTRY} if there]"),
+        typer.Option(help=f"Registry whose types are used. [default: {REGISTRY} if there]"),
     ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Write the good rows all the same (exit code 1).")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a registry of a CSV file: id, org, site, type, and overrides such as co2.warn.
 
@@ -205,7 +204,7 @@ def import_devices(
 
 @app.command()
 def export(
-    devices_file: Registry = _REGISTRY,
+    devices_file: DevicesFile = REGISTRY,
     output: Annotated[
         Path | None, typer.Option(help="File to write (CSV); must not exist. [default: stdout]")
     ] = None,
@@ -242,9 +241,9 @@ def export(
 def _types(path: Path | None) -> dict[str, Any]:
     from greenlang_iot.devices.catalog import TYPES
 
-    if path is None and not _REGISTRY.exists():
+    if path is None and not REGISTRY.exists():
         return TYPES
-    types: dict[str, Any] = read_document(path or _REGISTRY)["types"]
+    types: dict[str, Any] = read_document(path or REGISTRY)["types"]
     return types
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from greenlang_iot.cli.options import CONFIG_FILES, AsJson, ConfigFiles
 from greenlang_iot.cli.registry_file import read_document, write_document
 from greenlang_iot.cli.terminal import console, print_json, say
 from greenlang_iot.model.errors import GatewayError, InputError
@@ -23,9 +24,7 @@ _NOTES_SHOWN = 20
 
 def discover(
     output: Annotated[Path, typer.Option(help="Registry to write; must not exist yet.")],
-    config: Annotated[Path, typer.Option(help="Settings with broker and topic (YAML).")] = Path(
-        "config/iot-config.yaml"
-    ),
+    config: ConfigFiles = CONFIG_FILES,
     seconds: Annotated[
         float, typer.Option("--for", min=0.1, help="How long to listen, in seconds.")
     ] = 60.0,
@@ -35,7 +34,7 @@ def discover(
     known: Annotated[
         Path | None, typer.Option(help="Registry to which new devices are added, in the output.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Listen to the broker for a while and propose a registry: devices, metrics, units, intervals.
 
@@ -89,7 +88,7 @@ def discover(
 async def _listen(settings: "Settings", name: str | None, seconds: float, heard: "Heard") -> None:
     import orjson
 
-    from greenlang_iot.decode.topics import TopicTemplate
+    from greenlang_iot.formats.topics import TopicTemplate
     from greenlang_iot.mqtt.listen import listen
 
     brokers = {b.name: b for b in settings.mqtt.brokers}

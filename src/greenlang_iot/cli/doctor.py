@@ -3,11 +3,11 @@
 import asyncio
 import os
 import textwrap
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from greenlang_iot.cli.options import CONFIG_FILES, REGISTRY, AsJson, ConfigFiles, DevicesFile
 from greenlang_iot.cli.terminal import console, print_json, say
 
 if TYPE_CHECKING:
@@ -18,11 +18,9 @@ _STYLE = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "
 
 
 def doctor(
-    config: Annotated[Path, typer.Option(help="Settings (YAML).")] = Path("config/iot-config.yaml"),
-    devices_file: Annotated[Path, typer.Option(help="Device registry (JSON).")] = Path(
-        "devices/devices-registry.json"
-    ),
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    config: ConfigFiles = CONFIG_FILES,
+    devices_file: DevicesFile = REGISTRY,
+    as_json: AsJson = False,
 ) -> None:
     """Check broker, InfluxDB, Kafka and this machine, and say what to do about each problem.
 
@@ -34,6 +32,7 @@ def doctor(
     Exit codes: 0 nothing failed (there may be warnings), 1 something failed, 2 wrong settings.
     """
     from greenlang_iot.devices.registry import load as load_registry
+    from greenlang_iot.formats.catalog import templates
     from greenlang_iot.observe.logs import configure
     from greenlang_iot.runtime.layout import plan
     from greenlang_iot.settings.load import load as load_settings
@@ -49,7 +48,7 @@ def doctor(
         shards = plan(directory, settings.mqtt, settings.runtime.shards, settings.instance)
         filters = sorted({f for s in shards for c in s.connections for f in c.filters})
     else:
-        filters = [settings.mqtt.topic.format(org="+", site="+", device="+")]
+        filters = [template.filter() for template in templates(settings.mqtt)]
     findings = asyncio.run(_examine(settings, filters, as_json))
     failed = sum(finding.state == "failed" for finding in findings)
     if as_json:

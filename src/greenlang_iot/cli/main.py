@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 wrong input. Commands import what they need when
 `--help` answers at once and the fork server starts before anything else.
 """
 
+import platform
 import sys
 
 import typer
@@ -12,10 +13,13 @@ from greenlang_iot import __version__
 from greenlang_iot.cli import alerts, bench, config, dead_letter, devices, spool
 from greenlang_iot.cli.demo import demo
 from greenlang_iot.cli.doctor import doctor
+from greenlang_iot.cli.options import AsJson
 from greenlang_iot.cli.query import query
+from greenlang_iot.cli.reload import reload
 from greenlang_iot.cli.run import run
 from greenlang_iot.cli.setup import setup
 from greenlang_iot.cli.simulate import simulate
+from greenlang_iot.cli.terminal import print_json, say
 from greenlang_iot.model.errors import GatewayError, InputError
 
 app = typer.Typer(
@@ -25,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(run)
+app.command()(reload)
 app.command()(demo)
 app.command()(simulate)
 app.add_typer(alerts.app, name="alerts")
@@ -39,14 +44,20 @@ app.command()(query)
 
 
 @app.command()
-def version() -> None:
-    """Print the version.
+def version(as_json: AsJson = False) -> None:
+    """Print the version: of the gateway, of its settings file, of Python.
 
-    Example: greenlang-iot version
+    Example: greenlang-iot version --json
 
     Exit codes: 0.
     """
-    typer.echo(f"greenlang-iot {__version__}")
+    if as_json:
+        from greenlang_iot.settings.model import CONFIG_VERSION
+
+        document = {"version": __version__, "config_version": CONFIG_VERSION}
+        print_json(document | {"python": platform.python_version()})
+    else:
+        typer.echo(f"greenlang-iot {__version__} (Python {platform.python_version()})")
 
 
 def main() -> None:
@@ -54,12 +65,12 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        sys.stderr.write(f"{error}\n")
+        say(str(error))
         for problem in error.problems:
-            sys.stderr.write(f"  - {problem}\n")
+            say(f"  - {problem}")
         sys.exit(2)
     except GatewayError as error:
-        sys.stderr.write(f"{error}\n")
+        say(str(error))
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(0)

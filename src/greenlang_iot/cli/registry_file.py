@@ -10,12 +10,12 @@ def read_document(path: Path) -> dict[str, Any]:
     """A sound registry as JSON types. Raises InputError with every mistake in it."""
     import orjson
 
-    from greenlang_iot.devices.registry import parse
+    from greenlang_iot.devices.registry import parse, unreadable
 
     try:
         body = path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read the device registry {path}: {error.strerror}") from error
+        raise unreadable(path, error) from error
     parse(body, str(path))
     document: dict[str, Any] = orjson.loads(body)
     return {"types": {}, "devices": [], **document}

@@ -2,12 +2,18 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from greenlang_iot.cli.first_start import tell_first_start
+from greenlang_iot.cli.options import (
+    CONFIG_FILES,
+    REGISTRY,
+    ConfigFiles,
+    DevicesFile,
+    JsonSummary,
+)
 
 if TYPE_CHECKING:
     from greenlang_iot.model.directory import Directory
@@ -16,15 +22,12 @@ if TYPE_CHECKING:
 
 
 def run(
-    config: Annotated[
-        Path, typer.Option(help="Settings (YAML); the environment overrides it.")
-    ] = Path("config/iot-config.yaml"),
-    devices_file: Annotated[Path, typer.Option(help="Device registry (JSON).")] = Path(
-        "devices/devices-registry.json"
-    ),
+    config: ConfigFiles = CONFIG_FILES,
+    devices_file: DevicesFile = REGISTRY,
     summary: Annotated[
         Literal["text", "json", "none"], typer.Option(help="What to print at the end.")
     ] = "text",
+    as_json: JsonSummary = False,
 ) -> None:
     """Run the gateway until Ctrl-C or SIGTERM; then drain and print what was done.
 
@@ -44,6 +47,7 @@ def run(
     from greenlang_iot.devices.registry import load as load_registry
     from greenlang_iot.observe.logs import configure
     from greenlang_iot.runtime.gateway import Gateway, run_gateway
+    from greenlang_iot.runtime.service_manager import ServiceManager
     from greenlang_iot.settings.load import load as load_settings
 
     loaded = load_settings(config, os.environ)
@@ -58,36 +62,52 @@ def run(
         return load_settings(config, os.environ).settings, load_registry(devices_file)
 
     def make() -> Gateway:
-        gateway.append(Gateway(settings, directory, read=read))
+        gateway.append(
+            Gateway(settings, directory, read=read, service_manager=ServiceManager(os.environ))
+        )
         _announce(gateway[0])
         return gateway[0]
 
     done = run_gateway(make)
-    if summary == "json":
+    if as_json or summary == "json":
         sys.stdout.write(orjson.dumps(done.as_dict()).decode() + "\n")
     elif summary == "text":
         for name, value in done.as_dict().items():
             sys.stdout.write(f"{name:>18}  {value}\n")
 
 
+_FILTERS_SHOWN = 4
+
+
 def _announce(gateway: "Gateway") -> None:
     """Where it listens, what it subscribes to, what it does with bad data."""
     from greenlang_iot.observe.health import enabled_sinks
+    from greenlang_iot.runtime.layout import plan
     from greenlang_iot.runtime.sinks import dead_letter_folder
 
-    settings = gateway.settings
+    settings, directory = gateway.settings, gateway.directory
+    shards = plan(directory, settings.mqtt, settings.runtime.shards, settings.instance)
+    filters = sorted({f for shard in shards for c in shard.connections for f in c.filters})
     lines = [
-        f"greenlang-iot {settings.instance}: {gateway.directory.n_devices:,} devices, "
-        f"{gateway.directory.n_series:,} series, {settings.runtime.shards} shards"
+        f"greenlang-iot {settings.instance}: {directory.n_devices:,} devices, "
+        f"{directory.n_series:,} series, {settings.runtime.shards} shards"
     ]
     for broker in settings.mqtt.brokers:
         kind = "TLS" if broker.tls else "plain TCP"
-        lines.append(f"  from  mqtt://{broker.host}:{broker.port} ({kind}), {settings.mqtt.topic}")
+        login = f"as {broker.username}" if broker.username else "without a login"
+        lines.append(
+            f"  from  {broker.host}:{broker.port} ({kind}, QoS {settings.mqtt.qos}) {login}"
+        )
+    lines += [f"        {name}" for name in filters[:_FILTERS_SHOWN]]
+    if len(filters) > _FILTERS_SHOWN:
+        lines.append(f"        and {len(filters) - _FILTERS_SHOWN:,} more topic filters")
+    lines += [f"        {entry.topic} is {entry.format}" for entry in settings.mqtt.formats]
     for name, sink in enabled_sinks(settings).items():
         lines.append(f"  to    {name} ({sink.policy})")
     target = settings.sinks.dead_letter
-    where = dead_letter_folder(settings) if target.target == "files" else "Kafka"
-    lines.append(f"  bad data goes to the dead letter ({where}) with its reason")
-    address = f"http://{settings.admin.host}:{settings.admin.port}"
-    lines.append(f"  {address}/ in a browser is the console; /readyz /status /metrics")
+    where = dead_letter_folder(settings) if target.target == "files" else target.target
+    lines.append(f"  bad   data goes to the dead letter ({where}) with its reason")
+    address = f"{settings.admin.host}:{settings.admin.port}"
+    scheme = "http" if settings.admin.tls is None else "https"
+    lines.append(f"  see   {scheme}://{address}/ in a browser · /readyz · /status · /metrics")
     sys.stderr.write("\n".join(lines) + "\n")

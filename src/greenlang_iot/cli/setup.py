@@ -3,11 +3,11 @@
 import asyncio
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from greenlang_iot.cli.options import CONFIG_FILES, AsJson, ConfigFiles
 from greenlang_iot.cli.terminal import print_json
 
 if TYPE_CHECKING:
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def setup(
-    config: Annotated[Path, typer.Option(help="Settings (YAML).")] = Path("config/iot-config.yaml"),
+    config: ConfigFiles = CONFIG_FILES,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the difference.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make InfluxDB's org, buckets and downsampling task and Kafka's topics. Safe to repeat.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from greenlang_iot.cli.options import JsonSummary
 from greenlang_iot.model.errors import GatewayError, InputError, MqttError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def simulate(
     rate: Annotated[
         float, typer.Option(min=0, help="Steps a second of the whole fleet; 0: two a device.")
     ] = 0.0,
-    qos: Annotated[int, typer.Option(min=0, max=1)] = 1,
+    qos: Annotated[int, typer.Option(min=0, max=1, help="1: the broker confirms.")] = 1,
     seconds: Annotated[
         float, typer.Option(min=0, help="Length of the run; 0 writes the registry and ends.")
     ] = 20.0,
@@ -46,12 +47,15 @@ def simulate(
     topic: Annotated[str, typer.Option(help="Topic template.")] = (
         "greenlang/{org}/{site}/{device}/telemetry"
     ),
-    connections: Annotated[int, typer.Option(min=1, max=64)] = 2,
+    connections: Annotated[int, typer.Option(min=1, max=64, help="To the broker.")] = 2,
     manifest: Annotated[Path | None, typer.Option(help="Write what was published here.")] = None,
     registry_out: Annotated[
         Path | None, typer.Option(help="Write the fleet's device registry here.")
     ] = None,
-    summary: Annotated[Literal["text", "json", "none"], typer.Option()] = "text",
+    summary: Annotated[
+        Literal["text", "json", "none"], typer.Option(help="What to print at the end.")
+    ] = "text",
+    as_json: JsonSummary = False,
 ) -> None:
     """Publish a seeded fleet, with faults, at its pace.
 
@@ -102,7 +106,7 @@ def simulate(
         raise GatewayError(str(error)) from error
     except OSError as error:
         raise GatewayError(f"cannot write the manifest {manifest}: {error.strerror}") from error
-    if summary == "json":
+    if as_json or summary == "json":
         sys.stdout.write(orjson.dumps(done).decode() + "\n")
     elif summary == "text":
         for name, value in done.items():

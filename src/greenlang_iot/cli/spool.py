@@ -3,10 +3,11 @@
 import os
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from greenlang_iot.cli.options import CONFIG_FILES, AsJson, ConfigFiles
 from greenlang_iot.cli.terminal import console, print_json, say
 from greenlang_iot.model.errors import GatewayError
 
@@ -20,8 +21,8 @@ def group() -> None:
 
 @app.command()
 def status(
-    config: Annotated[Path, typer.Option(help="Settings (YAML).")] = Path("config/iot-config.yaml"),
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    config: ConfigFiles = CONFIG_FILES,
+    as_json: AsJson = False,
 ) -> None:
     """Say what waits in the spool, per shard and sink; reads only, also while the gateway runs.
 

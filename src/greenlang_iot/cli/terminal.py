@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from greenlang_iot.observe.printable import printable_block, printable_json
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -30,18 +32,20 @@ def console(*, stderr: bool = False) -> "Console":
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on stdout, indented."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+    """One JSON document on stdout, indented; what could steer a terminal is escaped in it."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, default=str)
+    sys.stdout.write(printable_json(text) + "\n")
 
 
 def print_json_line(document: Any) -> None:
-    """One JSON document on one line of stdout."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, default=str) + "\n")
+    """One JSON document on one line of stdout, escaped like `print_json`'s."""
+    text = json.dumps(document, ensure_ascii=False, default=str)
+    sys.stdout.write(printable_json(text) + "\n")
 
 
 def say(text: str) -> None:
     """A line for the person at the terminal, on stderr."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(printable_block(text) + "\n")
 
 
 @contextmanager

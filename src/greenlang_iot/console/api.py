@@ -69,18 +69,20 @@ class Console:
         self._history = None if lake is None else History(lake)
         self._events = Events(self.overview, self._fleet, self._watch)
 
-    def routes(self) -> list[web.RouteDef]:
+    def add_routes(self, app: web.Application) -> None:
         """For the admin server."""
-        return [
-            *Assets().routes(),
-            web.get("/api/v1/overview", _answered(self._get_overview)),
-            web.get("/api/v1/sites", _answered(self._get_sites)),
-            web.get("/api/v1/devices", _answered(self._get_devices)),
-            web.get("/api/v1/devices/{id}", _answered(self._get_device)),
-            web.get("/api/v1/devices/{id}/series", _answered(self._get_series)),
-            web.get("/api/v1/dead-letters", _answered(self._get_letters)),
-            web.get("/api/v1/events", self._events.serve),
-        ]
+        Assets().add_routes(app)
+        app.router.add_routes(
+            [
+                web.get("/api/v1/overview", _answered(self._get_overview)),
+                web.get("/api/v1/sites", _answered(self._get_sites)),
+                web.get("/api/v1/devices", _answered(self._get_devices)),
+                web.get("/api/v1/devices/{id}", _answered(self._get_device)),
+                web.get("/api/v1/devices/{id}/series", _answered(self._get_series)),
+                web.get("/api/v1/dead-letters", _answered(self._get_letters)),
+                web.get("/api/v1/events", self._events.serve),
+            ]
+        )
 
     async def run(self) -> None:
         """Once a second until cancelled: sample, watch, tell. Then every stream ends."""

@@ -46,11 +46,9 @@ class Assets:
     def __init__(self) -> None:
         self._files = dict(_walk(files("greenlang_iot.console") / "static", ""))
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/", self._serve),
-            web.get("/console/{path:.*}", self._serve),
-        ]
+    def add_routes(self, app: web.Application) -> None:
+        app.router.add_get("/", self._serve)
+        app.router.add_get("/console/{path:.*}", self._serve)
 
     async def _serve(self, request: web.Request) -> web.Response:
         path = request.match_info.get("path") or "index.html"

@@ -10,6 +10,7 @@ from aiohttp import web
 from greenlang_iot.console.assets import HEADERS
 from greenlang_iot.console.fleet import Fleet
 from greenlang_iot.console.watch import Watch
+from greenlang_iot.observe.admin import goes_on
 
 MAX_LISTENERS: Final = 64
 RETRY_MS: Final = 1_000
@@ -67,6 +68,7 @@ class Events:
                     number, document = self._watch.since(device, number)
                     parts += _event("device", {"id": device, **document})
                 await response.write(parts)
+                goes_on(request)
         except ConnectionError:
             pass  # the page was closed
         finally:

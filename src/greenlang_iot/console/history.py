@@ -45,8 +45,8 @@ class History:
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _done(self) -> None:
-        self._asked = 0
+    def _answered(self, _: object) -> None:
+        self._asked -= 1
 
     def _query(self, device: str, metric: str, since_ns: int) -> tuple[list[list[Any]], str]:
         logs = sum(

@@ -50,8 +50,18 @@ def load(path: Path) -> Directory:
     try:
         document = path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read the device registry {path}: {error.strerror}") from error
+        raise unreadable(path, error) from error
     return parse(document, str(path))
+
+
+def unreadable(path: Path, error: OSError) -> InputError:
+    """Why there is no registry, and where one comes from."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(
+            f"there is no device registry {path}: name yours with --devices-file, or make one with "
+            "`greenlang-iot devices import` (of a CSV) or `greenlang-iot devices discover`"
+        )
+    return InputError(f"cannot read the device registry {path}: {error.strerror}")
 
 
 def parse(document: bytes, source: str = "registry") -> Directory:

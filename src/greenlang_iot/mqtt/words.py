@@ -11,6 +11,7 @@ import ssl
 from mqtt5 import ConnAckReasonCode, DisconnectReasonCode, SubAckReasonCode
 
 from greenlang_iot.model.errors import MqttError
+from greenlang_iot.mqtt.tls import handshake_words
 
 _Words = dict[str, tuple[str, bool]]
 
@@ -134,33 +135,11 @@ def lost_connection(error: Exception | None) -> MqttError:
     return MqttError(f"the connection was lost: {why}", reason=reason)
 
 
-# OpenSSL's X509_V_ERR_*
-_CERTIFICATES = {
-    9: "its certificate is not valid yet; check the clocks of both machines",
-    10: "its certificate has expired; renew it at the broker",
-    18: "its certificate is self-signed; set tls.ca_file to it if you trust it",
-    19: "its certificate comes from a CA that is not trusted here; set tls.ca_file to that CA",
-    20: "its certificate comes from a CA that is not trusted here; set tls.ca_file to that CA",
-    62: "its certificate is for another host name; connect by a name that it holds",
-    64: "its certificate is not for this IP address; connect by a name that it holds",
-}
-
-
 def _network(error: Exception, host: str) -> tuple[str, str]:
     """(bounded reason, words)"""
     match error:
-        case ssl.SSLCertVerificationError():
-            why = _CERTIFICATES.get(error.verify_code, f"TLS: {error.verify_message}")
-            return "tls_certificate", why
-        case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "RECORD_LAYER_FAILURE"):
-            return "tls", "it does not speak TLS there; check port and tls"
-        case ssl.SSLError(reason=str(reason)) if "CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
-            return "tls_client_certificate", (
-                f"it did not accept our certificate ({_plain(reason)}); set tls.cert_file and "
-                "tls.key_file to one that it trusts"
-            )
         case ssl.SSLError():
-            return "tls", f"TLS failed ({_plain(error.reason or str(error))})"
+            return handshake_words(error)
         case TimeoutError():
             return "timeout", "it did not answer in time (connect_timeout)"
         case ConnectionRefusedError():

@@ -20,6 +20,11 @@ def printable_block(text: str) -> str:
     return _UNSAFE_IN_BLOCK.sub(_escape, text)
 
 
+def printable_json(text: str) -> str:
+    """A JSON text that means the same, with control characters in its strings as `\\u009b`."""
+    return _UNSAFE_IN_BLOCK.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
 def _escape(match: re.Match[str]) -> str:
     code = ord(match.group())
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

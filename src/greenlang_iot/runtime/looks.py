@@ -32,6 +32,7 @@ from greenlang_iot.model.batches import I64, Decoded, FrameBatch, ReadingBatch, 
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.flags import DUPLICATE, LEARNING, SUSPECT
 from greenlang_iot.observe.counters import Counters
+from greenlang_iot.pipeline import StageSeconds
 from greenlang_iot.runtime.meters import BatchMeter
 from greenlang_iot.runtime.reload import Control
 
@@ -199,7 +200,7 @@ class LookingMeter(BatchMeter):
         self._looks = looks
 
     def batch(
-        self, frames: FrameBatch, decoded: Decoded, scores: ScoreBatch, seconds: float
+        self, frames: FrameBatch, decoded: Decoded, scores: ScoreBatch, seconds: StageSeconds
     ) -> None:
         super().batch(frames, decoded, scores, seconds)
         if self._looks.watching and decoded.readings.n:

@@ -1,10 +1,7 @@
 """Reload without restart: files → checked settings and registry → every shard, or nothing at all."""
 
 import asyncio
-import os
-import secrets
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,10 +9,11 @@ import structlog
 
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import InputError
+from greenlang_iot.observe.audit import Audit
 from greenlang_iot.observe.logs import configure
 from greenlang_iot.runtime.layout import ShardPlan, owned
 from greenlang_iot.runtime.supervisor import Supervisor
-from greenlang_iot.settings.model import Settings
+from greenlang_iot.settings.model import AlertSettings, MqttSettings, Settings
 from greenlang_iot.settings.reload import reload_settings
 from greenlang_iot.settings.secrets import secrets as secrets_of
 
@@ -24,7 +22,6 @@ log = structlog.get_logger(__name__)
 Read = Callable[[], tuple[Settings, Directory]]
 """Settings and registry as their files say now. Raises InputError."""
 
-TOKEN_FILE = "admin-token"  # noqa: S105 (a file's name)
 _SITES_SAID = 20
 
 
@@ -37,9 +34,18 @@ class Running(Protocol):
 
 
 class Reloader:
-    """Serves SIGHUP (`soon`) and POST /-/reload (`reload`); one at a time."""
+    """Serves SIGHUP (`soon`) and POST /-/reload (`reload`); one at a time, each in the audit log."""
 
-    def __init__(self, running: Running, supervisor: Supervisor, read: Read | None) -> None:
+    def __init__(
+        self,
+        running: Running,
+        supervisor: Supervisor,
+        read: Read | None,
+        audit: Audit,
+        configure_alerts: Callable[[AlertSettings], None],
+    ) -> None:
+        self._audit = audit
+        self._configure_alerts = configure_alerts
         self._running = running
         self._supervisor = supervisor
         self._read = read
@@ -49,10 +55,18 @@ class Reloader:
     def soon(self) -> None:
         """Reload in the background; the log says how it went."""
         if self._task is None or self._task.done():
-            self._task = asyncio.ensure_future(self.reload())
+            self._task = asyncio.ensure_future(self.reload("SIGHUP"))
 
-    async def reload(self) -> tuple[bool, dict[str, Any]]:
+    async def reload(self, actor: str) -> tuple[bool, dict[str, Any]]:
         """(done, what was done and what needs a restart); (False, reasons) leaves all as it was."""
+        done, document = await self._reload()
+        try:
+            self._audit.record("reload", actor, "done" if done else "refused", **document)
+        except OSError as error:
+            log.error("the audit log was not written", action="reload", actor=actor, why=str(error))
+        return done, document
+
+    async def _reload(self) -> tuple[bool, dict[str, Any]]:
         if self._read is None:
             return False, {"reasons": ["this gateway was not started from files"]}
         async with self._one_at_a_time:
@@ -68,8 +82,9 @@ class Reloader:
         running = self._running
         change = reload_settings(running.settings, wanted)
         restart = [f"setting {name}" for name in change.needs_restart]
-        restart += _unsubscribed(running.plans, registry, running.settings.mqtt.topic)
+        restart += _unsubscribed(running.plans, registry, running.settings.mqtt)
         running.settings, running.directory = change.settings, registry
+        self._configure_alerts(change.settings.alerts)
         configure(change.settings.log, secrets=secrets_of(change.settings))
         answers = await self._supervisor.reload(registry, change.settings)
         restart += [f"shard {i}: {a.error}" for i, a in answers.items() if a.error]
@@ -87,11 +102,11 @@ class Reloader:
         return document
 
 
-def _unsubscribed(plans: list[ShardPlan], registry: Directory, topic: str) -> list[str]:
+def _unsubscribed(plans: list[ShardPlan], registry: Directory, settings: MqttSettings) -> list[str]:
     """Filters do not move: what no connection subscribes to waits for a restart."""
     heard = np.zeros(registry.n_devices, np.bool_)
     for plan in plans:
-        heard |= owned(plan, registry, topic, shards=1)  # a share hears every device
+        heard |= owned(plan, registry, settings, shards=1)  # a share hears every device
     places: dict[str, int] = {}
     for d in np.flatnonzero(~heard).tolist():
         place = f"{registry.org[int(registry.org_of[d])]}/{registry.site[int(registry.site_of[d])]}"
@@ -102,21 +117,3 @@ def _unsubscribed(plans: list[ShardPlan], registry: Directory, topic: str) -> li
     ]
     more = len(said) - _SITES_SAID
     return said if more <= 0 else [*said[:_SITES_SAID], f"{more:,} more sites"]
-
-
-def admin_token(data_dir: Path) -> str:
-    """The token of the admin endpoint; made at the first start, readable by its owner only."""
-    path = data_dir / TOKEN_FILE
-    try:
-        token = path.read_text().strip()
-        if token:
-            return token
-    except FileNotFoundError:
-        pass
-    token = secrets.token_urlsafe(32)
-    temporary = path.with_suffix(".new")
-    temporary.unlink(missing_ok=True)
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(token + "\n")
-    temporary.rename(path)
-    return token

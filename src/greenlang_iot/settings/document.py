@@ -1,6 +1,6 @@
 """Everything that was set, wherever it was set, as one tree that remembers the place of each value.
 
-Three sources, the later wins: the YAML file, the environment, the caller's overrides.
+Three sources, the later wins: the YAML files in their order, the environment, the caller's overrides.
 """
 
 import re
@@ -13,6 +13,8 @@ import yaml
 from greenlang_iot.settings.expect import Place, show, slot_at, unknown
 
 PREFIX = "GREENLANG_IOT__"
+_UNREADABLE: Place = ("",)
+"""The place of what is wrong with a file as a whole."""
 
 
 class Source(NamedTuple):
@@ -24,7 +26,8 @@ class Source(NamedTuple):
 
 @dataclass(slots=True)
 class Document:
-    """data: what pydantic validates. problems: (place, message) found while reading."""
+    """name: what was read. data: what pydantic validates. problems: (place, message) found while
+    reading."""
 
     name: str
     data: dict[str, Any] = field(default_factory=dict)
@@ -38,26 +41,56 @@ class Document:
                 return found
         return Source(0, self.name)
 
-    def read_yaml(self, text: str) -> None:
-        """Take over a YAML document, with the line of every value."""
+    @property
+    def unreadable(self) -> bool:
+        """Whether a file was no YAML: what else is found is judged on a part of the settings."""
+        return _UNREADABLE in self.sources
+
+    def read_yaml(self, text: str, name: str) -> None:
+        """Take over a YAML document, with the line of every value, over what was read before.
+
+        Sections are merged key by key; a value and a list (`mqtt.brokers`) replace the earlier one.
+        """
+        later = Document(name)
+        later._parse_yaml(text)
+        self._merge(self.data, later.data, (), later)
+        self.sources |= later.sources
+        self.problems += later.problems
+
+    def _merge(
+        self, mine: dict[str, Any], theirs: dict[str, Any], place: Place, later: "Document"
+    ) -> None:
+        for key, value in theirs.items():
+            here = (*place, key)
+            if isinstance(value, dict) and isinstance(mine.get(key), dict):
+                self._merge(mine[key], value, here, later)
+                continue
+            self.sources = {p: s for p, s in self.sources.items() if p[: len(here)] != here}
+            mine[key] = value
+
+    def _parse_yaml(self, text: str) -> None:
         loader = yaml.SafeLoader(text)
         try:
             node = loader.get_single_node()
             if node is None:
                 return
             if not isinstance(node, yaml.MappingNode):
-                self.problems.append(((), "settings are a mapping of sections, such as mqtt:"))
+                self._unreadable(1, "settings are a mapping of sections, such as mqtt:")
                 return
             self.data = self._plain(loader, node, (), frozenset(), 0)
         except yaml.MarkedYAMLError as error:
             # The library's own text quotes the line, which may hold a secret.
             mark = error.problem_mark or error.context_mark
-            self.sources[("",)] = Source(0, f"{self.name}:{mark.line + 1 if mark else 1}")
-            self.problems.append((("",), f"not YAML: {error.problem or error.context}"))
+            line = mark.line + 1 if mark else 1
+            self._unreadable(line, f"not YAML: {error.problem or error.context}")
         except yaml.YAMLError as error:
-            self.problems.append(((), f"not YAML: {type(error).__name__}"))
+            self._unreadable(1, f"not YAML: {type(error).__name__}")
         finally:
             loader.dispose()
+
+    def _unreadable(self, line: int, message: str) -> None:
+        self.sources[_UNREADABLE] = Source(0, f"{self.name}:{line}")
+        self.problems.append((_UNREADABLE, message))
 
     def read_environment(self, environ: Mapping[str, str]) -> None:
         """Take over `GREENLANG_IOT__SECTION__KEY`; list items by their index, sections first."""

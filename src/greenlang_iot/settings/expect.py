@@ -83,10 +83,15 @@ def describe(slot: Slot) -> str:
     words = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a text")
     if kind is Path:
         words = "a path"
-    unit = slot.field.description if slot.field is not None else None
-    if unit in ("seconds", "bytes"):
+    if (unit := unit_of(slot.field)) is not None:
         words += f" of {unit}"
     return words + _bounds(slot.field)
+
+
+def unit_of(field: FieldInfo | None) -> str | None:
+    """`seconds` or `bytes`, where the setting has a unit."""
+    extra = field.json_schema_extra if field is not None else None
+    return str(extra["unit"]) if isinstance(extra, dict) and "unit" in extra else None
 
 
 def _bounds(field: FieldInfo | None) -> str:

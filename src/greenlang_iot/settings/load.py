@@ -1,13 +1,13 @@
-"""Settings from a YAML file, the environment and overrides; every mistake at once.
+"""Settings from YAML files, the environment and overrides; every mistake at once.
 
-- The later of file, environment (`GREENLANG_IOT__MQTT__BROKERS__0__PORT=1883`), overrides wins.
+- The later of files (in their order), environment (`GREENLANG_IOT__MQTT__BROKERS__0__PORT=1883`), overrides wins.
 - Relative paths are relative to the current directory, wherever the file lies.
 - Secrets come from the environment or from files (`token_file`, `password_file`), which are read
   here; no message ever shows a secret's value.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,23 +32,22 @@ class Loaded:
 
 
 def load(
-    path: Path | None,
+    files: Path | Sequence[Path] | None,
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, object] | None = None,
 ) -> Loaded:
-    """Read settings; without a path the defaults are the base.
+    """Read settings; without a file the defaults are the base.
 
+    files: one, or several of which the later wins, key by key (lists as a whole).
     environ: usually `os.environ`. overrides: {"mqtt.brokers[0].port": 1883}.
     Raises InputError whose `problems` name every mistake: where, which setting, what is wrong.
     """
-    document = Document(str(path) if path is not None else "defaults")
-    if path is not None:
-        try:
-            document.read_yaml(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"cannot read the settings {path}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise InputError(f"the settings {path} are not UTF-8 text") from error
+    paths = [files] if isinstance(files, Path) else files or []
+    document = Document(", ".join(map(str, paths)) or "defaults")
+    for path in paths:
+        document.read_yaml(_text(path), str(path))
+        if document.unreadable:
+            break
     document.read_environment(environ or {})
     document.read_overrides(overrides or {})
 
@@ -63,10 +62,24 @@ def load(
             place = finding.places[0]
             (warnings if finding.is_warning else problems).append((place, finding.message))
     if problems or settings is None:
-        where = document.name if path is not None else "the settings"
+        where = document.name if paths else "the settings"
         count = f"{len(problems)} mistake{'' if len(problems) == 1 else 's'}"
         raise InputError(f"{where}: {count}", tuple(_sentence(document, *p) for p in problems))
     return Loaded(settings, tuple(_sentence(document, *w) for w in warnings), document)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(
+            f"there are no settings {path}: name yours with --config, or write a first file with "
+            "`greenlang-iot config init`"
+        ) from error
+    except OSError as error:
+        raise InputError(f"cannot read the settings {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"the settings {path} are not UTF-8 text") from error
 
 
 def _sentence(document: Document, place: Place, message: str) -> str:

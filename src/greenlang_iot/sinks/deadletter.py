@@ -9,6 +9,7 @@
 
 import asyncio
 import hashlib
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -20,10 +21,10 @@ import structlog
 
 from greenlang_iot.encode.deadletter import decode, encode, from_refused, from_rejects
 from greenlang_iot.model.batches import Reject
-from greenlang_iot.model.errors import InputError
+from greenlang_iot.model.errors import InputError, SinkError
 from greenlang_iot.model.outcomes import DeadLetter, Refused
 from greenlang_iot.settings.model import DeadLetterSettings
-from greenlang_iot.spool.commit import RETRY_AFTER, GroupCommit
+from greenlang_iot.spool.commit import GroupCommit
 from greenlang_iot.spool.files import OS_FILES, Files, replace_durably
 
 FILE_BYTES = 1 << 26
@@ -31,6 +32,8 @@ MAX_PENDING = 1 << 26
 """Bytes that may wait in memory for the disk or for Kafka; beyond it: digests."""
 MAX_BUCKETS = 10_000
 """Devices whose rate is followed; the longest unseen is forgotten first."""
+ASK_AGAIN = 5.0
+"""Seconds for which Kafka is not asked after it was away."""
 DIGEST_FILE = "digest.jsonl"
 
 log = structlog.get_logger(__name__)
@@ -51,12 +54,14 @@ class _Target(Protocol):
     """Makes entries durable, in order; `durable` is the newest number that is."""
 
     durable: int
-    failures: int
 
     def put(self, number: int, key: bytes, line: bytes) -> None: ...
     def put_digest(self, number: int, reason: str, line: bytes) -> None: ...
     async def wait(self, number: int) -> None: ...
     async def close(self) -> None: ...
+
+    @property
+    def failures(self) -> int: ...
 
     @property
     def nbytes(self) -> int: ...
@@ -88,13 +93,12 @@ class DeadLetterWriter:
         self._chains = {}
         for letter in _read_digests(folder, files):
             self._chains[letter.answer] = (letter.count, bytes.fromhex(letter.digest))
-        self._target: _Target
-        if settings.target == "files":
-            self._target = _FileTarget(folder, settings.fsync_every, files)
-        elif publish is None:
+        if settings.target == "kafka" and publish is None:
             raise InputError("sinks.dead_letter.target is kafka, but sinks.kafka is not enabled")
-        else:
-            self._target = _KafkaTarget(publish, topic)
+        in_files = _FileTarget(folder, settings.fsync_every, files)
+        self._target: _Target = in_files
+        if settings.target == "kafka" and publish is not None:
+            self._target = _KafkaTarget(publish, topic, in_files)
 
     def submit(self, rejects: Sequence[Reject], received_ns: int) -> int:
         """Keep what was rejected at decode; the number to await."""
@@ -274,27 +278,41 @@ class _FileTarget:
 
 
 class _KafkaTarget:
-    """Records of the dead-letter topic; one group is in flight, the next one gathers meanwhile."""
+    """Records of the dead-letter topic; one group is in flight, the next one gathers meanwhile.
 
-    def __init__(self, publish: Publish, topic: str) -> None:
+    What Kafka refuses, and what comes while it is away, goes to the files, where it stays: whoever
+    reads dead letters reads both.
+    """
+
+    def __init__(self, publish: Publish, topic: str, files: _FileTarget) -> None:
         self.durable = 0
-        self.failures = 0
-        self.pending_bytes = 0
         self._publish = publish
         self._topic = topic
+        self._files = files
+        self._failures = 0
+        self._waiting_bytes = 0
         self._pending: list[tuple[int, bytes, bytes]] = []
         self._digests: dict[str, tuple[int, bytes]] = {}
         self._newest = 0
+        self._away_until = -math.inf  # loop time
         self._task: asyncio.Task[None] | None = None
         self._moved = asyncio.Condition()
 
     @property
+    def failures(self) -> int:
+        return self._failures + self._files.failures
+
+    @property
+    def pending_bytes(self) -> int:
+        return self._waiting_bytes + self._files.pending_bytes
+
+    @property
     def nbytes(self) -> int:
-        """Only what waits here: what lies in Kafka is bounded by the topic's retention."""
-        return self.pending_bytes
+        """What waits here and what lies in files; Kafka's is bounded by the topic's retention."""
+        return self._waiting_bytes + self._files.nbytes
 
     def put(self, number: int, key: bytes, line: bytes) -> None:
-        self.pending_bytes += len(line) + 1
+        self._waiting_bytes += len(line) + 1
         self._pending.append((number, key, line))
         self._start(number)
 
@@ -311,28 +329,39 @@ class _KafkaTarget:
         while self.durable < self._newest:
             newest, batch, digests = self._newest, self._pending, self._digests
             self._pending, self._digests = [], {}
-            records = [(key, line) for _, key, line in batch]
-            records += [(reason.encode(), line) for reason, (_, line) in digests.items()]
-            while records:
-                answers = await asyncio.gather(
-                    *(self._publish(self._topic, key, line) for key, line in records),
-                    return_exceptions=True,
-                )
-                failed = [
-                    (record, answer)
-                    for record, answer in zip(records, answers, strict=True)
-                    if isinstance(answer, BaseException)
-                ]
-                records = [record for record, _ in failed]
-                if failed:
-                    self.failures += 1
-                    log.error("dead letters are not durable yet", error=str(failed[0][1]))
-                    await asyncio.sleep(RETRY_AFTER)
-            self.pending_bytes -= sum(len(line) + 1 for _, _, line in batch)
+            items = [(key, line) for _, key, line in batch]
+            items += [(reason.encode(), line) for reason, (_, line) in digests.items()]
+            taken = await asyncio.gather(*(self._offer(key, line) for key, line in items))
+            in_files = 0
+            for (number, key, line), done in zip(batch, taken, strict=False):
+                if not done:
+                    self._files.put(in_files := number, key, line)
+            for (reason, (_, line)), done in zip(digests.items(), taken[len(batch) :], strict=True):
+                if not done:
+                    self._files.put_digest(in_files := newest, reason, line)
+            self._waiting_bytes -= sum(len(line) + 1 for _, _, line in batch)
+            if in_files:
+                await self._files.wait(in_files)
             self.durable = newest
             async with self._moved:
                 self._moved.notify_all()
         self._task = None
+
+    async def _offer(self, key: bytes, line: bytes) -> bool:
+        """Whether Kafka has it now."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._away_until:
+            return False
+        try:
+            await self._publish(self._topic, key, line)
+        except (SinkError, OSError) as error:
+            self._failures += 1
+            refused = isinstance(error, SinkError) and not (error.retryable or error.down)
+            if not refused:
+                self._away_until = loop.time() + ASK_AGAIN
+            log.error("Kafka does not take a dead letter: it goes to the files", why=str(error))
+            return False
+        return True
 
     async def wait(self, number: int) -> None:
         async with self._moved:
@@ -341,6 +370,7 @@ class _KafkaTarget:
     async def close(self) -> None:
         if self._task is not None:
             await self._task
+        await self._files.close()
 
 
 def read_dead_letters(folder: Path, *, files: Files = OS_FILES) -> Iterator[DeadLetter]:

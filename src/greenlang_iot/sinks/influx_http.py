@@ -1,6 +1,7 @@
 """HTTP towards InfluxDB: sessions, credentials, and what can go wrong on the way."""
 
 import base64
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,8 @@ import aiohttp
 import orjson
 
 from greenlang_iot.model.errors import SinkError
-from greenlang_iot.mqtt.tls import ssl_context
-from greenlang_iot.settings.model import InfluxSettings
+from greenlang_iot.mqtt.tls import handshake_words, ssl_context
+from greenlang_iot.settings.model import InfluxSettings, TlsSettings
 
 _SLICE = 262_144
 """Bytes given to the transport at once, so that a large body does not hold up the loop."""
@@ -56,9 +57,10 @@ class InfluxHttp:
         """Make the session and see that something answers at the URL."""
         if self._session is None:
             settings = self._settings
-            tls = ssl_context(settings.tls) if settings.tls else True
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections, ssl=tls),
+                connector=aiohttp.TCPConnector(
+                    limit=self._connections, ssl=ssl_context(settings.tls or TlsSettings())
+                ),
                 timeout=aiohttp.ClientTimeout(total=settings.timeout),
                 headers=_credentials(settings),
             )
@@ -103,8 +105,14 @@ class InfluxHttp:
                 reason="timeout",
             ) from error
         except aiohttp.ClientSSLError as error:
+            cause = (
+                error.certificate_error
+                if isinstance(error, aiohttp.ClientConnectorCertificateError)
+                else error.os_error
+            )
+            why = handshake_words(cause)[1] if isinstance(cause, ssl.SSLError) else str(cause)
             raise SinkError(
-                f"TLS with InfluxDB at {self._settings.url} failed: {error}",
+                f"no connection to InfluxDB at {self._settings.url}: {why}",
                 reason="tls",
                 down=True,
             ) from error

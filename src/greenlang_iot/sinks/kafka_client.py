@@ -1,12 +1,13 @@
 """What every Kafka client of the gateway shares: connection options and the meaning of errors."""
 
+import ssl
 from typing import Any, Final
 
 from aiokafka import errors
 from aiokafka.conn import collect_hosts, create_conn
 
 from greenlang_iot.model.errors import SinkError
-from greenlang_iot.mqtt.tls import ssl_context
+from greenlang_iot.mqtt.tls import handshake_words, ssl_context
 from greenlang_iot.settings.model import KafkaSettings, TlsSettings
 
 
@@ -70,10 +71,20 @@ _MEANING: Final[tuple[tuple[tuple[type[BaseException], ...], str, bool], ...]] =
 
 def sink_error(error: BaseException, what: str) -> SinkError:
     """aiokafka's error as ours; `what` begins the sentence."""
+    handshake = _handshake(error)
+    if handshake is not None:
+        return SinkError(f"{what}: {handshake_words(handshake)[1]}", reason="tls", down=True)
     for kinds, reason, down in _MEANING:
         if isinstance(error, kinds):
             return SinkError(f"{what}: {error or reason}", reason=reason, down=down)
     return SinkError(f"{what}: {error!r}", reason="broker_error")
+
+
+def _handshake(error: BaseException | None) -> ssl.SSLError | None:
+    """The failed TLS handshake that `error` stands for, if it is one."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def client_options(settings: KafkaSettings) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from greenlang_iot.model.errors import GatewayError, SinkError
 from greenlang_iot.model.outcomes import DeadLetter
 from greenlang_iot.settings.model import InfluxSettings, KafkaSettings
 from greenlang_iot.sinks.deadletter import read_dead_letters
+from greenlang_iot.spool.files import OS_FILES
 
 GROUP: Final = 1_000
 """Letters that are sent, and then remembered, together."""
@@ -58,8 +59,9 @@ class Journal:
         new = [i for i in idents if i not in self.done]
         if not new:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
+        OS_FILES.make_folder(self._path.parent)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        with open(os.open(self._path, flags, 0o600), "a") as file:
             file.write("".join(i + "\n" for i in new))
             file.flush()
             os.fsync(file.fileno())

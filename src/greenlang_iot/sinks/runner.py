@@ -8,17 +8,21 @@ Rules
 1. A ticket is settled when its rows are delivered, fsynced in the spool, or durable dead letters.
 2. Chunks grow with load: while a chunk is on its way, rows gather in the open chunk; a second chunk
    is sent beside it only when it is large. An idle sink gets what there is at once.
-3. The spool takes over when the oldest unsettled row is older than `spool.after` or the sink is known
-   to be down. While it has a backlog every chunk goes through it, so order per device is kept;
-   rows gather for `spool.gather` seconds, so that replay is faster than what comes.
+3. The spool takes over when the sink is known to be down, or has left a chunk unanswered for
+   `spool.after` while rows older than that wait. Rows that are old only because many wait before
+   them are back pressure: the sink is fine. While the spool has a backlog every chunk goes through
+   it, so order per device is kept; rows gather for `spool.gather` seconds, so that replay is faster
+   than what comes.
 4. A chunk whose answer is still awaited when spooling starts is spooled too; if the answer then says
    delivered, its record is skipped at replay.
 5. A full spool is back pressure for a required sink (rows stay unsettled) and a counted drop for a
    best-effort one.
+6. What waits for a disk that fails is delivered from memory when the sink is back, and then live.
 """
 
 import asyncio
 import contextlib
+import math
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -42,7 +46,9 @@ CLOSE_WITHIN = 1.0
 class Meter(Protocol):
     """What a runner reports, once per chunk."""
 
-    def delivered(self, rows: int, size: int, seconds: float) -> None: ...
+    def requested(self, seconds: float) -> None: ...
+    def delivered(self, rows: int, size: int) -> None: ...
+    def answered(self, rows: int, seconds: float) -> None: ...
     def refused(self, rows: int) -> None: ...
     def spooled(self, rows: int) -> None: ...
     def dropped(self, rows: int) -> None: ...
@@ -89,15 +95,17 @@ class Runner:
         self._first_ticket = 0  # tickets of the open chunk; 0 = none
         self._last_ticket = 0
         self._opened = 0.0
+        self._received = 0.0  # monotonic time of receipt of the open chunk's oldest row
         self._queue: deque[Chunk] = deque()
         self._queued_bytes = 0
         self._sending: dict[int, Chunk] = {}  # by order of sending
+        self._sent_at: dict[int, float] = {}  # of those: first tried when
         self._spooled_while_sending: dict[int, int] = {}  # order of sending → record number
         self._delivered_records: set[int] = set()  # spooled, but answered as delivered (rule 4)
         self._orders = 0
         self._spooling = False
         self._spool_rows = 0  # readings spooled by this process and not delivered yet
-        self._syncing = 0  # spool records that wait for their fsync
+        self._syncing: dict[int, Chunk] = {}  # spool records that wait for their fsync
         self._open = False
         self._closing = False
         self._changed = asyncio.Event()
@@ -106,8 +114,11 @@ class Runner:
 
     # ---- synchronous side, called by the pipeline -------------------------------------------
 
-    def append(self, batch: ReadingBatch, scores: ScoreBatch, ticket: int) -> int:
-        """Encode a batch under its ticket; return the rows added (duplicates are not)."""
+    def append(self, batch: ReadingBatch, scores: ScoreBatch, ticket: int, received: float) -> int:
+        """Encode a batch under its ticket; return the rows added (duplicates are not).
+
+        received: monotonic seconds when the batch came.
+        """
         if not self.required and self.over_queue:
             rows = batch.n
             self._meter.dropped(rows)
@@ -121,6 +132,7 @@ class Runner:
         if self._first_ticket == 0:
             self._first_ticket = ticket
             self._opened = self._clock()
+            self._received = received
         self._last_ticket = ticket
         if self._large():
             self._seal()
@@ -138,9 +150,10 @@ class Runner:
 
     def check(self, oldest: float | None) -> None:
         """Called by the shard's tick with the opening time of the oldest unsettled ticket (rule 3)."""
-        late = oldest is not None and self._clock() - oldest > self._spool_settings.after
-        if late and not self.idle:
-            self._start_spooling("oldest row waits too long")
+        limit = self._clock() - self._spool_settings.after
+        late = oldest is not None and oldest < limit and not self.idle
+        if late and min(self._sent_at.values(), default=-math.inf) < limit:
+            self._start_spooling("the sink leaves rows unanswered for too long")
         self._pump()
         self._report()
 
@@ -194,8 +207,9 @@ class Runner:
             await asyncio.wait({live})
 
     async def _live(self) -> None:
-        if self.backlog:
+        if self._spool is not None and self.backlog:
             self._spooling = True
+            self._spool_rows += await asyncio.to_thread(self._spool.waiting_rows)
         await self._connect()
         while not self._closing:
             if self._spooling and not self._sending:
@@ -230,7 +244,7 @@ class Runner:
             return
         rows = self._encoder.rows
         body = self._encoder.seal()
-        chunk = Chunk(body, rows, self._first_ticket, self._last_ticket, self._opened)
+        chunk = Chunk(body, rows, self._first_ticket, self._last_ticket, self._received)
         self._first_ticket = self._last_ticket = 0
         self._queue.append(chunk)
         self._queued_bytes += len(body)
@@ -248,6 +262,7 @@ class Runner:
             self._queued_bytes -= len(chunk.body)
             self._orders += 1
             self._sending[self._orders] = chunk
+            self._sent_at[self._orders] = self._clock()
             self._spawn(self._deliver(self._orders, chunk))
 
     def _spawn(self, coroutine: Awaitable[None]) -> None:
@@ -284,6 +299,7 @@ class Runner:
                 self._finish(order, chunk)
                 break
         self._sending.pop(order, None)
+        self._sent_at.pop(order, None)
         self._spooled_while_sending.pop(order, None)
         self._changed.set()
         self._pump()
@@ -298,11 +314,16 @@ class Runner:
 
     async def _send_once(self, chunk: Chunk) -> None:
         begun = self._clock()
-        outcome = await self._sender.send(chunk.body, chunk.rows)
+        try:
+            outcome = await self._sender.send(chunk.body, chunk.rows)
+        finally:
+            self._meter.requested(self._clock() - begun)
         if outcome.refused:
             await self._refuse(self.name, outcome.refused)
             self._meter.refused(sum(item.readings for item in outcome.refused))
-        self._meter.delivered(outcome.delivered, len(chunk.body), self._clock() - begun)
+        self._meter.delivered(outcome.delivered, len(chunk.body))
+        if chunk.received:
+            self._meter.answered(chunk.rows, self._clock() - chunk.received)
         if self.down_reason is not None:
             log.info("sink is back", sink=self.name)
             self.down_reason = None
@@ -383,7 +404,7 @@ class Runner:
             return -1
         self._meter.spooled(chunk.rows)
         self._spool_rows += chunk.rows
-        self._syncing += 1
+        self._syncing[record] = chunk
         self._spawn(self._settle_when_durable(record, chunk))
         return record
 
@@ -391,7 +412,7 @@ class Runner:
         assert self._spool is not None
         await self._spool.durable(record)
         self._settle(self.bit, chunk.first_ticket, chunk.last_ticket)
-        self._syncing -= 1
+        self._syncing.pop(record)
         self._changed.set()
         self._pump()
 
@@ -420,16 +441,33 @@ class Runner:
                 # What the log found damaged is counted there; it will not become readable.
                 log.error("spool records lost", sink=self.name, up_to=end)
                 self._spool.release(end)
-            self._pump_spool()
-            too_large = bool(self._queue) and self._spool.nbytes == 0
-            if (self._syncing or self.backlog or self._queue) and not too_large:
+            failing = self._spool.last_error is not None
+            if not failing:
+                self._pump_spool()
+            elif not await self._deliver_unsynced():
+                return
+            # Neither a disk that fails nor an empty spool will ever take what is queued still.
+            useless = failing or self._spool.nbytes == 0
+            if self.backlog or ((self._syncing or self._queue) and not useless):
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), 0.05)
                 continue
-            self._spooling = False  # also with a chunk for which even an empty spool has no room
+            self._spooling = False
             log.info("spool is empty, live again", sink=self.name)
             return
+
+    async def _deliver_unsynced(self) -> bool:
+        """Deliver what waits for the disk, in order (rule 6); False when the runner closes before."""
+        assert self._spool is not None
+        while (chunk := self._syncing.get(number := self._spool.released + 1)) is not None:
+            if number not in self._delivered_records and not await self._replay_one(chunk):
+                return False
+            self._delivered_records.discard(number)
+            self._settle(self.bit, chunk.first_ticket, chunk.last_ticket)
+            self._spool.release(number)
+            self._spool_rows = max(self._spool_rows - chunk.rows, 0)
+        return True
 
     async def _replay_one(self, chunk: Chunk) -> bool:
         """Deliver it, however long that takes; False when the runner closes before."""

@@ -129,6 +129,17 @@ def read_records(read: ReadAt, log: int, start: int, number: int) -> Iterator[Re
         offset, number = record.end, record.number + 1
 
 
+def record_heads(read: ReadAt, start: int, number: int) -> Iterator[tuple[int, int]]:
+    """(number, rows) of the records of one segment, unchecked, up to the first that is not next."""
+    window = _Window(read)
+    while len(head := window.get(start, RECORD_SIZE)) == RECORD_SIZE:
+        length, rows, found, _ = _RECORD.unpack(head)
+        if found != number:
+            return
+        yield number, rows
+        start, number = start + RECORD_SIZE + length, number + 1
+
+
 def _record_at(window: "_Window", log: int, offset: int) -> Record | None:
     head = window.get(offset, RECORD_SIZE)
     if len(head) < RECORD_SIZE:

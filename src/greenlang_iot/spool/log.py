@@ -22,7 +22,7 @@ from greenlang_iot.model.protocols import Body
 from greenlang_iot.spool.commit import GroupCommit
 from greenlang_iot.spool.files import OS_FILES, Files
 from greenlang_iot.spool.format import MAX_BODY, RECORD_SIZE, Damage, Record
-from greenlang_iot.spool.reader import SegmentReader
+from greenlang_iot.spool.reader import SegmentReader, row_counts
 from greenlang_iot.spool.store import Store
 
 
@@ -97,8 +97,8 @@ class SegmentLog:
 
     @property
     def durable_number(self) -> int:
-        """Number of the newest durable record."""
-        return self._store.last
+        """Number of the newest record that is durable, or was released and need not be."""
+        return max(self._store.last, self._released)
 
     @property
     def released(self) -> int:
@@ -159,9 +159,12 @@ class SegmentLog:
                     yield item
 
     def release(self, number: int) -> None:
-        """Records up to `number` are delivered; they go when the next commit made that durable."""
-        if number > self.durable_number:
-            raise ValueError(f"record {number} is not durable, so it cannot have been delivered")
+        """Records up to `number` are delivered; they go when the next commit made that durable.
+
+        Those that are not durable yet are never written.
+        """
+        if number > self._last:
+            raise ValueError(f"record {number} was never appended")
         if number > self.released:
             self._released = number
             self._group.soon()
@@ -177,7 +180,21 @@ class SegmentLog:
                 self.last_error = error
                 raise
 
+    def waiting_rows(self) -> int:
+        """Rows in the records on disk that are not released; blocking, by their headers only."""
+        return sum(
+            rows
+            for number, rows in row_counts(self.folder, self._files)
+            if self.released < number <= self._store.last
+        )
+
     def _commit_pending(self) -> None:
+        released = self._released
+        if released > self._store.last:
+            delivered = [r for r in self._pending if r.number <= released]
+            del self._pending[: len(delivered)]
+            self._committed_bytes += sum(RECORD_SIZE + len(r.body) for r in delivered)
+            self._store.release(released)  # before anything newer: the ledger explains the gap
         batch = self._pending[:]
         try:
             if batch:

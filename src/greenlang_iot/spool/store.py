@@ -268,9 +268,11 @@ class Store:
         """Records up to `number` are never read again; unlinks the segments that are done with.
 
         Idempotent. On OSError call again: nothing was unlinked that the ledger does not cover.
+        `number` may be past the newest record: those between are never written (7 holds).
         """
-        if number >= self.last and self._open is not None:
+        if number >= self.last:
             self._close_current()
+            self._suspect = None
         if number > self.released:
             content = {"version": 1, "released": number, "log": f"{self.log:016x}"}
             ledger = json.dumps(content).encode()
@@ -282,6 +284,7 @@ class Store:
                 self._unlink_released(number)
                 replace_durably(self._files, self.folder / LEDGER, ledger)
             self.released = number
+            self.last = max(self.last, number)
         self._unlink_released(number)
 
     def _unlink_released(self, number: int) -> None:

@@ -125,7 +125,7 @@ async def test_certificate_of_another_ca(setup: SetUp) -> None:
 @pytest.mark.parametrize(
     ("hosts", "expired", "words", "what_to_do"),
     [
-        (("broker.example",), False, "ostname", "mqtt.brokers[].host"),
+        (("broker.example",), False, "another host name", "a name that it holds"),
         (("localhost",), True, "expired", "renew"),
     ],
 )

@@ -1,6 +1,9 @@
 """What holds for every command: help, exit codes, streams, completion."""
 
+import json
 import os
+import pty
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +14,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+from greenlang_iot import __version__
 from greenlang_iot.cli.main import app
 
 
@@ -45,6 +49,46 @@ def test_help_has_an_example_and_the_exit_codes(path: tuple[str, ...]) -> None:
     assert "Exit codes: 0" in text
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "\x1b" not in result.stdout
+
+
+ANOTHER_FORMAT = {("config", "schema"), ("devices", "export")}
+"""Commands whose output is a file format already: a JSON Schema, CSV."""
+
+
+@pytest.mark.parametrize("path", EVERY, ids=" ".join)
+def test_every_command_speaks_json_under_one_name(path: tuple[str, ...]) -> None:
+    command: Any = typer.main.get_command(app)
+    for name in path:
+        command = command.commands[name]
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert ("--json" in options) is (path not in ANOTHER_FORMAT)
+
+
+def test_version_as_json() -> None:
+    document = json.loads(CliRunner().invoke(app, ["version", "--json"]).stdout)
+    assert document["version"] == __version__
+    assert document["config_version"] == 1
+
+
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}], ids=["colour", "NO_COLOR"])
+def test_colour_only_on_a_terminal_that_wants_it(environment: dict[str, str]) -> None:
+    """A pseudo-terminal, as a person has one; without one there is no colour (the tests above)."""
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "greenlang_iot", "config", "check", "--config", "nowhere.yaml"],
+        stdout=theirs,
+        stderr=theirs,
+        env={k: v for k, v in os.environ.items() if k != "NO_COLOR"}
+        | {"TERM": "xterm-256color", **environment},
+        timeout=60,
+    )
+    os.close(theirs)
+    with open(ours, "rb") as terminal:
+        said = terminal.read1(65_536)
+    assert done.returncode == 2
+    assert b"nowhere.yaml" in said
+    coloured = re.search(rb"\x1b\[[\d;]*3[0-7]", said)
+    assert (coloured is not None) is (not environment)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class Api:
 
     async def start(self) -> None:
         app = web.Application()
-        app.router.add_routes(self.console.routes())
+        self.console.add_routes(app)
         self._runner = web.AppRunner(app, shutdown_timeout=0.5)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
@@ -14,7 +15,7 @@ from tests.fakes.disk import SimulatedDisk
 
 from greenlang_iot.encode.deadletter import decode, encode, from_refused, from_rejects
 from greenlang_iot.model.batches import Reject
-from greenlang_iot.model.errors import InputError
+from greenlang_iot.model.errors import InputError, SinkError
 from greenlang_iot.model.outcomes import DeadLetter, Refused
 from greenlang_iot.settings.model import DeadLetterSettings
 from greenlang_iot.sinks.deadletter import DeadLetterWriter, read_dead_letters
@@ -145,32 +146,86 @@ async def test_a_failing_disk_settles_nothing_and_loses_nothing() -> None:
     assert {f.device for f in read_dead_letters(folder, files=disk)} == {"d1", "d2"}
 
 
-async def test_kafka_settles_what_is_published_and_tries_again() -> None:
-    published: list[tuple[str, bytes, bytes]] = []
-    refusals = 1
+class Topic:
+    """Kafka's part: `answer(key)` says with which error a record is refused."""
 
-    async def publish(topic: str, key: bytes, value: bytes) -> None:
-        nonlocal refusals
+    def __init__(self) -> None:
+        self.published: list[tuple[str, bytes, bytes]] = []
+        self.asked = 0
+        self.answer: Callable[[bytes], Exception | None] = lambda key: None
+
+    async def publish(self, topic: str, key: bytes, value: bytes) -> None:
+        self.asked += 1
         await asyncio.sleep(0)
-        if refusals and key == b"d2":
-            refusals -= 1
-            raise OSError("broker is away")
-        published.append((topic, key, value))
+        error = self.answer(key)
+        if error is not None:
+            raise error
+        self.published.append((topic, key, value))
 
+
+async def test_kafka_settles_what_is_published(tmp_path: Path) -> None:
+    topic = Topic()
     target = DeadLetterSettings(target="kafka", device_rate=2)
-    writer = DeadLetterWriter(target, Path("/unused"), publish, "iot.deadletter")
+    writer = DeadLetterWriter(target, tmp_path, topic.publish, "iot.deadletter")
     first = writer.submit([reject("d1"), reject("d2")], 0)
     second = writer.submit([reject("d1"), reject("d1", b"over")], 0)
     await writer.durable(first)
     await writer.durable(second)
     await writer.close()
-    assert sorted((t, k, decode(v).kind) for t, k, v in published) == [
+    assert sorted((t, k, decode(v).kind) for t, k, v in topic.published) == [
         ("iot.deadletter", b"d1", "message"),
         ("iot.deadletter", b"d1", "message"),
         ("iot.deadletter", b"d2", "message"),
         ("iot.deadletter", b"device_rate", "digest"),
     ]
-    assert (writer.stats.failures, writer.stats.nbytes) == (1, 0)
+    assert (writer.stats.failures, writer.stats.nbytes) == (0, 0)
+    assert list(read_dead_letters(tmp_path)) == []
+
+
+async def test_what_kafka_refuses_for_good_goes_to_the_files(tmp_path: Path) -> None:
+    topic = Topic()
+    too_large = SinkError("too large", reason="refused", retryable=False)
+    topic.answer = lambda key: too_large if key == b"d2" else None
+    writer = DeadLetterWriter(DeadLetterSettings(target="kafka"), tmp_path, topic.publish)
+    number = writer.submit([reject("d1"), reject("d2"), reject("d3")], 0)
+    await asyncio.wait_for(writer.durable(number), 5)
+    await asyncio.wait_for(writer.durable(writer.submit([reject("d4")], 0)), 5)
+    await writer.close()
+    assert [key for _, key, _ in topic.published] == [b"d1", b"d3", b"d4"]
+    assert [letter.device for letter in read_dead_letters(tmp_path)] == ["d2"]
+
+
+async def test_while_kafka_is_away_dead_letters_go_to_the_files(tmp_path: Path) -> None:
+    topic = Topic()
+    topic.answer = lambda key: SinkError("nobody answers", reason="no_brokers", down=True)
+    settings = DeadLetterSettings(target="kafka", device_rate=1)
+    writer = DeadLetterWriter(settings, tmp_path, topic.publish)
+    await asyncio.wait_for(writer.durable(writer.submit([reject("d1"), reject("d1")], 0)), 5)
+    asked = topic.asked
+    await asyncio.wait_for(writer.durable(writer.submit([reject("d2")], 0)), 5)
+    assert topic.asked == asked  # not asked again so soon
+    await writer.close()
+    found = list(read_dead_letters(tmp_path))
+    assert [(f.kind, f.device, f.count) for f in found] == [
+        ("message", "d1", 0),
+        ("message", "d2", 0),
+        ("digest", "", 1),
+    ]
+
+
+async def test_kafka_gets_dead_letters_again_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("greenlang_iot.sinks.deadletter.ASK_AGAIN", 0.0)
+    topic = Topic()
+    topic.answer = lambda key: SinkError("nobody answers", reason="timeout")
+    writer = DeadLetterWriter(DeadLetterSettings(target="kafka"), tmp_path, topic.publish)
+    await asyncio.wait_for(writer.durable(writer.submit([reject("d1")], 0)), 5)
+    topic.answer = lambda key: None
+    await asyncio.wait_for(writer.durable(writer.submit([reject("d2")], 0)), 5)
+    await writer.close()
+    assert [key for _, key, _ in topic.published] == [b"d2"]
+    assert [letter.device for letter in read_dead_letters(tmp_path)] == ["d1"]
 
 
 def test_kafka_without_a_producer_is_wrong_input(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_not_json_and_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         parse(b'{\n"version": 1,,\n}', "reg.json")
     assert caught.value.problems[0].startswith("reg.json:2: column 14: not JSON")
-    with pytest.raises(InputError, match="cannot read the device registry"):
+    with pytest.raises(InputError, match=r"there is no device registry .*devices import"):
         load(tmp_path / "none.json")
 
 

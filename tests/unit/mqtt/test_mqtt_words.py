@@ -20,7 +20,8 @@ def tls_error(reason: str) -> ssl.SSLError:
         (ConnectionResetError(104, "Connection reset by peer"), "connection_lost", "it cut the"),
         (tls_error("TLSV13_ALERT_CERTIFICATE_REQUIRED"), "tls_client_certificate", "tls.cert_file"),
         (tls_error("TLSV1_ALERT_UNKNOWN_CA"), "tls_client_certificate", "unknown ca"),
-        (tls_error("NO_PROTOCOLS_AVAILABLE"), "tls", "TLS failed (no protocols available)"),
+        (tls_error("NO_PROTOCOLS_AVAILABLE"), "tls", "see tls.minimum_version"),
+        (tls_error("BAD_ECPOINT"), "tls", "TLS failed (bad ecpoint)"),
         (OSError(113, "No route to host"), "network", "No route to host"),
     ],
 )

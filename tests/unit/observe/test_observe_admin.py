@@ -5,6 +5,7 @@ import aiohttp
 import pytest
 
 from greenlang_iot.model.errors import GatewayError
+from greenlang_iot.observe.access import Tokens
 from greenlang_iot.observe.admin import AdminServer, Status
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import HEARTBEAT, Counters
@@ -14,6 +15,7 @@ from greenlang_iot.settings.model import AdminSettings, Settings
 Get = Callable[[str], Any]
 SETTINGS = Settings.model_validate({"runtime": {"shards": 2, "heartbeat_timeout": 5.0}})
 NOW = 100 * 10**9
+TOKENS = Tokens("the-admin-token", "the-read-token")
 
 
 def ready_shard() -> Counters:
@@ -33,7 +35,9 @@ async def states() -> dict[str, Status]:
 
 @pytest.fixture
 async def base(states: dict[str, Status]) -> AsyncIterator[str]:
-    server = AdminServer(AdminSettings(port=0), lambda: b"metric 1\n", lambda: states["now"])
+    server = AdminServer(
+        AdminSettings(port=0), lambda: b"metric 1\n", lambda: states["now"], TOKENS
+    )
     port = await server.start()
     yield f"http://127.0.0.1:{port}"
     await server.stop()
@@ -71,7 +75,7 @@ async def test_not_ready_is_503_with_the_reasons(base: str, states: dict[str, St
 
 async def test_a_taken_port_is_one_sentence(base: str) -> None:
     port = int(base.rpartition(":")[2])
-    server = AdminServer(AdminSettings(port=port), bytes, Status)
+    server = AdminServer(AdminSettings(port=port), bytes, Status, TOKENS)
     with pytest.raises(GatewayError, match=f"127.0.0.1:{port}"):
         await server.start()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.fakes.disk import SimulatedDisk
 from tests.fakes.sinks import ListEncoder, ScriptedSender
 
 from greenlang_iot.model.batches import ReadingBatch, ScoreBatch
@@ -14,6 +15,7 @@ from greenlang_iot.model.flags import DUPLICATE
 from greenlang_iot.model.outcomes import Outcome, Refused
 from greenlang_iot.settings.model import RunnerSettings, SpoolSettings
 from greenlang_iot.sinks.runner import Runner
+from greenlang_iot.spool.files import OS_FILES, Files
 from greenlang_iot.spool.log import SegmentLog
 
 BIT = 4
@@ -51,13 +53,21 @@ class Meter:
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
         self.values: dict[str, float] = {}
+        self.answers: list[tuple[int, float]] = []
+        self.requests = 0
         self.is_up: bool | None = None
 
     def _count(self, name: str, rows: int) -> None:
         self.counts[name] = self.counts.get(name, 0) + rows
 
-    def delivered(self, rows: int, size: int, seconds: float) -> None:
+    def requested(self, seconds: float) -> None:
+        self.requests += 1
+
+    def delivered(self, rows: int, size: int) -> None:
         self._count("delivered", rows)
+
+    def answered(self, rows: int, seconds: float) -> None:
+        self.answers.append((rows, seconds))
 
     def refused(self, rows: int) -> None:
         self._count("refused", rows)
@@ -89,6 +99,7 @@ class Bench:
         spool_bytes: int = 1 << 20,
         after: float = 1.0,
         gather: float = 0.0,
+        files: Files = OS_FILES,
         **runner: object,
     ) -> None:
         self.encoder = ListEncoder()
@@ -101,7 +112,11 @@ class Bench:
         spool_settings = SpoolSettings(after=after, gather=gather)
         self.spool = (
             SegmentLog(
-                folder, segment_bytes=spool_bytes // 4, max_bytes=spool_bytes, fsync_every=0.0
+                folder,
+                segment_bytes=spool_bytes // 4,
+                max_bytes=spool_bytes,
+                fsync_every=0.0,
+                files=files,
             )
             if spooled
             else None
@@ -132,7 +147,7 @@ class Bench:
         self.refused += refused
 
     def append(self, ticket: int, *timestamps: int, duplicate: bool = False) -> int:
-        return self.runner.append(*batch(*timestamps, duplicate=duplicate), ticket)
+        return self.runner.append(*batch(*timestamps, duplicate=duplicate), ticket, self.now)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(5):
@@ -201,6 +216,36 @@ async def test_a_large_chunk_goes_beside_the_first(make: Callable[..., Bench]) -
     bench.append(3, 4, 5)
     await bench.until(lambda: len(bench.sender.attempts) == 2)
     assert bench.sender.attempts == [["1"], ["2", "3"]]
+
+
+async def test_the_time_to_the_answer_counts_from_the_oldest_reading(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make(spooled=False)
+    bench.sender.gate.clear()
+    bench.append(1, 10)
+    await bench.sender.attempted.wait()
+    bench.append(2, 20, 21)
+    bench.now += 0.25
+    bench.append(3, 30)
+    bench.sender.gate.set()
+    await bench.until(lambda: bench.settled == {1, 2, 3})
+    assert bench.meter.answers == [(1, 0.25), (3, 0.25)]
+    assert bench.meter.requests == 2
+
+
+async def test_what_is_replayed_from_the_spool_has_no_time_to_the_answer(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make()
+    bench.sender.answer = lambda rows: SinkError("away", reason="refused", down=True)
+    bench.append(1, 10)
+    await bench.until(lambda: bench.settled == {1})
+    assert bench.meter.requests >= 1
+    assert bench.meter.answers == []
+    bench.sender.answer = lambda rows: None
+    await bench.until(lambda: bench.sender.delivered == ["10"])
+    assert bench.meter.answers == []
 
 
 async def test_duplicates_settle_at_once_and_are_not_sent(make: Callable[..., Bench]) -> None:
@@ -466,3 +511,74 @@ async def test_while_spooling_rows_gather_in_one_record(make: Callable[..., Benc
     await bench.until(lambda: bench.settled == set(range(1, 8)))
     assert bench.spool is not None
     assert [record.rows for record in bench.spool.read(0)] == [1, 6]
+
+
+async def test_rows_that_wait_behind_many_others_are_back_pressure_and_not_spooled(
+    make: Callable[..., Bench],
+) -> None:
+    """Every request is answered in time: the sink is fine, the rows are only many."""
+    bench = make(chunk_rows=1, in_flight=1, after=1.0)
+    await bench.until(lambda: bench.meter.is_up is True)
+    bench.sender.gate.clear()
+    opened = bench.now
+    for ticket in range(1, 5):
+        bench.append(ticket, ticket)
+    for answered in range(1, 5):
+        await bench.until(lambda n=answered: len(bench.sender.attempts) == n)  # type: ignore[misc]
+        bench.now += 0.9
+        bench.runner.check(opened)
+        assert not bench.runner.spooling
+        bench.sender.gate.set()
+        await bench.until(lambda n=answered: n in bench.settled)  # type: ignore[misc]
+        bench.sender.gate.clear()
+    assert bench.sender.delivered == ["1", "2", "3", "4"]
+    assert "spooled" not in bench.meter.counts
+
+
+async def test_a_failing_disk_does_not_hold_up_what_the_sink_takes_again(
+    make: Callable[..., Bench],
+) -> None:
+    """Sink away, then the disk; the sink comes back and the disk does not."""
+    disk = SimulatedDisk()
+    bench = make(files=disk)
+    bench.sender.answer = lambda rows: down()
+    bench.append(1, 1)
+    await bench.until(lambda: bench.settled == {1})
+    disk.failing = {"write", "sync", "create"}
+    bench.append(2, 2)
+    assert bench.spool is not None
+    await bench.until(lambda: bench.spool is not None and bench.spool.failures > 0)
+    bench.append(3, 3)
+    await bench.runner_turns()
+    assert bench.settled == {1}
+    bench.sender.answer = lambda rows: None
+    await bench.until(lambda: bench.settled == {1, 2, 3})
+    await bench.until(lambda: not bench.runner.spooling)
+    assert bench.sender.delivered == ["1", "2", "3"]
+    bench.append(4, 4)
+    await bench.until(lambda: 4 in bench.settled)
+    disk.failing = set()
+    await bench.until(lambda: bench.spool is not None and bench.spool.last_error is None)
+    assert bench.sender.delivered == ["1", "2", "3", "4"]
+    assert (bench.spool.nbytes, bench.runner.backlog) == (0, 0)
+
+
+async def test_readings_of_a_backlog_are_counted_after_a_restart(
+    make: Callable[..., Bench],
+) -> None:
+    first = make()
+    first.sender.answer = lambda rows: down()
+    first.append(1, 1, 2)
+    await first.until(lambda: first.settled == {1})
+    first.append(2, 3)
+    await first.until(lambda: first.settled == {1, 2})
+    await first.close()
+    assert first.spool is not None
+    second = Bench(first.spool.folder)
+    second.sender.open_error = down()
+    await second.until(lambda: second.meter.values.get("spool_readings") == 3)
+    second.sender.open_error = None
+    await second.until(lambda: not second.runner.spooling and second.runner.backlog == 0)
+    second.runner.check(None)
+    assert second.meter.values["spool_readings"] == 0
+    await second.close()

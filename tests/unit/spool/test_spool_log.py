@@ -153,8 +153,35 @@ def test_numbering_survives_an_empty_folder(tmp_path: Path) -> None:
     assert list_segments(tmp_path) == []
     again = opened(tmp_path)
     assert (again.last, again.released, again.append(b"x", 1)) == (3, 3, 4)
-    with pytest.raises(ValueError, match="not durable"):
-        again.release(4)
+    with pytest.raises(ValueError, match="never appended"):
+        again.release(5)
+
+
+def test_what_was_released_before_it_was_durable_is_never_written(tmp_path: Path) -> None:
+    """It was delivered otherwise; what comes after it is read without a gap that counts as loss."""
+    log = opened(tmp_path)
+    fill(log, 2)
+    log.append(b"delivered otherwise", 1)
+    log.release(3)
+    assert (log.released, log.durable_number) == (3, 3)
+    log.append(b"after it", 1)
+    asyncio.run(log.close())
+    again = opened(tmp_path)
+    assert [(r.number, r.body) for r in again.read(0)] == [(4, b"after it")]
+    assert (again.lost, again.last, again.released) == (0, 4, 3)
+    asyncio.run(again.close())
+
+
+def test_waiting_rows_counts_what_was_not_released(tmp_path: Path) -> None:
+    log = opened(tmp_path, segment_bytes=300)
+    for rows in range(1, 11):
+        log.append(bytes(100), rows)
+    log.flush()
+    assert len(list_segments(tmp_path)) > 2
+    log.release(4)
+    assert log.waiting_rows() == sum(range(5, 11))
+    asyncio.run(log.close())
+    assert opened(tmp_path, segment_bytes=300).waiting_rows() == sum(range(5, 11))
 
 
 def test_one_writer(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from aiomqtt.exceptions import MqttConnectError
 
 from greenlang_iot.model.errors import InputError
 from greenlang_iot.mqtt.client import Client, client_options
-from greenlang_iot.mqtt.tls import ssl_context
+from greenlang_iot.mqtt.tls import handshake_words, ssl_context
 from greenlang_iot.runtime.doctor.finding import Finding
 from greenlang_iot.settings.model import BrokerSettings, Settings
 
@@ -101,7 +101,7 @@ async def _tls(broker: BrokerSettings, subject: str) -> Finding:
                 broker.host, broker.port, ssl=context, server_hostname=broker.host
             )
     except ssl.SSLCertVerificationError as error:
-        return _bad_certificate(broker, error, subject)
+        return _bad_certificate(error, subject)
     except (ssl.SSLError, ConnectionError, TimeoutError) as error:
         return Finding(
             subject,
@@ -124,20 +124,8 @@ async def _tls(broker: BrokerSettings, subject: str) -> Finding:
     return Finding(subject, "ok", said)
 
 
-def _bad_certificate(
-    broker: BrokerSettings, error: ssl.SSLCertVerificationError, subject: str
-) -> Finding:
-    words = error.verify_message.rstrip(".")
-    advice = "set tls.ca_file to the CA that signed the broker's certificate"
-    if "expired" in words:
-        advice = "renew the broker's certificate (and check this machine's clock)"
-    elif "not yet valid" in words:
-        advice = "check the clocks of broker and gateway"
-    elif "ostname" in words or "IP address" in words:
-        advice = (
-            f"use a name that stands in the certificate as mqtt.brokers[].host, or have one issued "
-            f"for {broker.host}"
-        )
+def _bad_certificate(error: ssl.SSLCertVerificationError, subject: str) -> Finding:
+    words, _, advice = handshake_words(error)[1].partition("; ")
     return Finding(subject, "failed", f"the certificate is refused: {words}", advice)
 
 

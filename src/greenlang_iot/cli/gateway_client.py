@@ -1,0 +1,66 @@
+"""Asking the running gateway on this machine, with the token that lies in its `data_dir`."""
+
+import json
+import ssl
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import TYPE_CHECKING, Any
+
+from greenlang_iot.model.errors import GatewayError, InputError
+
+if TYPE_CHECKING:
+    from greenlang_iot.settings.model import AdminSettings, Settings
+
+_ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (read, not bound)
+
+
+def ask(
+    settings: "Settings", method: str, path: str, body: object = None, *, timeout: float = 60.0
+) -> tuple[int, dict[str, Any]]:
+    """(HTTP status, JSON answer) of the gateway that these settings describe.
+
+    Raises InputError where its token cannot be read, GatewayError where it does not answer.
+    """
+    from greenlang_iot.observe.access import ADMIN_TOKEN
+
+    file = settings.data_dir / ADMIN_TOKEN
+    try:
+        token = file.read_text().strip()
+    except FileNotFoundError:
+        raise InputError(
+            f"there is no {file}: no gateway was started on this data_dir yet."
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"cannot read {file} ({error.strerror}): run this as the gateway's user."
+        ) from error
+    admin = settings.admin
+    where = f"{_ANYWHERE.get(admin.host, admin.host)}:{admin.port}"
+    connection = _connection(admin, timeout)
+    try:
+        connection.request(
+            method,
+            path,
+            None if body is None else json.dumps(body),
+            {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        )
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    except (OSError, HTTPException, ValueError) as error:
+        raise GatewayError(f"no gateway answers at {where} ({error}): is it running?") from error
+    finally:
+        connection.close()
+
+
+def _connection(admin: "AdminSettings", timeout: float) -> HTTPConnection:
+    host = _ANYWHERE.get(admin.host, admin.host)
+    if admin.tls is None:
+        return HTTPConnection(host, admin.port, timeout=timeout)
+    # Trust exactly the gateway's own certificate, whatever name it was issued for.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(admin.tls.cert_file)
+    except OSError as error:
+        raise InputError(f"admin.tls.cert_file {admin.tls.cert_file}: {error.strerror}") from error
+    return HTTPSConnection(host, admin.port, timeout=timeout, context=context)

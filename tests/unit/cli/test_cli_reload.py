@@ -1,0 +1,103 @@
+"""`greenlang-iot reload`: asks the running gateway with the token of its data_dir."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from greenlang_iot.cli.main import app
+from greenlang_iot.model.errors import GatewayError, InputError
+from greenlang_iot.observe.access import Tokens
+from greenlang_iot.observe.admin import AdminServer, Status
+from greenlang_iot.settings.model import AdminSettings
+from greenlang_iot.simulate.ca import Authority
+
+Answer = tuple[bool, dict[str, Any]]
+
+
+@contextmanager
+def gateway(folder: Path, answer: Answer, **admin: Any) -> Iterator[Path]:
+    """The settings file of a running admin endpoint."""
+    data = folder / "data"
+    data.mkdir()
+    loop = asyncio.new_event_loop()
+
+    async def reload(actor: str) -> Answer:
+        return answer
+
+    settings = AdminSettings.model_validate({"port": 0} | admin)
+    server = AdminServer(settings, bytes, Status, Tokens.of(data), reload)
+    port = loop.run_until_complete(server.start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    config = folder / "c.yaml"
+    config.write_text(yaml.safe_dump({"data_dir": str(data), "admin": admin | {"port": port}}))
+    try:
+        yield config
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.run_until_complete(server.stop())
+        loop.close()
+
+
+def reload(config: Path, *more: str) -> Result:
+    arguments = ["reload", "--config", str(config), *more]
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("with_tls", [False, True])
+def test_it_says_what_was_taken_over(tmp_path: Path, with_tls: bool) -> None:
+    admin = {}
+    if with_tls:  # whatever name the certificate is for: it is the gateway's own
+        identity = Authority(tmp_path / "ca").server(("gateway.example",))
+        tls = {"cert_file": str(identity.cert_file), "key_file": str(identity.key_file)}
+        admin = {"tls": tls, "host": "0.0.0.0"}
+    answer = {
+        "devices": {"registered": 3, "added": 2, "removed": 1},
+        "settings": ["log.level"],
+        "needs_restart": ["setting instance"],
+    }
+    with gateway(tmp_path, (True, answer), **admin) as config:
+        result = reload(config)
+        as_json = reload(config, "--json")
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        "reloaded: 3 devices (2 added, 1 removed)",
+        "  taken over: log.level",
+        "  needs a restart: setting instance",
+    ]
+    assert json.loads(as_json.stdout) == {"reloaded": True} | answer
+
+
+def test_a_refusal_has_every_reason(tmp_path: Path) -> None:
+    with (
+        gateway(tmp_path, (False, {"reasons": ["line 3: wrong"]})) as config,
+        pytest.raises(InputError) as raised,
+    ):
+        reload(config)
+    assert raised.value.problems == ("line 3: wrong",)
+
+
+def test_another_token_is_refused(tmp_path: Path) -> None:
+    with gateway(tmp_path, (True, {})) as config:
+        (tmp_path / "data" / "admin-token").write_text("of another gateway")
+        with pytest.raises(GatewayError, match="answered 401"):
+            reload(config)
+
+
+def test_no_gateway_is_one_sentence(tmp_path: Path) -> None:
+    with gateway(tmp_path, (True, {})) as config:
+        pass
+    with pytest.raises(GatewayError, match=r"no gateway answers at 127\.0\.0\.1:"):
+        reload(config)
+    (tmp_path / "data" / "admin-token").unlink()
+    with pytest.raises(InputError, match="no gateway was started on this data_dir yet"):
+        reload(config)
