@@ -1,4 +1,4 @@
-"""`greenlang-iot alerts`: alerts as they happen."""
+"""`greenlang-iot alerts`: alerts as they happen, and what is done about them."""
 
 import os
 import sys
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from greenlang_iot.cli.alerts_manage import add_commands
 from greenlang_iot.cli.options import CONFIG, CONFIG_FILES, AsJsonLines
 from greenlang_iot.cli.terminal import say
 
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
     from greenlang_iot.cli.alert_lines import Wanted
     from greenlang_iot.settings.model import BrokerSettings, KafkaSettings, Settings
 
-app = typer.Typer(help="Follow alerts.", no_args_is_help=True)
+app = typer.Typer(help="Follow, acknowledge and silence alerts.", no_args_is_help=True)
+add_commands(app)
 
 
 @app.callback()
 def group() -> None:
-    """Follow alerts."""
+    """Follow, acknowledge and silence alerts."""
 
 
 @app.command()

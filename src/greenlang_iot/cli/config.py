@@ -149,6 +149,7 @@ def _summary(settings: "Settings", directory: "Directory") -> list[str]:
         f"{settings.runtime.shards} shards, {connections} connections to "
         f"{len(settings.mqtt.brokers)} broker(s), {len(filters)} topic filters",
     ]
+    lines += [f"{entry.topic}: {entry.format}" for entry in settings.mqtt.formats]
     if settings.mqtt.qos == 1:
         lines.append(
             f"the receive windows allow {windows / ASSUMED_ACK_LATENCY:,.0f} messages/s "

@@ -47,6 +47,7 @@ def run(
     from greenlang_iot.devices.registry import load as load_registry
     from greenlang_iot.observe.logs import configure
     from greenlang_iot.runtime.gateway import Gateway, run_gateway
+    from greenlang_iot.runtime.service_manager import ServiceManager
     from greenlang_iot.settings.load import load as load_settings
 
     loaded = load_settings(config, os.environ)
@@ -61,7 +62,9 @@ def run(
         return load_settings(config, os.environ).settings, load_registry(devices_file)
 
     def make() -> Gateway:
-        gateway.append(Gateway(settings, directory, read=read))
+        gateway.append(
+            Gateway(settings, directory, read=read, service_manager=ServiceManager(os.environ))
+        )
         _announce(gateway[0])
         return gateway[0]
 
@@ -98,6 +101,7 @@ def _announce(gateway: "Gateway") -> None:
     lines += [f"        {name}" for name in filters[:_FILTERS_SHOWN]]
     if len(filters) > _FILTERS_SHOWN:
         lines.append(f"        and {len(filters) - _FILTERS_SHOWN:,} more topic filters")
+    lines += [f"        {entry.topic} is {entry.format}" for entry in settings.mqtt.formats]
     for name, sink in enabled_sinks(settings).items():
         lines.append(f"  to    {name} ({sink.policy})")
     target = settings.sinks.dead_letter
