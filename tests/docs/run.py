@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from greenlang_iot.model.jit import CACHE_FOLDER
 from tests.docs.blocks import blocks
 from tests.docs.shell import Mistake, Shell
+
+from greenlang_iot.model.jit import CACHE_FOLDER
 
 ROOT = Path(__file__).resolve().parents[2]
 _IN_NAMESPACE = "GREENLANG_IOT_DOCS_NETWORK"
@@ -106,7 +107,7 @@ def _environment(folder: Path) -> dict[str, str]:
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     return {
-        "PATH": f"{programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": f"{programs}:{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": str(folder / "home"),
         "LANG": "C.UTF-8",
         "TERM": "xterm",

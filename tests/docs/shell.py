@@ -135,7 +135,8 @@ class Shell:
 
     def _commands(self, text: str) -> str:
         """What the commands print; Mistake where one fails."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         end = f"--end-of-block-{time.monotonic_ns()}--"
         script = f"set -e\n{text}\n{{ set +e; }} 2>/dev/null\necho {end}\n"
         self._process.stdin.write(script)
