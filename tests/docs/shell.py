@@ -14,6 +14,8 @@ from tests.docs.blocks import Block, fits
 
 _PATIENCE = 180.0
 """Seconds that a block may take, and that a terminal may need to say what is waited for."""
+_WIDTH = 80
+"""Columns that what a person reads keeps to; JSON on one line does not."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -120,6 +122,9 @@ class Shell:
             self._compare(block, self._terminals[block.marker.removeprefix("output of ")].text)
         elif block.language == "output":
             self._compare(block, self._shown)
+            wide = [x for x in self._shown.splitlines() if len(x) > _WIDTH and x[0] != "{"]
+            if wide:
+                raise Mistake(f"wider than {_WIDTH} columns: {wide}")
 
     def _interrupt(self, name: str, block: Block) -> None:
         terminal = self._terminals.pop(name)
