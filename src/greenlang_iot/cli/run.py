@@ -14,6 +14,7 @@ from greenlang_iot.cli.options import (
     DevicesFile,
     JsonSummary,
 )
+from greenlang_iot.cli.terminal import say
 
 if TYPE_CHECKING:
     from greenlang_iot.model.directory import Directory
@@ -54,7 +55,7 @@ def run(
     configure(settings.log)
     directory = load_registry(devices_file)
     for warning in loaded.warnings:
-        sys.stderr.write(f"warning: {warning}\n")
+        say(f"warning: {warning}")
     gateway: list[Gateway] = []
 
     def read() -> "tuple[Settings, Directory]":
@@ -92,4 +93,4 @@ def _announce(gateway: "Gateway") -> None:
     where = dead_letter_folder(settings) if target.target == "files" else "Kafka"
     lines.append(f"  bad data goes to the dead letter ({where}) with its reason")
     lines.append(f"  http://{settings.admin.host}:{settings.admin.port}/readyz /status /metrics")
-    sys.stderr.write("\n".join(lines) + "\n")
+    say("\n".join(lines))
