@@ -7,7 +7,7 @@ and outbox settle tickets later; `_settle` turns that into PUBACKs in receive or
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,7 +15,15 @@ from greenlang_iot.acks.ledger import Ledger
 from greenlang_iot.alerts.rules import Alerter
 from greenlang_iot.decode.decoder import Decoder
 from greenlang_iot.detect.ensemble import Detector
-from greenlang_iot.model.batches import U16, Decoded, FrameBatch, ReadingBatch, Reject, ScoreBatch
+from greenlang_iot.model.batches import (
+    U16,
+    Decoded,
+    FrameBatch,
+    Publication,
+    ReadingBatch,
+    Reject,
+    ScoreBatch,
+)
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.sinks.runner import Runner
@@ -36,11 +44,20 @@ class AlertOutbox(Protocol):
     def submit(self, transitions: Sequence[Transition], ticket: int) -> None: ...
 
 
+class StageSeconds(NamedTuple):
+    """How long the stages of one batch took."""
+
+    decode: float
+    score: float
+    alert: float
+    encode: float  # for all sinks, and what goes to dead letter and outbox
+
+
 class PipelineMeter(Protocol):
     """What a batch reports, once."""
 
     def batch(
-        self, frames: FrameBatch, decoded: Decoded, scores: ScoreBatch, seconds: float
+        self, frames: FrameBatch, decoded: Decoded, scores: ScoreBatch, seconds: StageSeconds
     ) -> None: ...
     def transitions(self, transitions: Sequence[Transition]) -> None: ...
     def acked(self, messages: int, seconds: float) -> None: ...
@@ -68,6 +85,7 @@ class Pipeline:
         outbox: AlertOutbox,
         meter: PipelineMeter,
         acknowledge: Callable[[int, U16], None],
+        publish: Callable[[int, Sequence[Publication]], None],
         clock: Clock,
     ) -> None:
         self.decoder = decoder
@@ -75,35 +93,48 @@ class Pipeline:
         self.alerter = alerter
         self.ledger = ledger
         self.runners = list(runners)
-        self.clock_suspect = False
+        self.clock_suspect: Callable[[int, float], bool] = lambda wall_ns, monotonic: False
         self._directory = decoder.directory
         self._dead_letters = dead_letters
         self._outbox = outbox
         self._meter = meter
         self._acknowledge = acknowledge
+        self._publish = publish
         self._clock = clock
         self._required = sum(runner.bit for runner in self.runners if runner.required)
 
     def process(self, frames: FrameBatch) -> None:
         """Take one flush of one connection through to open chunks."""
-        now_ns, begun = self._clock.wall_ns(), self._clock.monotonic()
-        decoded = self.decoder.decode(frames, now_ns, self.clock_suspect)
+        now_ns, monotonic = self._clock.wall_ns(), self._clock.monotonic
+        begun = monotonic()
+        decoded = self.decoder.decode(frames, now_ns, self.clock_suspect(now_ns, begun))
         if self.decoder.directory is not self._directory:
             self.grow(self.decoder.directory)
+        decoded_at = monotonic()
         readings = decoded.readings
         scores = self.detector.score(readings)
+        scored_at = monotonic()
         transitions = self.alerter.evaluate(readings, scores)
         if decoded.rejects:
             transitions += self.alerter.evaluate_rejects(decoded.rejects)
+        alerted_at = monotonic()
 
         ticket = self._open_ticket(frames, decoded, bool(transitions))
-        self._append(readings, scores, ticket)
+        self._append(readings, scores, ticket, frames.received)
         if decoded.rejects:
             self._dead_letters.submit(decoded.rejects, frames.received_ns, ticket)
         if transitions:
             self._outbox.submit(transitions, ticket)
             self._meter.transitions(transitions)
-        self._meter.batch(frames, decoded, scores, self._clock.monotonic() - begun)
+        if decoded.publications:
+            self._publish(frames.connection, decoded.publications)
+        took = StageSeconds(
+            decoded_at - begun,
+            scored_at - decoded_at,
+            alerted_at - scored_at,
+            monotonic() - alerted_at,
+        )
+        self._meter.batch(frames, decoded, scores, took)
         self.settle(0, ticket, ticket)
 
     def settle(self, bit: int, first: int, last: int) -> None:
@@ -146,12 +177,12 @@ class Pipeline:
         if not packet_ids.all():
             packet_ids = packet_ids[packet_ids != 0]  # QoS 0 is not acknowledged
         size = int(np.sum(frames.payload_len[: frames.n], dtype=np.int64))
-        return self.ledger.open(
-            frames.connection, packet_ids, required, size, self._clock.monotonic()
-        )
+        return self.ledger.open(frames.connection, packet_ids, required, size, frames.received)
 
-    def _append(self, readings: ReadingBatch, scores: ScoreBatch, ticket: int) -> None:
+    def _append(
+        self, readings: ReadingBatch, scores: ScoreBatch, ticket: int, received: float
+    ) -> None:
         if readings.n == 0:
             return
         for runner in self.runners:
-            runner.append(readings, scores, ticket)
+            runner.append(readings, scores, ticket, received)

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -110,12 +111,14 @@ class Recorder:
         self.up: list[tuple[int, bool]] = []
         self.down: list[tuple[int, str]] = []
         self.flushes = 0
+        self.waited = 0.0  # seconds from receipt to hand-over, of the last flush
         self.on_flush: Callable[[], None] | None = None
         self._acknowledge = acknowledge
         self._changed = asyncio.Event()
 
     def on_frames(self, frames: FrameBatch) -> None:
         self.flushes += 1
+        self.waited = time.monotonic() - frames.received
         self.rows += [
             (frames.connection, frames.topic(i), frames.payload(i), int(frames.packet_id[i]))
             for i in range(frames.n)

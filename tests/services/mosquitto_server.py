@@ -30,7 +30,7 @@ class MosquittoServer:
     def __init__(
         self, folder: Path, identity: Identity | None = None, *, client_ca: Path | None = None
     ) -> None:
-        self.port, self.tls_port = _free_port(), _free_port()
+        self.port, self.tls_port = free_port(), free_port()
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         lines = [
@@ -87,7 +87,7 @@ class Mosquitto:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ca_file, identity = loopback(folder / "tls")
-        self.port = _free_port()
+        self.port = free_port()
         text = (SHIPPED / "mosquitto.conf").read_text()
         for key, value in {
             "persistence_location": f"{folder}/",
@@ -143,7 +143,7 @@ def _command() -> str | None:
     return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]

@@ -70,6 +70,11 @@ class Ledger:
     def tickets(self) -> int:
         return len(self._entries)
 
+    @property
+    def opened(self) -> float | None:
+        """`now` of the opening of the oldest ticket held; None: nothing is."""
+        return self._entries[self._floor].opened if self._entries else None
+
     def open(self, connection: int, packet_ids: U16, required: int, nbytes: int, now: float) -> int:
         """A ticket for these packets; `packet_ids` is copied without its zeros (QoS 0).
 

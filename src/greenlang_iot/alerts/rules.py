@@ -77,6 +77,7 @@ class _Alert:
     last_ns: int = 0
     suspects: int = 0
     normal: int = 0  # in a row
+    type: str = ""  # of the device
 
 
 class Alerter:
@@ -177,6 +178,7 @@ class Alerter:
                 number=saved["number"],
                 last_ns=saved["at"],
                 suspects=1,
+                type=saved.get("type", ""),
             )
             if not saved["device"]:
                 self._wide[(alert.rule, alert.detector)] = alert
@@ -264,6 +266,7 @@ class Alerter:
                 self.suppressed += 1
                 return
             alert = _new(seen.detector, self._scope(series), seen)
+            alert.type = self._type(series)
             self._keep(series, kind, alert)
         elif seen.ts_ns <= alert.last_ns:
             return  # a retry, or late: it tells nothing new
@@ -322,6 +325,10 @@ class Alerter:
             d.metric[int(d.series_metric[series])],
         )
 
+    def _type(self, series: int) -> str:
+        d = self._directory
+        return d.type[int(d.type_of[d.series_device[series]])]
+
     def _on(self, series: int) -> bool:
         d = self._directory
         return bool(d.series_enabled[series] and d.enabled[d.series_device[series]])
@@ -361,6 +368,7 @@ def _change(alert: _Alert, state: str, seen: _Seen, at_ns: int) -> Transition:
         score=1.0 - 10.0**-seen.score,
         detector=alert.detector,
         summary=seen.summary,
+        type=alert.type,
     )
 
 

@@ -40,6 +40,7 @@ class FrameBatch:
     packet_id: U16  # 0 = QoS 0
     flags: U8  # model.flags.FRAME_*
     received_ns: int = 0  # wall clock (ns since 1970) when the flush began
+    received: float = 0.0  # monotonic seconds when its first bytes came, or reading went on
 
     def topic(self, frame: int) -> bytes:
         start = int(self.topic_off[frame])
@@ -111,6 +112,14 @@ class Reject:
     ts_ns: list[int] = field(default_factory=list)  # per entry; 0 where there is none
 
 
+@dataclass(slots=True, frozen=True)
+class Publication:
+    """A message that the gateway publishes of its own accord, at QoS 0."""
+
+    topic: str
+    payload: bytes
+
+
 @dataclass(slots=True)
 class Decoded:
     """Everything that became of a FrameBatch: messages = decoded + undecodable."""
@@ -119,7 +128,9 @@ class Decoded:
     rejects: list[Reject]
     messages: int
     undecodable: int  # messages with a message-level reject
-    fast: int  # messages that took the kernel path (the rest went through orjson)
+    fast: int  # messages that took the kernel path (the rest took the general one)
+    gaps: int = 0  # messages that the sequence numbers of a format say are missing
+    publications: list[Publication] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -134,4 +145,4 @@ class Chunk:
     rows: int  # readings (or records) in the body
     first_ticket: int
     last_ticket: int
-    created: float  # monotonic seconds of its oldest row
+    received: float  # monotonic seconds when its oldest row was received; 0 = read back

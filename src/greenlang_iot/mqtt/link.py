@@ -54,6 +54,7 @@ class Link(asyncio.BufferedProtocol):
         self._clean = clean
         self._paused = False  # by the shard
         self._blocked = False  # by the window
+        self._received = 0.0  # monotonic time of the first bytes of this flush; 0: none yet
         self._reading = True
         self._ending = False
         self._error: Exception | None = None
@@ -73,12 +74,19 @@ class Link(asyncio.BufferedProtocol):
             self._loop.call_soon(self._send_acks)
         self._acks.append(self._session.acknowledge(packet_ids, self._loop.time()))
 
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Send a message at QoS 0, soon."""
+        if not self._ending:
+            self._session.publish(topic, payload)
+            self._loop.call_soon(self._send_soon)
+
     def pause(self) -> None:
         self._paused = True
         self._set_reading()
 
     def resume(self) -> None:
         self._paused = False
+        self._received = 0.0
         # Reading goes on after what is there was gone through: the buffer may have no room now.
         self._loop.call_soon(self._process)
 
@@ -111,6 +119,8 @@ class Link(asyncio.BufferedProtocol):
         if self._ending:
             return  # the bytes are overwritten: the framer was reset
         session.received(nbytes, self._loop.time())
+        if not self._received:
+            self._received = time.monotonic()
         if session.framer.nearly_full or session.state is not State.ACTIVE:
             self._process()
         elif self._linger_timer is None:
@@ -151,6 +161,7 @@ class Link(asyncio.BufferedProtocol):
                     self._deliver()  # also what came before a packet that ends the connection
                 if event is Event.NEED_DATA:
                     self._session.framer.compact()
+                    self._received = 0.0
                     break
                 self._happened(event)
         except Exception as error:  # ours or the handler's: either way this connection ends
@@ -169,7 +180,10 @@ class Link(asyncio.BufferedProtocol):
     def _deliver(self) -> None:
         if self._session.framer.frames:
             self.quiet_since = self._loop.time()
-            self._handler.on_frames(self._session.take(time.time_ns()))
+            frames = self._session.take(time.time_ns())
+            # What waited for the window or a pause counts from now: that was back pressure.
+            frames.received = self._received or time.monotonic()
+            self._handler.on_frames(frames)
 
     def _happened(self, event: Event) -> None:
         if event is Event.BLOCKED:
@@ -191,12 +205,17 @@ class Link(asyncio.BufferedProtocol):
         self._transport.write(acks.data)
         if self._blocked:
             self._blocked = False
+            self._received = 0.0
             self._process()
 
     def _send_control(self) -> None:
         out = self._session.outgoing(self._loop.time())
         if out:
             self._transport.write(out)
+
+    def _send_soon(self) -> None:
+        if not self._ending:
+            self._send_control()
 
     def _set_reading(self) -> None:
         on = self._going

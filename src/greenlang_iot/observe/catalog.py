@@ -33,6 +33,7 @@ OTHER = "other"
 
 SINKS = ("influxdb", "kafka", "lake", "dead_letter")
 TARGETS = ("mqtt", "kafka", "influxdb", "lake")
+STAGES = ("decode", "score", "alert", "encode")
 STATES = ("pending", "open", "acknowledged", "resolved")
 SEVERITIES = ("info", "warning", "critical")
 MESSAGE_REASONS = tuple(r.value for r in Reason if r.is_message)
@@ -87,6 +88,7 @@ DISCONNECT_REASONS = (
 
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+STAGE_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 BATCH_BUCKETS = (1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0, 16_384.0)
 
 Labels = tuple[tuple[str, tuple[str, ...]], ...]
@@ -140,9 +142,13 @@ CATALOG: tuple[Metric, ...] = (
         "Messages rejected as a whole, by reason.",
         labels=(("reason", MESSAGE_REASONS),),
     ),
-    _counter("messages_fast", "Messages decoded by the kernel; the rest went through orjson."),
+    _counter("messages_fast", "Messages decoded by the kernel; the rest took the general path."),
     _counter("messages_retained", "Retained messages: delivered and counted, not learnt."),
     _counter("received_bytes", "Bytes of PUBLISH packets received.", "bytes"),
+    _counter(
+        "sparkplug_missing_messages", "Messages of edge nodes that are missing by their `seq`."
+    ),
+    _counter("sparkplug_rebirth_requests", "Edge nodes asked for a rebirth."),
     # readings
     _counter("readings_decoded", "Readings found in decoded messages, rejected ones included."),
     _counter(
@@ -165,6 +171,14 @@ CATALOG: tuple[Metric, ...] = (
         buckets=BATCH_BUCKETS,
     ),
     _counter("process_seconds", "Time spent from receive batch to encoded chunks.", "seconds"),
+    Metric(
+        "stage_seconds",
+        "histogram",
+        "Time a batch spent in a stage, per message; sending is in sink_request_seconds.",
+        "seconds",
+        (("stage", STAGES),),
+        STAGE_BUCKETS,
+    ),
     # sinks
     _counter("sink_delivered_readings", "Readings durable in the sink.", labels=_SINK),
     _counter("sink_refused_readings", "Readings the sink refused for good.", labels=_SINK),
@@ -185,6 +199,15 @@ CATALOG: tuple[Metric, ...] = (
         _SINK,
         REQUEST_BUCKETS,
     ),
+    Metric(
+        "sink_answer_seconds",
+        "histogram",
+        "Time from the receipt of a chunk's oldest reading to the sink's answer, per reading that "
+        "did not go over the spool.",
+        "seconds",
+        _SINK,
+        LATENCY_BUCKETS,
+    ),
     _gauge("sink_up", "1 while the sink answers, 0 while it is known to be down.", labels=_SINK),
     _gauge("sink_queue_readings", "Readings in memory: open and in flight.", labels=_SINK),
     _gauge("sink_queue_bytes", "Bytes in memory: open and in flight.", "bytes", _SINK),
@@ -203,6 +226,11 @@ CATALOG: tuple[Metric, ...] = (
     _counter("acks_sent", "PUBACK packets sent."),
     _counter("acks_stale", "Settled packets of an earlier connection: nothing to send."),
     _gauge("messages_unacked", "Messages received at QoS 1 and not acknowledged yet."),
+    _gauge(
+        "oldest_unacked_seconds",
+        "Age of the oldest message that is not settled; 0 when none waits.",
+        "seconds",
+    ),
     _gauge("ledger_tickets", "Open tickets of the ack ledger."),
     _gauge("ledger_bytes", "Bytes of messages the ack ledger stands for.", "bytes"),
     Metric(
@@ -229,7 +257,12 @@ CATALOG: tuple[Metric, ...] = (
     _counter("scores_learning", "Readings seen while their series warms up."),
     _counter("second_stage_scores", "Readings the second stage looked at."),
     _counter("second_stage_shed", "Readings due for the second stage beyond its budget."),
-    Metric("checkpoint_age_seconds", "age", "Time since the last state checkpoint.", "seconds"),
+    Metric(
+        "checkpoint_age_seconds",
+        "age",
+        "Time since the last state checkpoint, or the start.",
+        "seconds",
+    ),
     # alerts
     _counter(
         "alert_transitions",
@@ -279,7 +312,9 @@ CATALOG: tuple[Metric, ...] = (
     _gauge("shard_up", "1 while the shard's process runs."),
     _counter("shard_restarts", "Restarts of this shard."),
     Metric("heartbeat_age_seconds", "age", "Time since the pipeline's last tick.", "seconds"),
-    Metric("last_message_age_seconds", "age", "Time since the last message.", "seconds"),
+    Metric(
+        "last_message_age_seconds", "age", "Time since the last message, or the start.", "seconds"
+    ),
     _counter("cpu_seconds", "CPU time of this shard's process.", "seconds"),
     _gauge("resident_bytes", "Resident memory of this shard's process.", "bytes"),
     # the registry

@@ -1,6 +1,8 @@
 """A shard's gauges: its bounds once, what it holds and uses once a second."""
 
 import resource
+import time
+from math import isnan
 from typing import Protocol
 
 from greenlang_iot.acks.ledger import Ledger
@@ -51,6 +53,9 @@ class ShardGauges:
         ):
             set_(cell("sink_queue_bytes_bound", sink=name), sink.queue_bytes)
             set_(cell("sink_spool_bytes_bound", sink=name), settings.spool.max_bytes)
+        for age in (cell("last_message_age_seconds"), cell("checkpoint_age_seconds")):
+            if isnan(self._counters.get(age)):
+                self._counters.touch(age)  # none yet: since the start
         self.registry(directory)
 
     def registry(self, directory: Directory) -> None:
@@ -73,6 +78,9 @@ class ShardGauges:
         set_(cell("resident_bytes"), pages * resource.getpagesize())
         set_(cell("messages_unacked"), ledger.messages)
         set_(cell("ledger_tickets"), ledger.tickets)
+        opened = ledger.opened
+        waits = 0.0 if opened is None else time.monotonic() - opened
+        set_(cell("oldest_unacked_seconds"), waits)
         set_(cell("ledger_bytes"), ledger.nbytes)
         set_(cell("outbox_bytes"), held.outbox_bytes)
         set_(cell("alerts_suppressed"), held.suppressed_alerts)

@@ -11,6 +11,7 @@ from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.model.reasons import Reason
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
+from greenlang_iot.pipeline import StageSeconds
 
 _FLAG_CELLS = (
     (flags.DUPLICATE, cell("readings_duplicate")),
@@ -28,6 +29,8 @@ _VERDICT_CELLS = (
 )
 _RECEIVED = cell("messages_received")
 _BYTES = cell("received_bytes")
+_GAPS = cell("sparkplug_missing_messages")
+_REBIRTHS = cell("sparkplug_rebirth_requests")
 _DECODED_MESSAGES = cell("messages_decoded")
 _FAST = cell("messages_fast")
 _RETAINED_MESSAGES = cell("messages_retained")
@@ -37,6 +40,7 @@ _BATCH_MESSAGES = cell("batch_messages")
 _ACKS = cell("acks_sent")
 _ACK_SECONDS = cell("ack_seconds")
 _PROCESS_SECONDS = cell("process_seconds")
+_STAGES = tuple(cell("stage_seconds", stage=stage) for stage in StageSeconds._fields)
 _LAST_MESSAGE = cell("last_message_age_seconds")
 
 
@@ -47,7 +51,7 @@ class BatchMeter:
         self._counters = counters
 
     def batch(
-        self, frames: FrameBatch, decoded: Decoded, scores: ScoreBatch, seconds: float
+        self, frames: FrameBatch, decoded: Decoded, scores: ScoreBatch, seconds: StageSeconds
     ) -> None:
         counters = self._counters
         n = decoded.readings.n
@@ -59,9 +63,15 @@ class BatchMeter:
         add(_DECODED_MESSAGES, decoded.messages - decoded.undecodable)
         add(_FAST, decoded.fast)
         add(_BATCHES)
-        add(_PROCESS_SECONDS, seconds)
+        add(_PROCESS_SECONDS, sum(seconds))
+        for histogram, took in zip(_STAGES, seconds, strict=True):
+            counters.observe(histogram, took, frames.n)
         counters.observe(_BATCH_MESSAGES, frames.n)
         counters.touch(_LAST_MESSAGE)
+        if decoded.gaps:
+            add(_GAPS, decoded.gaps)
+        if decoded.publications:
+            add(_REBIRTHS, len(decoded.publications))
         retained = int(np.count_nonzero(frames.flags[: frames.n] & flags.FRAME_RETAIN))
         add(_RETAINED_MESSAGES, retained)
         rejected = self._rejects(decoded) if decoded.rejects else 0
@@ -110,6 +120,7 @@ class SinkMeter:
             "sink_chunks",
             "sink_sent_bytes",
             "sink_request_seconds",
+            "sink_answer_seconds",
             "sink_up",
             "sink_queue_readings",
             "sink_queue_bytes",
@@ -121,12 +132,17 @@ class SinkMeter:
         )
         self._cell = {name: cell(name, sink=sink) for name in names}
 
-    def delivered(self, rows: int, size: int, seconds: float) -> None:
+    def requested(self, seconds: float) -> None:
+        self.counters.observe(self._cell["sink_request_seconds"], seconds)
+
+    def delivered(self, rows: int, size: int) -> None:
         add = self.counters.add
         add(self._cell["sink_delivered_readings"], rows)
         add(self._cell["sink_chunks"])
         add(self._cell["sink_sent_bytes"], size)
-        self.counters.observe(self._cell["sink_request_seconds"], seconds)
+
+    def answered(self, rows: int, seconds: float) -> None:
+        self.counters.observe(self._cell["sink_answer_seconds"], seconds, rows)
 
     def refused(self, rows: int) -> None:
         self.counters.add(self._cell["sink_refused_readings"], rows)

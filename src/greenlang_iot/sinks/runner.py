@@ -46,7 +46,9 @@ CLOSE_WITHIN = 1.0
 class Meter(Protocol):
     """What a runner reports, once per chunk."""
 
-    def delivered(self, rows: int, size: int, seconds: float) -> None: ...
+    def requested(self, seconds: float) -> None: ...
+    def delivered(self, rows: int, size: int) -> None: ...
+    def answered(self, rows: int, seconds: float) -> None: ...
     def refused(self, rows: int) -> None: ...
     def spooled(self, rows: int) -> None: ...
     def dropped(self, rows: int) -> None: ...
@@ -93,6 +95,7 @@ class Runner:
         self._first_ticket = 0  # tickets of the open chunk; 0 = none
         self._last_ticket = 0
         self._opened = 0.0
+        self._received = 0.0  # monotonic time of receipt of the open chunk's oldest row
         self._queue: deque[Chunk] = deque()
         self._queued_bytes = 0
         self._sending: dict[int, Chunk] = {}  # by order of sending
@@ -111,8 +114,11 @@ class Runner:
 
     # ---- synchronous side, called by the pipeline -------------------------------------------
 
-    def append(self, batch: ReadingBatch, scores: ScoreBatch, ticket: int) -> int:
-        """Encode a batch under its ticket; return the rows added (duplicates are not)."""
+    def append(self, batch: ReadingBatch, scores: ScoreBatch, ticket: int, received: float) -> int:
+        """Encode a batch under its ticket; return the rows added (duplicates are not).
+
+        received: monotonic seconds when the batch came.
+        """
         if not self.required and self.over_queue:
             rows = batch.n
             self._meter.dropped(rows)
@@ -126,6 +132,7 @@ class Runner:
         if self._first_ticket == 0:
             self._first_ticket = ticket
             self._opened = self._clock()
+            self._received = received
         self._last_ticket = ticket
         if self._large():
             self._seal()
@@ -237,7 +244,7 @@ class Runner:
             return
         rows = self._encoder.rows
         body = self._encoder.seal()
-        chunk = Chunk(body, rows, self._first_ticket, self._last_ticket, self._opened)
+        chunk = Chunk(body, rows, self._first_ticket, self._last_ticket, self._received)
         self._first_ticket = self._last_ticket = 0
         self._queue.append(chunk)
         self._queued_bytes += len(body)
@@ -307,11 +314,16 @@ class Runner:
 
     async def _send_once(self, chunk: Chunk) -> None:
         begun = self._clock()
-        outcome = await self._sender.send(chunk.body, chunk.rows)
+        try:
+            outcome = await self._sender.send(chunk.body, chunk.rows)
+        finally:
+            self._meter.requested(self._clock() - begun)
         if outcome.refused:
             await self._refuse(self.name, outcome.refused)
             self._meter.refused(sum(item.readings for item in outcome.refused))
-        self._meter.delivered(outcome.delivered, len(chunk.body), self._clock() - begun)
+        self._meter.delivered(outcome.delivered, len(chunk.body))
+        if chunk.received:
+            self._meter.answered(chunk.rows, self._clock() - chunk.received)
         if self.down_reason is not None:
             log.info("sink is back", sink=self.name)
             self.down_reason = None

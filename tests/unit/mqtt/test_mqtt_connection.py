@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import random
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -144,6 +145,20 @@ async def test_messages_wait_for_linger_but_not_for_an_incomplete_tail() -> None
         peer.send(late[5:])
         await handler.until(rows=2)
         assert handler.rows[1] == (1, b"late", b"x", 2)
+
+
+async def test_the_time_of_receipt_is_that_of_the_first_bytes() -> None:
+    handler = Recorder()
+    batch = BatchSettings(linger=0.05)
+    async with fake_broker() as broker, running(connect(broker.port, handler, batch=batch)):
+        peer = await broker.peer()
+        await peer.accept()
+        await handler.until(up=1)
+        for row in (1, 2):
+            begun = time.monotonic()
+            peer.send(publish(b"t", b"x", row))
+            await handler.until(rows=row)
+            assert 0.8 * batch.linger <= handler.waited <= time.monotonic() - begun
 
 
 async def test_nothing_is_sent_for_an_old_connection() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
@@ -16,7 +17,7 @@ from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.model.batches import U16, Reject
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.model.outcomes import Outcome, Refused, Transition
-from greenlang_iot.observe.catalog import cell
+from greenlang_iot.observe.catalog import LATENCY_BUCKETS, STAGE_BUCKETS, STAGES, cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.pipeline import DEAD_LETTER, OUTBOX, Clock, Pipeline
 from greenlang_iot.runtime.meters import BatchMeter, SinkMeter
@@ -93,6 +94,7 @@ class Shard:
             self.outbox,
             BatchMeter(self.counters),
             self.acknowledge,
+            lambda connection, publications: None,
             clock,
         )
         self.tasks = [asyncio.ensure_future(runner.run()) for runner in self.runners]
@@ -261,3 +263,17 @@ async def test_messages_and_readings_add_up(shard: Shard) -> None:
     assert shard.count("readings_rejected", reason="unknown_metric") == 1
     assert shard.count("readings_duplicate") == 1
     assert shard.count("sink_delivered_readings", sink="kafka") == 3
+
+
+async def test_stages_and_answers_are_measured_per_message(shard: Shard) -> None:
+    batch = frames([reading(0, NOW), reading(1, NOW + 1)])
+    batch.received = 4.9  # the clock stands at 5.0
+    shard.pipeline.process(batch)
+    await shard.until(lambda: shard.count("acks_sent") == 2)
+    assert shard.counters.sum_of("ack_seconds") == pytest.approx(2 * 0.1)
+    cells = shard.counters.snapshot()
+    for stage in STAGES:
+        first = cell("stage_seconds", stage=stage)
+        assert cells[first : first + len(STAGE_BUCKETS) + 1].sum() == 2
+    answered = cell("sink_answer_seconds", sink="kafka")
+    assert cells[answered + bisect_left(LATENCY_BUCKETS, 0.1)] == 2

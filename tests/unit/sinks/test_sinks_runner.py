@@ -53,13 +53,21 @@ class Meter:
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
         self.values: dict[str, float] = {}
+        self.answers: list[tuple[int, float]] = []
+        self.requests = 0
         self.is_up: bool | None = None
 
     def _count(self, name: str, rows: int) -> None:
         self.counts[name] = self.counts.get(name, 0) + rows
 
-    def delivered(self, rows: int, size: int, seconds: float) -> None:
+    def requested(self, seconds: float) -> None:
+        self.requests += 1
+
+    def delivered(self, rows: int, size: int) -> None:
         self._count("delivered", rows)
+
+    def answered(self, rows: int, seconds: float) -> None:
+        self.answers.append((rows, seconds))
 
     def refused(self, rows: int) -> None:
         self._count("refused", rows)
@@ -139,7 +147,7 @@ class Bench:
         self.refused += refused
 
     def append(self, ticket: int, *timestamps: int, duplicate: bool = False) -> int:
-        return self.runner.append(*batch(*timestamps, duplicate=duplicate), ticket)
+        return self.runner.append(*batch(*timestamps, duplicate=duplicate), ticket, self.now)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(5):
@@ -208,6 +216,36 @@ async def test_a_large_chunk_goes_beside_the_first(make: Callable[..., Bench]) -
     bench.append(3, 4, 5)
     await bench.until(lambda: len(bench.sender.attempts) == 2)
     assert bench.sender.attempts == [["1"], ["2", "3"]]
+
+
+async def test_the_time_to_the_answer_counts_from_the_oldest_reading(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make(spooled=False)
+    bench.sender.gate.clear()
+    bench.append(1, 10)
+    await bench.sender.attempted.wait()
+    bench.append(2, 20, 21)
+    bench.now += 0.25
+    bench.append(3, 30)
+    bench.sender.gate.set()
+    await bench.until(lambda: bench.settled == {1, 2, 3})
+    assert bench.meter.answers == [(1, 0.25), (3, 0.25)]
+    assert bench.meter.requests == 2
+
+
+async def test_what_is_replayed_from_the_spool_has_no_time_to_the_answer(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make()
+    bench.sender.answer = lambda rows: SinkError("away", reason="refused", down=True)
+    bench.append(1, 10)
+    await bench.until(lambda: bench.settled == {1})
+    assert bench.meter.requests >= 1
+    assert bench.meter.answers == []
+    bench.sender.answer = lambda rows: None
+    await bench.until(lambda: bench.sender.delivered == ["10"])
+    assert bench.meter.answers == []
 
 
 async def test_duplicates_settle_at_once_and_are_not_sent(make: Callable[..., Bench]) -> None:
