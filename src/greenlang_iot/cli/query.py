@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from greenlang_iot.cli.options import CONFIG_FILES, ConfigFiles
-from greenlang_iot.cli.terminal import print_json_line
+from greenlang_iot.cli.terminal import console, print_json_line
 from greenlang_iot.observe.printable import printable_block
 
 if TYPE_CHECKING:
