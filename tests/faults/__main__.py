@@ -90,7 +90,10 @@ def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
         result.problems.append(f"{type(error).__name__}: {str(error)[:2_000]}")
     finally:
         site.mend()
+    try:
         field_.close()
+    except Exception as error:
+        result.problems.append(f"{type(error).__name__}: {str(error)[:2_000]}")
     result.seconds = time.monotonic() - begun
     result.problems += _problems(result)
     return result

@@ -790,7 +790,8 @@ def shard_out_of_memory(f: Field) -> float:
     options={"connections": 2_000},
 )
 def reconnect_storm(f: Field) -> float:
-    f.run_for(3.0)
+    f.wait(lambda: f.load is not None and bool(f.load.sent), 120, "2,000 connections")
+    f.run_for(2.0)
     f.site.mosquitto.stop()
     f.site.mosquitto.start()
     return f.recovered(timeout=60)

@@ -593,18 +593,21 @@ class Field:
         }
 
     def close(self) -> None:
+        """Raises what went wrong with the load, after everything is cleared away."""
         self._watching.set()
-        if self.load is not None:
-            self.load.stop(60)
-        self.gateway.end()
-        self.proxy.close()
-        self._kafka.close()
-        self._letters.close()
-        if self._disk:
-            _run("umount", "-l", str(self.data_dir))
-        if self._influx == "1":
-            self.site.influx.query(f"DROP DATABASE {self._database}")
-        shutil.rmtree(self.data_dir, ignore_errors=True)
+        try:
+            if self.load is not None:
+                self.load.stop(60)
+        finally:
+            self.gateway.end()
+            self.proxy.close()
+            self._kafka.close()
+            self._letters.close()
+            if self._disk:
+                _run("umount", "-l", str(self.data_dir))
+            if self._influx == "1":
+                self.site.influx.query(f"DROP DATABASE {self._database}")
+            shutil.rmtree(self.data_dir, ignore_errors=True)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
