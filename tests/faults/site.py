@@ -26,7 +26,7 @@ from confluent_kafka.admin import (
     ConfigResource,
     NewTopic,
 )
-from tests.faults.check import Verdict, judge
+from tests.faults.check import FLOOD, Verdict, judge
 from tests.faults.kafka_proxy import KafkaProxy
 from tests.faults.load import Load
 from tests.faults.proxy import Key, Proxy
@@ -395,6 +395,17 @@ class Field:
                 total += float(line.rsplit(" ", 1)[1])
         return total
 
+    def latency(self, share: float = 0.99) -> float:
+        """Seconds within which that share of the messages was acknowledged; floods left out."""
+        assert self.load is not None
+        sent = self.load.sent
+        waited = sorted(
+            seconds
+            for key, seconds in list(self.proxy.record.waited.items())
+            if key in sent and sent[key].kind != FLOOD
+        )
+        return waited[int(share * (len(waited) - 1))]
+
     def spool_records(self) -> float:
         """Records in all spools that are not delivered."""
         sinks = self.gateway.get("/status")[1].get("sinks", {}).values()
@@ -566,7 +577,14 @@ class Field:
         letters = [decode(value) for value in self._letters.values()]
         found = read_all(self.data_dir, kafka, set(self._influx_identities()), letters)
         record = self.proxy.record
-        verdict = judge(self.load.sent, record.forwarded, record.acked, found, self._cut_keys())
+        required = [
+            name
+            for name in ("kafka", "influxdb")
+            if self.settings["sinks"][name].get("policy") != "best_effort"
+        ]
+        verdict = judge(
+            self.load.sent, record.forwarded, record.acked, found, self._cut_keys(), required
+        )
         verdict.stray_acks = record.stray_acks
         unacked = self.load.confirmed - record.acked.keys()
         verdict.unacked = len(unacked)
