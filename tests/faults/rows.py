@@ -14,7 +14,7 @@ from typing import Any
 from tests.fakes.influxdb2 import Fault, busy
 from tests.faults.check import FLOOD
 from tests.faults.kafka_proxy import NOT_LEADER, OUT_OF_ORDER, UNKNOWN_PRODUCER
-from tests.faults.site import TOPIC_SETTINGS, Field
+from tests.faults.site import FLOODER, TOPIC_SETTINGS, Field
 
 from greenlang_iot.simulate.fleet import FleetOptions, fleet_registry
 from greenlang_iot.simulate.manifest import Message, Reading
@@ -924,11 +924,11 @@ def _one_device() -> Iterable[Message]:
     device = registry["devices"][0]
     metric, wanted = sorted(registry["types"][device["type"]]["metrics"].items())[0]
     value = float(wanted["range"][0])
-    topic = f"greenlang/{device['org']}/{device['site']}/{device['id']}/telemetry"
+    topic = f"greenlang/{device['org']}/{device['site']}/{FLOODER}/telemetry"
     for number in range(12_000):
         ts_ns = time.time_ns()
         body = f'{{"ts":{ts_ns},"metric":"{metric}","value":{value},"seq":{number}}}'
-        reading = Reading(device["id"], metric, ts_ns, value, number)
+        reading = Reading(FLOODER, metric, ts_ns, value, number)
         yield Message(number / 2_000, topic, body.encode(), [reading], (), FLOOD)
 
 

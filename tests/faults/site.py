@@ -62,6 +62,8 @@ TOPICS = {
     "deadletter_topic": "iot.deadletter",
 }
 
+FLOODER = "flooder"
+"""A device that the fleet does not have and the registry has, of the first one's type and place."""
 TOPIC_SETTINGS = {"max_message_bytes": 1_048_588, "min_insync_replicas": 1}
 
 
@@ -81,7 +83,9 @@ class Site:
         self.stand_in = StandIn()
         self._topic_settings = dict(TOPIC_SETTINGS)
         self.registry = folder / "fleet.json"
-        self.registry.write_text(json.dumps(fleet_registry(self.options)))
+        registry = fleet_registry(self.options)
+        registry["devices"].append(registry["devices"][0] | {"id": FLOODER})
+        self.registry.write_text(json.dumps(registry))
         self._setup()
 
     def _setup(self) -> None:
