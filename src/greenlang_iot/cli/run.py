@@ -14,6 +14,7 @@ from greenlang_iot.cli.options import (
     DevicesFile,
     JsonSummary,
 )
+from greenlang_iot.cli.terminal import say
 
 if TYPE_CHECKING:
     from greenlang_iot.model.directory import Directory
@@ -55,7 +56,7 @@ def run(
     configure(settings.log)
     directory = load_registry(devices_file)
     for warning in loaded.warnings:
-        sys.stderr.write(f"warning: {warning}\n")
+        say(f"warning: {warning}")
     gateway: list[Gateway] = []
 
     def read() -> "tuple[Settings, Directory]":
@@ -107,7 +108,7 @@ def _announce(gateway: "Gateway") -> None:
     target = settings.sinks.dead_letter
     where = dead_letter_folder(settings) if target.target == "files" else target.target
     lines.append(f"  bad   data goes to the dead letter ({where}) with its reason")
-    lines.append(
-        f"  see   http://{settings.admin.host}:{settings.admin.port}/readyz · /status · /metrics"
-    )
-    sys.stderr.write("\n".join(lines) + "\n")
+    address = f"{settings.admin.host}:{settings.admin.port}"
+    scheme = "http" if settings.admin.tls is None else "https"
+    lines.append(f"  see   {scheme}://{address}/ in a browser · /readyz · /status · /metrics")
+    say("\n".join(lines))
