@@ -14,6 +14,7 @@ from greenlang_iot.cli.options import (
     DevicesFile,
     JsonSummary,
 )
+from greenlang_iot.cli.terminal import say
 
 if TYPE_CHECKING:
     from greenlang_iot.alerts.rule_file import RuleSet
@@ -57,7 +58,7 @@ def run(
     configure(settings.log)
     directory = load_registry(devices_file)
     for warning in loaded.warnings:
-        sys.stderr.write(f"warning: {warning}\n")
+        say(f"warning: {warning}")
     rules = load_rules(settings.alerts)
     gateway: list[Gateway] = []
 
@@ -120,4 +121,4 @@ def _announce(gateway: "Gateway") -> None:
     address = f"{settings.admin.host}:{settings.admin.port}"
     scheme = "http" if settings.admin.tls is None else "https"
     lines.append(f"  see   {scheme}://{address}/ in a browser · /readyz · /status · /metrics")
-    sys.stderr.write("\n".join(lines) + "\n")
+    say("\n".join(lines))
