@@ -14,11 +14,14 @@ from typing import Any
 import structlog
 
 from greenlang_iot import __version__
+from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
+from greenlang_iot.console.api import Console
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.observe import health
 from greenlang_iot.observe.access import Tokens
 from greenlang_iot.observe.admin import AdminServer, Status
+from greenlang_iot.observe.api_alerts import AlertApi
 from greenlang_iot.observe.audit import Audit
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
@@ -27,12 +30,16 @@ from greenlang_iot.runtime.courier import Courier
 from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
 from greenlang_iot.runtime.reloader import Read, Reloader
+from greenlang_iot.runtime.service_manager import ServiceManager
 from greenlang_iot.runtime.shard import ShardSpec
-from greenlang_iot.runtime.sinks import lake_folder
+from greenlang_iot.runtime.sinks import alerts_folder, dead_letter_folder, lake_folder
 from greenlang_iot.runtime.summary import Summary, summarize
 from greenlang_iot.runtime.supervisor import Supervisor, install_signals
 from greenlang_iot.settings.model import Settings
+from greenlang_iot.sinks.alert_store import AlertStore
 from greenlang_iot.spool.files import OS_FILES, replace_durably
+from greenlang_iot.spool.format import FormatError
+from greenlang_iot.spool.store import LogInUse
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +47,8 @@ log = structlog.get_logger(__name__)
 class Gateway:
     """One instance. on_transition: told of every alert transition, for a screen.
 
-    read: settings and registry as their files say now, for a reload; raises InputError.
+    read: settings, registry and alert rules as their files say now, for a reload; raises InputError.
+    service_manager: told that the gateway has started, is alive, drains.
     """
 
     def __init__(
@@ -48,12 +56,16 @@ class Gateway:
         settings: Settings,
         directory: Directory,
         *,
+        rules: RuleSet = NO_RULES,
         on_transition: Callable[[dict[str, Any]], None] | None = None,
         read: Read | None = None,
+        service_manager: ServiceManager | None = None,
     ) -> None:
         self._read = read
+        self._service_manager = service_manager or ServiceManager()
         self.settings = settings
         self.directory = directory
+        self.rules = rules
         self.ready = asyncio.Event()
         self.admin_port = 0
         self.shards: dict[int, Counters] = {}
@@ -74,8 +86,16 @@ class Gateway:
         with _InstanceLock(run / "gateway.pid", settings.instance):
             own = Counters.create(run / "gateway.counters")
             supervisor = self._supervisor(run)
+            store = _alert_store(settings, self.rules)
             audit = Audit(settings.data_dir, settings.admin.audit_max_bytes)
-            reloader = Reloader(self, supervisor, self._read, audit)
+            reloader = Reloader(self, supervisor, self._read, audit, store.configure)
+            console = Console(
+                self,
+                own,
+                supervisor,
+                lake=lake_folder(settings) if settings.sinks.lake.enabled else None,
+                letters=dead_letter_folder(settings),
+            )
             admin = AdminServer(
                 settings.admin,
                 Exporter(self.shards, own).generate,
@@ -83,9 +103,10 @@ class Gateway:
                 Tokens.of(settings.data_dir),
                 reloader.reload,
                 lambda reason: own.add(cell("admin_refused", reason=reason)),
+                [AlertApi(store, audit).add_routes, console.add_routes],
             )
             self.admin_port = await admin.start()
-            courier = Courier(settings, own, self._on_transition)
+            courier = Courier(settings, own, store, self._on_transition)
             if signals:
                 install_signals(asyncio.get_running_loop(), self.stop, reloader.soon)
             supervisor.start()
@@ -94,8 +115,10 @@ class Gateway:
                 for coroutine in (
                     supervisor.watch(),
                     self._watch_shards(supervisor),
+                    self._tell_service_manager(),
                     courier.run(),
                     self._compact_lake(),
+                    console.run(),
                     Discovery(settings.mqtt, self.directory, own).run(),
                 )
             ]
@@ -103,6 +126,7 @@ class Gateway:
             try:
                 await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
             finally:
+                self._service_manager.stopping()
                 clean = await supervisor.stop()
                 await courier.drain()
                 failed = [t.exception() for t in tasks if t.done() and not t.cancelled()]
@@ -110,6 +134,7 @@ class Gateway:
                     task.cancel()
                 await asyncio.gather(*tasks, stopping, return_exceptions=True)
                 await admin.stop()
+                await store.close()
         for error in failed:
             if error is not None:
                 raise error
@@ -142,6 +167,7 @@ class Gateway:
                     path,
                     tuple(r for n, r in enumerate(retired) if n % len(plans) == item.index),
                     os.getpid(),
+                    self.rules,
                 )
             )
         return Supervisor(specs, self.settings.runtime, self._beat, self._restarted)
@@ -159,21 +185,39 @@ class Gateway:
         while True:
             for index, counters in self.shards.items():
                 counters.set(cell("shard_up"), float(supervisor.alive(index)))
-            if not self.ready.is_set() and not self._reasons():
+            if not self.ready.is_set() and not self.reasons:
                 self.ready.set()
                 log.info("ready", seconds=round(time.monotonic() - self._started, 2))
             await asyncio.sleep(0.05)
 
-    def _reasons(self) -> list[str]:
+    async def _tell_service_manager(self) -> None:
+        """From the parent's own loop: where that is stuck, the signs of life end."""
+        manager = self._service_manager
+        if not manager.present:
+            await asyncio.Event().wait()
+        manager.started()
+        while not self._stop.is_set():
+            manager.beat("; ".join(self.reasons) or "ready")
+            await asyncio.sleep(manager.every)
+        await asyncio.Event().wait()  # the drain has its own bound
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the gateway is not ready, one sentence each."""
         return health.not_ready(self.settings, self.shards, time.monotonic_ns())
+
+    @property
+    def uptime(self) -> float:
+        """Seconds."""
+        return time.monotonic() - self._started
 
     def _status(self) -> Status:
         document = {
             "version": __version__,
-            "uptime_seconds": round(time.monotonic() - self._started, 3),
+            "uptime_seconds": round(self.uptime, 3),
             **health.document(self.settings, self.shards, time.monotonic_ns()),
         }
-        return Status(self._reasons(), document)
+        return Status(self.reasons, document)
 
     # ---- lake ---------------------------------------------------------------------------------------
 
@@ -191,6 +235,14 @@ class Gateway:
                 await asyncio.to_thread(lake.compact, time.time_ns())
             except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
                 log.error("the lake was not compacted; its log keeps the data", why=str(error))
+
+
+def _alert_store(settings: Settings, rules: RuleSet) -> AlertStore:
+    folder = alerts_folder(settings)
+    try:
+        return AlertStore(folder, settings.alerts, rules)
+    except (OSError, LogInUse, FormatError) as error:
+        raise GatewayError(f"The book of alerts in {folder} cannot be opened: {error}.") from error
 
 
 class _InstanceLock:

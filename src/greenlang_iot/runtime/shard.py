@@ -9,11 +9,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvloop
 
 from greenlang_iot.acks.ledger import Ledger
+from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
 from greenlang_iot.alerts.rules import Alerter
 from greenlang_iot.decode.decoder import Decoder
 from greenlang_iot.decode.guests import GUEST_TYPE
@@ -32,7 +34,7 @@ from greenlang_iot.pipeline import DEAD_LETTER, OUTBOX, Clock, Pipeline
 from greenlang_iot.runtime.durable import DurableSettler, OutboxPort
 from greenlang_iot.runtime.gauges import ShardGauges
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
-from greenlang_iot.runtime.meters import BatchMeter
+from greenlang_iot.runtime.looks import LookingMeter, Looks, answer_looks
 from greenlang_iot.runtime.reload import Control, answer_reloads
 from greenlang_iot.runtime.sinks import (
     SinkFactory,
@@ -67,15 +69,19 @@ class ShardSpec:
     counters: Path
     retired: tuple[ConnectionPlan, ...] = ()
     supervisor: int = 0
+    rules: RuleSet = NO_RULES
 
 
-def shard_process(spec: ShardSpec, control: Control) -> None:
-    """Entry point in the forked process; exit code 0 after a clean drain. control: see `reload`."""
+def shard_process(spec: ShardSpec, control: Control, window: Control) -> None:
+    """Entry point in the forked process; exit code 0 after a clean drain.
+
+    control: see `reload`; window: see `looks`.
+    """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent drains us
     configure(spec.settings.log, shard=spec.index, secrets=secrets(spec.settings))
     try:
-        uvloop.run(Shard(spec, control).run())
+        uvloop.run(Shard(spec, control, window).run())
     except GatewayError as error:
         log.error("shard stopped", reason=str(error))
         raise SystemExit(1) from None
@@ -84,9 +90,10 @@ def shard_process(spec: ShardSpec, control: Control) -> None:
 class Shard:
     """Composes one shard and keeps it ticking; a `ConnectionHandler` for its connections."""
 
-    def __init__(self, spec: ShardSpec, control: Control) -> None:
+    def __init__(self, spec: ShardSpec, control: Control, window: Control) -> None:
         self.spec = spec
         self._control = control
+        self._window = window
         settings = spec.settings
         self.settings = settings
         self.counters = Counters.open(spec.counters)
@@ -118,7 +125,8 @@ class Shard:
             outbox_folder(settings) / f"shard-{self.spec.index}", settings.alerts.outbox_max_bytes
         )
         self.detector = Detector(directory, settings.detect)
-        self.alerter = Alerter(directory, settings.alerts)
+        self.looks = Looks(self.detector, directory, lambda: self.pipeline.decoder.directory)
+        self.alerter = Alerter(directory, settings.alerts, self.spec.rules)
         self.watches = Watches(
             self.spec.plan, settings, directory, self.detector, self.alerter, self._announce
         )
@@ -147,11 +155,12 @@ class Shard:
             self.runners,
             self,
             self.outbox_port,
-            BatchMeter(self.counters),
+            LookingMeter(self.counters, self.looks),
             self._acknowledge,
             self._publish,
             self.clock,
         )
+        self.pipeline.clock_suspect = self.watches.clock_suspect
         for item in self.spec.plan.connections:
             self._own.append(self._connection(item))
         self.connections += self._own
@@ -233,10 +242,12 @@ class Shard:
         """Until SIGTERM, then drain: stop reading, deliver or spool, acknowledge, say goodbye."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.set_exception_handler(self._unhandled)
         if self.spec.supervisor:
             self._end_with(self.spec.supervisor)
         self._compose()
         answer_reloads(self, self._control)
+        answer_looks(self.looks, self._window)
         self.gauges.bounds(self.settings, self.spec.plan, self.spec.directory)
         gc.collect()
         gc.freeze()
@@ -281,16 +292,25 @@ class Shard:
             log.error("a task of the shard failed", exc_info=task.exception())
             os._exit(1)  # nothing that is not settled was acknowledged; the supervisor restarts us
 
-    def reload(self, registry: Directory, settings: Settings) -> Reloaded:
+    def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What a callback raised and nobody caught. Without memory or threads a shard would stand
+        still and say that it is well: it ends instead."""
+        error = context.get("exception")
+        log.error("unhandled in the event loop", what=context.get("message"), exc_info=error)
+        if isinstance(error, MemoryError | RuntimeError) and not self._stop.is_set():
+            os._exit(1)
+
+    def reload(self, registry: Directory, settings: Settings, rules: RuleSet) -> Reloaded:
         """Take over a newer registry and settings that need no restart. Raises InputError."""
         done = reloaded(self.pipeline.decoder.directory, registry, GUEST_TYPE)
         self.settings = settings
         configure(settings.log, shard=self.spec.index, secrets=secrets(settings))
         self.pipeline.decoder.configure(settings.limits)
         self.detector.settings = settings.detect
-        self.alerter.settings = settings.alerts
         self.pipeline.reload(done.directory)
+        self.pipeline.announce(self.alerter.configure(settings.alerts, rules))
         self.watches.follow(done.directory)
+        self.looks.follow(done.directory, done.entries)
         self.counters.add(cell("registry_reloads"))
         self.gauges.registry(registry)
         return done
@@ -348,7 +368,6 @@ class Shard:
         self.outbox_port.retry()
         self._back_pressure()
         self.watches.tick(TICK, self._own)
-        self.pipeline.clock_suspect = self.watches.clock_suspect
         if time.monotonic() - self._last_checkpoint >= self.settings.detect.checkpoint_every:
             self._checkpoint()
 

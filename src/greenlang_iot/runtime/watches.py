@@ -47,10 +47,9 @@ class Watches:
         self._seen: dict[str, float] = {}  # when each broker was last connected, by name
         self.follow(directory)
 
-    @property
-    def clock_suspect(self) -> bool:
-        """The wall clock stepped: time verdicts are suspended."""
-        return self._clock.suspect
+    def clock_suspect(self, wall_ns: int, monotonic: float) -> bool:
+        """The wall clock stepped, be it a moment ago: time verdicts are suspended."""
+        return self._clock.doubts(wall_ns * 1e-9, monotonic)
 
     def follow(self, directory: Directory) -> None:
         """A registry was taken over, or unknown devices came."""
@@ -90,6 +89,9 @@ class Watches:
             self.follow(directory)
         silences = self._detector.silent(now_ns, self._owned)
         self._announce(self._alerter.evaluate_silence(silences, now_ns))
+        if self._alerter.asks_for_quiet:
+            quiet = self._detector.quiet(now_ns)
+            self._announce(self._alerter.evaluate_quiet(*quiet, self._owned))
 
     def mine(self, directory: Directory) -> set[str]:
         """Ids of the devices that this shard, and no other, hears."""

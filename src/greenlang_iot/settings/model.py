@@ -128,6 +128,12 @@ class LimitSettings(Section):
     """Older time stamps are rejected as ts_too_old; 0: no limit."""
     max_future: Seconds = 300.0
     """Time stamps further ahead are rejected as ts_in_future."""
+    device_rate: float = Field(
+        0.0, ge=0, description="messages a second of a device; more are dead letters; 0 = no limit"
+    )
+    site_rate: float = Field(
+        0.0, ge=0, description="messages a second of a site, in one shard; 0 = no limit"
+    )
     unknown_devices: Literal["reject", "accept"] = "reject"
     """accept: devices that the registry does not have are taken as guests."""
     max_unknown_devices: int = Field(1_000, ge=0, le=100_000)
@@ -359,6 +365,20 @@ class AlertSettings(Section):
     """Event time before the same alert opens again."""
     outbox_max_bytes: Bytes = 268_435_456
     """Alerts on disk that wait for their targets; full: messages that open alerts wait."""
+    rules_file: Path | None = None
+    """Alert rules of your own (YAML), beside what the detectors find."""
+    group_devices: int = Field(5, ge=0)
+    """Devices of a site whose alerts of one kind become one incident; 0: never."""
+    group_window: Seconds = 120.0
+    """Event time within which they count together."""
+    flap_count: int = Field(4, ge=2, le=64)
+    """Openings of the same alert within flap_window that make it flapping."""
+    flap_window: Seconds = 3_600.0
+    """Event time within which openings are counted for flap_count."""
+    history: int = Field(2_000, ge=1)
+    """Resolved alerts kept at hand; the lake has all of them."""
+    max_silences: int = Field(1_000, ge=1)
+    """Silences that hold or will hold."""
 
 
 class AdminTlsSettings(Section):

@@ -17,7 +17,12 @@ ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "docs" / "payload-format-example"
 PAGE = (ROOT / "docs" / "how-to" / "payload-formats.md").read_text()
 NOW = 1_772_366_401 * 10**9
-EXAMPLES = re.findall(r"<!-- format: (\S+) -->\n```yaml\n(.*?)```\n\n```\w+\n(.*?)```", PAGE, re.S)
+EXAMPLES = re.findall(r"```yaml\n([^`]*?)```\n\n<!-- format: (\S+) -->\n```text\n(.*?)```", PAGE, re.S)
+
+
+def entries(text: str) -> list[FormatSettings]:
+    """`mqtt.formats` of a snippet."""
+    return MqttSettings.model_validate(yaml.safe_load(text)["mqtt"]).formats
 
 
 def decoded(entry: FormatSettings, names: str, payload: bytes) -> list[tuple[str, float]]:
@@ -31,17 +36,17 @@ def decoded(entry: FormatSettings, names: str, payload: bytes) -> list[tuple[str
     return list(zip(metric, read.readings.value.tolist(), strict=True))
 
 
-@pytest.mark.parametrize(("place", "entry", "payload"), EXAMPLES)
-def test_the_examples_of_the_page_are_read(place: str, entry: str, payload: str) -> None:
-    settings = FormatSettings.model_validate(yaml.safe_load(entry))
+@pytest.mark.parametrize(("entry", "place", "payload"), EXAMPLES)
+def test_the_examples_of_the_page_are_read(entry: str, place: str, payload: str) -> None:
+    [settings] = entries(entry)
     assert entry_problem(settings) is None
     assert ("power", 301.7) in decoded(settings, place, payload.encode())
 
 
 def test_every_settings_snippet_of_the_page_is_valid_and_every_format_is_on_it() -> None:
     snippets = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
-    entries = [FormatSettings.model_validate(yaml.safe_load(text)) for text in snippets]
-    assert [entry_problem(entry) for entry in entries] == [None] * len(entries)
+    found = [entry for text in snippets for entry in entries(text)]
+    assert [entry_problem(entry) for entry in found] == [None] * len(found)
     assert len(EXAMPLES) == 4
     for name in names():
         assert f"`{name}`" in PAGE or name == "json"

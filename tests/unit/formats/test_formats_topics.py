@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.directory import directory
-from tests.fakes.format_decoder import NOW_MS, TEMPLATE
+from tests.fakes.format_decoder import LIMITS, NOW_MS, TEMPLATE, FormatDecoder
 from tests.fakes.payload_formats import cbor, metric, sparkplug
 
 from greenlang_iot.formats.topics import Place, TopicTemplate
@@ -253,11 +253,22 @@ def test_several_formats_in_one_batch_keep_the_order_of_the_messages() -> None:
 
 
 def test_a_format_in_the_place_of_json() -> None:
-    from tests.fakes.format_decoder import FormatDecoder
-
     made = FormatDecoder("cbor", TEMPLATE)
     topic = "greenlang/acme/site-0/d000/telemetry"
     payload = cbor({"ts": NOW_MS, "metric": "temperature", "value": 2})
     read = made.read(payload, b'{"ts":1,"metric":"temperature","value":2}', topic=topic)
     assert [row.value for row in read.rows] == [2]
     assert read.rejects == [[("", "malformed")]]
+
+
+def test_rates_hold_for_every_format_and_are_shared_by_a_device_s_topics() -> None:
+    made = FormatDecoder("cbor", limits=LIMITS.model_copy(update={"device_rate": 2.0}))
+    payload = cbor({"ts": NOW_MS, "metric": "temperature", "value": 2})
+    flat = b'{"ts":%d,"metric":"humidity","value":2}' % NOW_MS
+    mine, wrong = "x/acme/site-0/d000", "x/acme/site-1/d000"
+    json_topic = "greenlang/acme/site-0/d000/telemetry"
+    read = made.read_all(
+        [(wrong, payload), (mine, payload), (json_topic, flat), (mine, payload), (json_topic, flat)]
+    )
+    assert [row.metric for row in read.rows] == ["temperature", "humidity"]
+    assert read.rejects == [[("", "wrong_place")], [("", "over_rate")], [("", "over_rate")]]
