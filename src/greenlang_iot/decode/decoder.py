@@ -148,7 +148,9 @@ class Decoder:
         """The device of a topic that is not in the table, if it is registered there; else −1."""
         found = self._routes.find(topic)
         device = None if found is None else self._lookup.find_id(found[1].device)
-        return -1 if found is None or device is None or self._misplaced(found[1], device) else device
+        return (
+            -1 if found is None or device is None or self._misplaced(found[1], device) else device
+        )
 
     def _misplaced(self, place: Place, device: int) -> bool:
         """Whether a topic names another org or site than the registry, where it names them."""

@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "docs" / "payload-format-example"
 PAGE = (ROOT / "docs" / "how-to" / "payload-formats.md").read_text()
 NOW = 1_772_366_401 * 10**9
-EXAMPLES = re.findall(r"```yaml\n([^`]*?)```\n\n<!-- format: (\S+) -->\n```text\n(.*?)```", PAGE, re.S)
+EXAMPLES = re.findall(
+    r"```yaml\n([^`]*?)```\n\n<!-- format: (\S+) -->\n```text\n(.*?)```", PAGE, re.S
+)
 
 
 def entries(text: str) -> list[FormatSettings]:

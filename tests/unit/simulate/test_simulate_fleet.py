@@ -94,13 +94,16 @@ def test_what_the_decoder_makes_of_it_is_what_the_manifest_promises() -> None:
 def test_every_reason_that_a_device_can_cause_is_injected() -> None:
     options = FleetOptions(devices=40, seed=1, seconds=16.0, faults=FaultMix(bad=1))
     reasons = {r for m in Fleet(options, START).messages() for _, r in m.rejects}
-    # what one JSON number cannot be, what takes a large message, what the registry decides
+    # what one JSON number cannot be, what takes a large message, what the registry and the limits decide,
+    # what is not of JSON
     not_injected = {
         Reason.NON_FINITE,
         Reason.TOO_LARGE,
         Reason.TOO_MANY_READINGS,
         Reason.BAD_TOPIC,
         Reason.DEVICE_DISABLED,
+        Reason.OVER_RATE,
+        Reason.UNKNOWN_ALIAS,
         Reason.SINK_REFUSED,
     }
     assert reasons == set(Reason) - not_injected
