@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check dist compose-secrets docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded clean
+.PHONY: setup demo test check dist compose-secrets docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded overload-test soak fleet-test clean
 
 setup: $(STAMP)
 
@@ -83,6 +83,17 @@ fault-test-short: setup
 # Every row with the bug that it names planted in the gateway: each must fail.
 fault-test-seeded: setup
 	@$(BIN)/python -m tests.faults --seeded --report docs/reliability.md $(ROWS)
+
+# Minutes of overload (plotted), of steady load, and a fleet; each prints one JSON object at its end.
+overload-test: setup
+	@$(BIN)/python -m tests.faults.scale overload --seconds $(or $(SECONDS),600)
+
+soak: setup
+	@$(BIN)/python -m tests.faults.scale soak --seconds $(or $(SECONDS),1800)
+
+fleet-test: setup
+	@$(BIN)/python -m tests.faults.scale fleet --seconds $(or $(SECONDS),120) \
+	  --connections $(or $(CONNECTIONS),5000) --devices $(or $(DEVICES),100000) --rate $(or $(RATE),1500)
 
 # New pins: the runtime's (what the image installs) and, with the same versions, the developers'.
 lock:
