@@ -79,7 +79,6 @@ class Gateway:
         """Run until stopped. GatewayError where nothing can run (port taken, every shard lost)."""
         settings = self.settings
         run = settings.data_dir / "run"
-        run.mkdir(parents=True, exist_ok=True)
         with _InstanceLock(run / "gateway.pid", settings.instance):
             own = Counters.create(run / "gateway.counters")
             supervisor = self._supervisor(run)
@@ -251,14 +250,22 @@ class _InstanceLock:
     def __enter__(self) -> None:
         import fcntl
 
-        self._file = open(self._path, "a+")
+        folder = self._path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._path, "a+")
+        except OSError as error:
+            raise GatewayError(
+                f"The data_dir {folder.parent} cannot be written ({error.strerror}): make it, give "
+                "it to the gateway's user, or choose another."
+            ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.seek(0)
             pid = self._file.read().strip() or "unknown"
             raise GatewayError(
-                f"Another gateway (process {pid}) uses the data_dir {self._path.parent.parent}: "
+                f"Another gateway (process {pid}) uses the data_dir {folder.parent}: "
                 "stop it, or give this one its own data_dir."
             ) from error
         self._file.truncate(0)
