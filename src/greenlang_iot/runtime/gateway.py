@@ -36,6 +36,7 @@ from greenlang_iot.runtime.summary import Summary, summarize
 from greenlang_iot.runtime.supervisor import Supervisor, install_signals
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.alert_store import AlertStore
+from greenlang_iot.sinks.endings import end
 from greenlang_iot.spool.files import OS_FILES, replace_durably
 from greenlang_iot.spool.format import FormatError
 from greenlang_iot.spool.store import LogInUse
@@ -127,9 +128,7 @@ class Gateway:
                 clean = await supervisor.stop()
                 await courier.drain()
                 failed = [t.exception() for t in tasks if t.done() and not t.cancelled()]
-                for task in (*tasks, stopping):
-                    task.cancel()
-                await asyncio.gather(*tasks, stopping, return_exceptions=True)
+                await end([*tasks, stopping])
                 await admin.stop()
                 await store.close()
         for error in failed:
