@@ -79,7 +79,7 @@ def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
         result.logged = field_.logged(row.logs)
         result.said = [reason for reason, _ in field_.said.most_common()]
         field_.run_for(AFTER)
-        load.stop(60)
+        load.stop()
         if row.drains:
             field_.settled()
         result.counts = {name: field_.count(name) for name in COUNTED}

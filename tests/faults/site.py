@@ -619,7 +619,7 @@ class Field:
         self._watching.set()
         try:
             if self.load is not None:
-                self.load.stop(60)
+                self.load.stop()
         finally:
             self.gateway.end()
             self.proxy.close()
