@@ -298,6 +298,16 @@ class Field:
         else:
             path.unlink(missing_ok=True)
 
+    def errors(self) -> list[str]:
+        """What the gateway logged as errors, each sentence once."""
+        found: dict[str, None] = {}
+        for line in self.gateway.log.read_text(errors="replace").splitlines():
+            if '"level":"error"' in line:
+                item = json.loads(line)
+                why = item.get("reason") or item.get("why") or item.get("exception") or ""
+                found[f"{item['event']}: {str(why)[-300:]}"] = None
+        return list(found)
+
     def logged(self, words: str) -> bool:
         """Whether the gateway's log holds these words."""
         return words in self.gateway.log.read_text()
