@@ -295,7 +295,8 @@ class Shard:
         still and say that it is well: it ends instead."""
         error = context.get("exception")
         log.error("unhandled in the event loop", what=context.get("message"), exc_info=error)
-        if isinstance(error, MemoryError | RuntimeError) and not self._stop.is_set():
+        starved = isinstance(error, MemoryError) or "can't start new thread" in str(error)
+        if starved and not self._stop.is_set():
             os._exit(1)
 
     def reload(self, registry: Directory, settings: Settings) -> Reloaded:
