@@ -252,7 +252,7 @@ class Field:
             # the second stage has no part in the promise, and loading it takes seconds
             "detect": {"checkpoint_every": 2.0, "second_stage": {"enabled": False}},
             "alerts": {"mqtt": False},
-            "runtime": {"shards": 2, "heartbeat_timeout": 5.0},
+            "runtime": {"shards": 2},
             "admin": {"port": admin},
             "log": {"format": "json"},
         }
@@ -466,7 +466,7 @@ class Field:
         """SIGKILL of every shard, and new ones in their place."""
         for pid in self.gateway.shard_pids():
             os.kill(pid, signal.SIGKILL)
-            self.replaced(pid, 10)
+            self.replaced(pid, 40)
 
     def take_over(self) -> None:
         """Connect to the broker with a client id of the gateway's."""
