@@ -469,8 +469,9 @@ class Field:
             self.replaced(pid, 40)
 
     def take_over(self) -> None:
-        """Connect to the broker with a client id of the gateway's."""
-        name = min(self.proxy.record.client_ids)
+        """Connect to the broker with a client id of a shard's (discovery has none of its own)."""
+        instance = self.settings["instance"]
+        name = min(n for n in self.proxy.record.client_ids if n.startswith(f"{instance}-"))
         password = self.site.mosquitto.password_file("gateway").read_bytes()
         context = ssl_context(TlsSettings(ca_file=self.site.ca_file))
         packet = mqtt5.ConnectPacket(
