@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check dist compose-secrets docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded clean
+.PHONY: setup demo test check dist compose-secrets docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded overload-test soak fleet-test clean
 
 setup: $(STAMP)
 
@@ -25,9 +25,10 @@ $(STAMP): requirements-dev.txt pyproject.toml
 dist: setup
 	@$(BIN)/python -m hatchling build --target wheel
 
-# Passwords, tokens and certificates of a throw-away CA for compose.yaml, in secrets/.
+# Passwords, tokens and certificates of a throw-away CA for compose.yaml, in secrets/; DEVICES="id id"
+# makes logins for these devices.
 compose-secrets: setup
-	@$(BIN)/python config/compose/make_secrets.py
+	@$(BIN)/python config/compose/make_secrets.py $(DEVICES:%=--device %)
 
 demo: setup
 	@$(BIN)/greenlang-iot demo $(DEMO_ARGS)
@@ -75,7 +76,18 @@ fault-test-short: setup
 
 # Every row with the bug that it names planted in the gateway: each must fail.
 fault-test-seeded: setup
-	@$(BIN)/python -m tests.faults --seeded $(ROWS)
+	@$(BIN)/python -m tests.faults --seeded --report docs/reliability.md $(ROWS)
+
+# Minutes of overload (plotted), of steady load, and a fleet; each prints one JSON object at its end.
+overload-test: setup
+	@$(BIN)/python -m tests.faults.scale overload --seconds $(or $(SECONDS),600)
+
+soak: setup
+	@$(BIN)/python -m tests.faults.scale soak --seconds $(or $(SECONDS),1800)
+
+fleet-test: setup
+	@$(BIN)/python -m tests.faults.scale fleet --seconds $(or $(SECONDS),120) \
+	  --connections $(or $(CONNECTIONS),5000) --devices $(or $(DEVICES),100000) --rate $(or $(RATE),1500)
 
 # New pins: the runtime's (what the image installs) and, with the same versions, the developers'.
 lock:

@@ -93,7 +93,7 @@ class Pipeline:
         self.alerter = alerter
         self.ledger = ledger
         self.runners = list(runners)
-        self.clock_suspect = False
+        self.clock_suspect: Callable[[int, float], bool] = lambda wall_ns, monotonic: False
         self._directory = decoder.directory
         self._dead_letters = dead_letters
         self._outbox = outbox
@@ -107,7 +107,7 @@ class Pipeline:
         """Take one flush of one connection through to open chunks."""
         now_ns, monotonic = self._clock.wall_ns(), self._clock.monotonic
         begun = monotonic()
-        decoded = self.decoder.decode(frames, now_ns, self.clock_suspect)
+        decoded = self.decoder.decode(frames, now_ns, self.clock_suspect(now_ns, begun))
         if self.decoder.directory is not self._directory:
             self.grow(self.decoder.directory)
         decoded_at = monotonic()

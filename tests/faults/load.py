@@ -30,6 +30,7 @@ class Load:
         password_file: Path,
         options: FleetOptions,
         extra: Iterable[Message] = (),
+        connections: int = 2,
     ) -> None:
         self.sent: dict[Key, Message] = {}
         self.confirmed: set[Key] = set()
@@ -44,7 +45,9 @@ class Load:
         )
         run = scenario(options, time.time_ns(), waterflow=False)
         messages = heapq.merge(run.messages, extra, key=lambda message: message.when)
-        self._publisher = Publisher(target, self._record, drain_timeout=20.0)
+        self.publisher = Publisher(
+            target, self._record, connections=connections, drain_timeout=20.0
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, args=(messages,), daemon=True)
         self._thread.start()
@@ -56,7 +59,7 @@ class Load:
     def stop(self, timeout: float) -> None:
         """Publish nothing more, wait until everything is confirmed."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._publisher.stop)
+            self._loop.call_soon_threadsafe(self.publisher.stop)
         self._thread.join(timeout)
         assert not self._thread.is_alive(), "the load did not end"
         if self.error is not None:
@@ -71,7 +74,7 @@ class Load:
             self._loop.close()
 
     async def _publish(self, messages: Iterable[Message]) -> None:
-        await self._publisher.run(self._noted(messages))
+        await self.publisher.run(self._noted(messages))
 
     def _noted(self, messages: Iterable[Message]) -> Iterator[Message]:
         for message in messages:

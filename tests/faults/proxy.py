@@ -18,6 +18,8 @@ from greenlang_iot.mqtt.tls import ssl_context
 from greenlang_iot.settings.model import TlsSettings
 from greenlang_iot.simulate.ca import Identity, server_context
 
+GOODBYE = 1.0
+"""Seconds for the last bytes of a connection that one side has ended."""
 Key = tuple[str, bytes]
 """(topic, payload) of a message."""
 
@@ -31,6 +33,8 @@ class Record:
         self.forwarded: Counter[Key] = Counter()
         self.acked: Counter[Key] = Counter()
         self.first_forwarded: dict[Key, float] = {}
+        self.waited: dict[Key, float] = {}
+        """Seconds from the first time forwarded to the first acknowledgement."""
         self.last_ack = 0.0
         self.client_ids: set[str] = set()
         self.stray_acks = 0
@@ -144,7 +148,10 @@ class _Link:
             asyncio.ensure_future(self._pump(self._gateway[0], self._broker[1], self._up)),
         ]
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        # What the gateway wrote last (PUBACKs before its DISCONNECT) still counts: it was read.
+        # What was said last (PUBACKs, a DISCONNECT with its reason) still goes out.
+        for _, writer in (self._gateway, self._broker):
+            writer.close()
+        await asyncio.wait(pumps, timeout=GOODBYE)
         self.cut()
         await asyncio.gather(*pumps, return_exceptions=True)
 
@@ -199,6 +206,7 @@ class _Link:
         if key is not None:
             record.acked[key] += 1
             record.last_ack = time.monotonic()
+            record.waited.setdefault(key, record.last_ack - record.first_forwarded[key])
         elif packet_id:
             record.stray_acks += 1
         return b"" if self._proxy.swallow_acks else packet.raw

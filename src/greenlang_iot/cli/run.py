@@ -107,7 +107,7 @@ def _announce(gateway: "Gateway") -> None:
     target = settings.sinks.dead_letter
     where = dead_letter_folder(settings) if target.target == "files" else target.target
     lines.append(f"  bad   data goes to the dead letter ({where}) with its reason")
-    lines.append(
-        f"  see   http://{settings.admin.host}:{settings.admin.port}/readyz · /status · /metrics"
-    )
+    address = f"{settings.admin.host}:{settings.admin.port}"
+    scheme = "http" if settings.admin.tls is None else "https"
+    lines.append(f"  see   {scheme}://{address}/ in a browser · /readyz · /status · /metrics")
     sys.stderr.write("\n".join(lines) + "\n")

@@ -14,6 +14,7 @@ class Reason(StrEnum):
     UNKNOWN_DEVICE = "unknown_device"
     WRONG_PLACE = "wrong_place"  # the device is registered under another org or site
     DEVICE_DISABLED = "device_disabled"
+    OVER_RATE = "over_rate"  # over limits.device_rate or limits.site_rate
 
     # one reading (counted in readings)
     BAD_SHAPE = "bad_shape"  # neither metric+value nor values, or a field of the wrong type
@@ -46,5 +47,6 @@ _MESSAGE = frozenset(
         Reason.UNKNOWN_DEVICE,
         Reason.WRONG_PLACE,
         Reason.DEVICE_DISABLED,
+        Reason.OVER_RATE,
     }
 )

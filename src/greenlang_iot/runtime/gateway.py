@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from greenlang_iot import __version__
+from greenlang_iot.console.api import Console
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.observe import health
@@ -30,7 +31,7 @@ from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
 from greenlang_iot.runtime.reloader import Read, Reloader
 from greenlang_iot.runtime.service_manager import ServiceManager
 from greenlang_iot.runtime.shard import ShardSpec
-from greenlang_iot.runtime.sinks import alerts_folder, lake_folder
+from greenlang_iot.runtime.sinks import alerts_folder, dead_letter_folder, lake_folder
 from greenlang_iot.runtime.summary import Summary, summarize
 from greenlang_iot.runtime.supervisor import Supervisor, install_signals
 from greenlang_iot.settings.model import Settings
@@ -85,6 +86,13 @@ class Gateway:
             store = _alert_store(settings)
             audit = Audit(settings.data_dir, settings.admin.audit_max_bytes)
             reloader = Reloader(self, supervisor, self._read, audit, store.configure)
+            console = Console(
+                self,
+                own,
+                supervisor,
+                lake=lake_folder(settings) if settings.sinks.lake.enabled else None,
+                letters=dead_letter_folder(settings),
+            )
             admin = AdminServer(
                 settings.admin,
                 Exporter(self.shards, own).generate,
@@ -92,7 +100,7 @@ class Gateway:
                 Tokens.of(settings.data_dir),
                 reloader.reload,
                 lambda reason: own.add(cell("admin_refused", reason=reason)),
-                [AlertApi(store, audit).add_routes],
+                [AlertApi(store, audit).add_routes, console.add_routes],
             )
             self.admin_port = await admin.start()
             courier = Courier(settings, own, store, self._on_transition)
@@ -107,6 +115,7 @@ class Gateway:
                     self._tell_service_manager(),
                     courier.run(),
                     self._compact_lake(),
+                    console.run(),
                     Discovery(settings.mqtt, self.directory, own).run(),
                 )
             ]
@@ -172,7 +181,7 @@ class Gateway:
         while True:
             for index, counters in self.shards.items():
                 counters.set(cell("shard_up"), float(supervisor.alive(index)))
-            if not self.ready.is_set() and not self._reasons():
+            if not self.ready.is_set() and not self.reasons:
                 self.ready.set()
                 log.info("ready", seconds=round(time.monotonic() - self._started, 2))
             await asyncio.sleep(0.05)
@@ -184,20 +193,27 @@ class Gateway:
             await asyncio.Event().wait()
         manager.started()
         while not self._stop.is_set():
-            manager.beat("; ".join(self._reasons()) or "ready")
+            manager.beat("; ".join(self.reasons) or "ready")
             await asyncio.sleep(manager.every)
         await asyncio.Event().wait()  # the drain has its own bound
 
-    def _reasons(self) -> list[str]:
+    @property
+    def reasons(self) -> list[str]:
+        """Why the gateway is not ready, one sentence each."""
         return health.not_ready(self.settings, self.shards, time.monotonic_ns())
+
+    @property
+    def uptime(self) -> float:
+        """Seconds."""
+        return time.monotonic() - self._started
 
     def _status(self) -> Status:
         document = {
             "version": __version__,
-            "uptime_seconds": round(time.monotonic() - self._started, 3),
+            "uptime_seconds": round(self.uptime, 3),
             **health.document(self.settings, self.shards, time.monotonic_ns()),
         }
-        return Status(self._reasons(), document)
+        return Status(self.reasons, document)
 
     # ---- lake ---------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvloop
@@ -33,7 +34,7 @@ from greenlang_iot.pipeline import DEAD_LETTER, OUTBOX, Clock, Pipeline
 from greenlang_iot.runtime.durable import DurableSettler, OutboxPort
 from greenlang_iot.runtime.gauges import ShardGauges
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
-from greenlang_iot.runtime.meters import BatchMeter
+from greenlang_iot.runtime.looks import LookingMeter, Looks, answer_looks
 from greenlang_iot.runtime.reload import Control, answer_reloads
 from greenlang_iot.runtime.sinks import (
     SinkFactory,
@@ -70,13 +71,16 @@ class ShardSpec:
     supervisor: int = 0
 
 
-def shard_process(spec: ShardSpec, control: Control) -> None:
-    """Entry point in the forked process; exit code 0 after a clean drain. control: see `reload`."""
+def shard_process(spec: ShardSpec, control: Control, window: Control) -> None:
+    """Entry point in the forked process; exit code 0 after a clean drain.
+
+    control: see `reload`; window: see `looks`.
+    """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent drains us
     configure(spec.settings.log, shard=spec.index, secrets=secrets(spec.settings))
     try:
-        uvloop.run(Shard(spec, control).run())
+        uvloop.run(Shard(spec, control, window).run())
     except GatewayError as error:
         log.error("shard stopped", reason=str(error))
         raise SystemExit(1) from None
@@ -85,9 +89,10 @@ def shard_process(spec: ShardSpec, control: Control) -> None:
 class Shard:
     """Composes one shard and keeps it ticking; a `ConnectionHandler` for its connections."""
 
-    def __init__(self, spec: ShardSpec, control: Control) -> None:
+    def __init__(self, spec: ShardSpec, control: Control, window: Control) -> None:
         self.spec = spec
         self._control = control
+        self._window = window
         settings = spec.settings
         self.settings = settings
         self.counters = Counters.open(spec.counters)
@@ -119,6 +124,7 @@ class Shard:
             outbox_folder(settings) / f"shard-{self.spec.index}", settings.alerts.outbox_max_bytes
         )
         self.detector = Detector(directory, settings.detect)
+        self.looks = Looks(self.detector, directory, lambda: self.pipeline.decoder.directory)
         self.alerter = Alerter(directory, settings.alerts)
         self.watches = Watches(
             self.spec.plan, settings, directory, self.detector, self.alerter, self._announce
@@ -148,11 +154,12 @@ class Shard:
             self.runners,
             self,
             self.outbox_port,
-            BatchMeter(self.counters),
+            LookingMeter(self.counters, self.looks),
             self._acknowledge,
             self._publish,
             self.clock,
         )
+        self.pipeline.clock_suspect = self.watches.clock_suspect
         for item in self.spec.plan.connections:
             self._own.append(self._connection(item))
         self.connections += self._own
@@ -234,10 +241,12 @@ class Shard:
         """Until SIGTERM, then drain: stop reading, deliver or spool, acknowledge, say goodbye."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.set_exception_handler(self._unhandled)
         if self.spec.supervisor:
             self._end_with(self.spec.supervisor)
         self._compose()
         answer_reloads(self, self._control)
+        answer_looks(self.looks, self._window)
         self.gauges.bounds(self.settings, self.spec.plan, self.spec.directory)
         gc.collect()
         gc.freeze()
@@ -289,6 +298,14 @@ class Shard:
             log.error("a task of the shard failed", exc_info=task.exception())
             os._exit(1)  # nothing that is not settled was acknowledged; the supervisor restarts us
 
+    def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What a callback raised and nobody caught. Without memory or threads a shard would stand
+        still and say that it is well: it ends instead."""
+        error = context.get("exception")
+        log.error("unhandled in the event loop", what=context.get("message"), exc_info=error)
+        if isinstance(error, MemoryError | RuntimeError) and not self._stop.is_set():
+            os._exit(1)
+
     def reload(self, registry: Directory, settings: Settings) -> Reloaded:
         """Take over a newer registry and settings that need no restart. Raises InputError."""
         done = reloaded(self.pipeline.decoder.directory, registry, GUEST_TYPE)
@@ -299,6 +316,7 @@ class Shard:
         self.alerter.settings = settings.alerts
         self.pipeline.reload(done.directory)
         self.watches.follow(done.directory)
+        self.looks.follow(done.directory, done.entries)
         self.counters.add(cell("registry_reloads"))
         self.gauges.registry(registry)
         return done
@@ -356,7 +374,6 @@ class Shard:
         self.outbox_port.retry()
         self._back_pressure()
         self.watches.tick(TICK, self._own)
-        self.pipeline.clock_suspect = self.watches.clock_suspect
         if time.monotonic() - self._last_checkpoint >= self.settings.detect.checkpoint_every:
             self._checkpoint()
 

@@ -12,17 +12,21 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
+from typing import Any
 
 import structlog
 
+from greenlang_iot.console.questions import Question
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError
+from greenlang_iot.runtime.looks import Window
 from greenlang_iot.runtime.reload import Answer, Control, ask
 from greenlang_iot.runtime.shard import ShardSpec, shard_process
 from greenlang_iot.settings.model import RuntimeSettings, Settings
 
 log = structlog.get_logger(__name__)
 CHECK_EVERY = 0.1
+LOOK_WITHIN = 1.0
 CLOSE_WITHIN = 5.0
 """Seconds beyond the drain for closing connections, senders and files."""
 
@@ -34,6 +38,7 @@ class _Child:
         self.spec = spec
         self.process: ForkServerProcess | None = None
         self.control: Control | None = None
+        self.window: Window | None = None
         self.started = 0.0
         self.restarts: deque[float] = deque()
         self.total_restarts = 0
@@ -109,6 +114,16 @@ class Supervisor:
         )
         return {index: answer for (index, _), answer in zip(asked, answers, strict=True)}
 
+    async def look(self, question: Question, within: float = LOOK_WITHIN) -> dict[int, Any]:
+        """Shard → its answer; without those that do not answer in time."""
+        asked = [(c.spec.index, c.window) for c in self._children if c.alive and c.window]
+        answers = await asyncio.gather(*(window.ask(question, within) for _, window in asked))
+        return {
+            index: answer
+            for (index, _), answer in zip(asked, answers, strict=True)
+            if answer is not None
+        }
+
     async def stop(self) -> bool:
         """Drain: SIGTERM to all, wait runtime.drain_timeout, then SIGKILL. True if all ended by themselves."""
         self._stopping = True
@@ -134,15 +149,20 @@ class Supervisor:
     def _spawn(self, child: _Child) -> None:
         if child.control is not None:
             child.control.close()
+        if child.window is not None:
+            child.window.close()
         child.control, theirs = self._context.Pipe()
+        ours, window = self._context.Pipe()
+        child.window = Window(ours)
         child.process = self._context.Process(
             target=shard_process,
-            args=(child.spec, theirs),
+            args=(child.spec, theirs, window),
             name=f"shard-{child.spec.index}",
             daemon=False,
         )
         child.process.start()
         theirs.close()
+        window.close()
         child.started = time.monotonic()
 
     def _check(self, child: _Child) -> None:

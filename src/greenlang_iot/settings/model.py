@@ -128,6 +128,12 @@ class LimitSettings(Section):
     """Older time stamps are rejected as ts_too_old; 0: no limit."""
     max_future: Seconds = 300.0
     """Time stamps further ahead are rejected as ts_in_future."""
+    device_rate: float = Field(
+        0.0, ge=0, description="messages a second of a device; more are dead letters; 0 = no limit"
+    )
+    site_rate: float = Field(
+        0.0, ge=0, description="messages a second of a site, in one shard; 0 = no limit"
+    )
     unknown_devices: Literal["reject", "accept"] = "reject"
     """accept: devices that the registry does not have are taken as guests."""
     max_unknown_devices: int = Field(1_000, ge=0, le=100_000)

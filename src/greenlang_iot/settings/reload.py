@@ -10,7 +10,15 @@ from greenlang_iot.settings.model import Settings
 
 RELOADABLE: Final[dict[str, frozenset[str]]] = {
     "limits": frozenset(
-        {"max_payload_bytes", "max_readings_per_message", "max_age", "max_future", "missing_ts"}
+        {
+            "max_payload_bytes",
+            "max_readings_per_message",
+            "max_age",
+            "max_future",
+            "missing_ts",
+            "device_rate",
+            "site_rate",
+        }
     ),
     "detect": frozenset(
         {"enabled", "threshold", "warmup", "silence_intervals", "checkpoint_every"}
