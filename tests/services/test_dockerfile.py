@@ -101,7 +101,7 @@ def test_the_image_is_built_and_starts_as_it_says(tmp_path: Path) -> None:
         "python -m venv", f"{sys.executable} -m venv"
     )
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL"))}
-    subprocess.run(["bash", "-ec", steps], cwd=source, env=environ, check=True, timeout=900)
+    subprocess.run(["bash", "-ec", steps], cwd=source, env=environ, check=True, timeout=1_800)
 
     for rest in final.all("COPY"):
         if not rest.startswith("--from"):

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from greenlang_iot import __version__
+from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
 from greenlang_iot.console.api import Console
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError
@@ -46,7 +47,7 @@ log = structlog.get_logger(__name__)
 class Gateway:
     """One instance. on_transition: told of every alert transition, for a screen.
 
-    read: settings and registry as their files say now, for a reload; raises InputError.
+    read: settings, registry and alert rules as their files say now, for a reload; raises InputError.
     service_manager: told that the gateway has started, is alive, drains.
     """
 
@@ -55,6 +56,7 @@ class Gateway:
         settings: Settings,
         directory: Directory,
         *,
+        rules: RuleSet = NO_RULES,
         on_transition: Callable[[dict[str, Any]], None] | None = None,
         read: Read | None = None,
         service_manager: ServiceManager | None = None,
@@ -63,6 +65,7 @@ class Gateway:
         self._service_manager = service_manager or ServiceManager()
         self.settings = settings
         self.directory = directory
+        self.rules = rules
         self.ready = asyncio.Event()
         self.admin_port = 0
         self.shards: dict[int, Counters] = {}
@@ -83,7 +86,7 @@ class Gateway:
         with _InstanceLock(run / "gateway.pid", settings.instance):
             own = Counters.create(run / "gateway.counters")
             supervisor = self._supervisor(run)
-            store = _alert_store(settings)
+            store = _alert_store(settings, self.rules)
             audit = Audit(settings.data_dir, settings.admin.audit_max_bytes)
             reloader = Reloader(self, supervisor, self._read, audit, store.configure)
             console = Console(
@@ -164,6 +167,7 @@ class Gateway:
                     path,
                     tuple(r for n, r in enumerate(retired) if n % len(plans) == item.index),
                     os.getpid(),
+                    self.rules,
                 )
             )
         return Supervisor(specs, self.settings.runtime, self._beat, self._restarted)
@@ -233,10 +237,10 @@ class Gateway:
                 log.error("the lake was not compacted; its log keeps the data", why=str(error))
 
 
-def _alert_store(settings: Settings) -> AlertStore:
+def _alert_store(settings: Settings, rules: RuleSet) -> AlertStore:
     folder = alerts_folder(settings)
     try:
-        return AlertStore(folder, settings.alerts)
+        return AlertStore(folder, settings.alerts, rules)
     except (OSError, LogInUse, FormatError) as error:
         raise GatewayError(f"The book of alerts in {folder} cannot be opened: {error}.") from error
 

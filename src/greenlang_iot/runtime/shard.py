@@ -16,6 +16,7 @@ import structlog
 import uvloop
 
 from greenlang_iot.acks.ledger import Ledger
+from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
 from greenlang_iot.alerts.rules import Alerter
 from greenlang_iot.decode.decoder import Decoder
 from greenlang_iot.decode.guests import GUEST_TYPE
@@ -69,6 +70,7 @@ class ShardSpec:
     counters: Path
     retired: tuple[ConnectionPlan, ...] = ()
     supervisor: int = 0
+    rules: RuleSet = NO_RULES
 
 
 def shard_process(spec: ShardSpec, control: Control, window: Control) -> None:
@@ -125,7 +127,7 @@ class Shard:
         )
         self.detector = Detector(directory, settings.detect)
         self.looks = Looks(self.detector, directory, lambda: self.pipeline.decoder.directory)
-        self.alerter = Alerter(directory, settings.alerts)
+        self.alerter = Alerter(directory, settings.alerts, self.spec.rules)
         self.watches = Watches(
             self.spec.plan, settings, directory, self.detector, self.alerter, self._announce
         )
@@ -306,15 +308,15 @@ class Shard:
         if isinstance(error, MemoryError | RuntimeError) and not self._stop.is_set():
             os._exit(1)
 
-    def reload(self, registry: Directory, settings: Settings) -> Reloaded:
+    def reload(self, registry: Directory, settings: Settings, rules: RuleSet) -> Reloaded:
         """Take over a newer registry and settings that need no restart. Raises InputError."""
         done = reloaded(self.pipeline.decoder.directory, registry, GUEST_TYPE)
         self.settings = settings
         configure(settings.log, shard=self.spec.index, secrets=secrets(settings))
         self.pipeline.decoder.configure(settings.limits)
         self.detector.settings = settings.detect
-        self.alerter.settings = settings.alerts
         self.pipeline.reload(done.directory)
+        self.pipeline.announce(self.alerter.configure(settings.alerts, rules))
         self.watches.follow(done.directory)
         self.looks.follow(done.directory, done.entries)
         self.counters.add(cell("registry_reloads"))
