@@ -47,6 +47,7 @@ from greenlang_iot.runtime.watches import Watches
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.settings.secrets import secrets
 from greenlang_iot.sinks.deadletter import DeadLetterStats, DeadLetterWriter
+from greenlang_iot.sinks.endings import end
 from greenlang_iot.sinks.outbox import Outbox, open_alerts
 from greenlang_iot.sinks.runner import Runner
 from greenlang_iot.spool.files import OS_FILES, replace_durably
@@ -451,9 +452,7 @@ class Shard:
                 log.error("the disk failed in the drain", why=str(error))
             elif isinstance(error, BaseException):
                 raise error
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
 
     @property
     def outbox_bytes(self) -> int:
