@@ -10,15 +10,16 @@ rests on single readings; silence: at the first reading), and does not open agai
 An open spike that lasts becomes a shift: one more transition, the same alert.
 """
 
-import hashlib
-import math
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from greenlang_iot.alerts import words
-from greenlang_iot.model.batches import U8, ReadingBatch, Reject, ScoreBatch
+from greenlang_iot.alerts.engine import RuleEngine
+from greenlang_iot.alerts.episode import CERTAIN, Episode, Seen, begin, change
+from greenlang_iot.alerts.matching import Bools
+from greenlang_iot.alerts.rule_file import NO_RULES, RESERVED, RuleSet
+from greenlang_iot.model.batches import I64, U8, ReadingBatch, Reject, ScoreBatch
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.flags import (
     DETECTOR_NAMES,
@@ -47,37 +48,6 @@ KIND_OF = {
 
 CRITICAL_SCORE = 12.0
 """A spike or shift is critical from this score (−log10) on."""
-CERTAIN = 12.0
-"""Score of what rests on a limit, not on statistics."""
-
-
-class _Seen(NamedTuple):
-    """What an alert is about: one reading, or the lack of one."""
-
-    ts_ns: int
-    value: float | None
-    expected: float | None
-    band: float | None
-    score: float  # −log10
-    detector: str
-    severity: str
-    summary: str
-
-
-@dataclass(slots=True)
-class _Alert:
-    alert_id: str
-    rule: str
-    detector: str
-    severity: str
-    scope: tuple[str, str, str, str]
-    opened_ns: int
-    state: str
-    number: int = 0
-    last_ns: int = 0
-    suspects: int = 0
-    normal: int = 0  # in a row
-    type: str = ""  # of the device
 
 
 class Alerter:
@@ -87,14 +57,17 @@ class Alerter:
     suppressed: openings refused because `max_active` alerts are not resolved.
     """
 
-    def __init__(self, directory: Directory, settings: AlertSettings) -> None:
+    def __init__(
+        self, directory: Directory, settings: AlertSettings, rules: RuleSet = NO_RULES
+    ) -> None:
         self.settings = settings
+        self._engine = RuleEngine(rules, directory, settings)
         self.active: U8 = np.zeros(directory.n_series, np.uint8)
         self.suppressed = 0
         self._directory = directory
-        self._alerts: dict[tuple[int, int], _Alert] = {}
+        self._alerts: dict[tuple[int, int], Episode] = {}
         self._cool: dict[tuple[int, int], int] = {}  # event time until which nothing opens
-        self._wide: dict[tuple[str, str], _Alert] = {}
+        self._wide: dict[tuple[str, str], Episode] = {}
 
     def evaluate(self, batch: ReadingBatch, scores: ScoreBatch) -> list[Transition]:
         """Look at rows that are suspect or whose series has an alert."""
@@ -107,7 +80,7 @@ class Alerter:
         result: list[Transition] = []
         for row in rows.tolist():
             self._row(batch, scores, row, result)
-        return result
+        return result + self._engine.evaluate(batch, scores)
 
     def evaluate_rejects(self, rejects: list[Reject]) -> list[Transition]:
         """Readings outside their valid range never reach a sink, but a person should know."""
@@ -119,7 +92,7 @@ class Alerter:
                     low, high = self._directory.low[series], self._directory.high[series]
                     middle, half = float(low + high) / 2, float(high - low) / 2
                     summary = words.rejected(self._directory, series, value)
-                    seen = _Seen(ts_ns, value, middle, half, CERTAIN, "range", "critical", summary)
+                    seen = Seen(ts_ns, value, middle, half, CERTAIN, "range", "critical", summary)
                     self._suspect(series, RANGE, seen, result)
         return result
 
@@ -133,7 +106,7 @@ class Alerter:
             interval = int(self._directory.interval_ns[series])
             due = now_ns - overdue if never else int(silences.last_seen_ns[i]) + interval
             summary = words.silent(self._directory, series, overdue + interval, never)
-            seen = _Seen(due, None, None, None, CERTAIN, "silence", "warning", summary)
+            seen = Seen(due, None, None, None, CERTAIN, "silence", "warning", summary)
             self._suspect(series, SILENCE, seen, result, at_ns=due + overdue)
         return result
 
@@ -150,13 +123,13 @@ class Alerter:
             return []
         if alert is None:
             severity = "critical" if rule == "outage" else "warning"
-            seen = _Seen(at_ns, None, None, None, CERTAIN, scope, severity, summary)
-            alert = _new(rule, ("", "", "", ""), seen)
+            seen = Seen(at_ns, None, None, None, CERTAIN, scope, severity, summary)
+            alert = begin(rule, ("", "", "", ""), seen)
             self._wide[key] = alert
-            return [_change(alert, "open", seen, at_ns)]
+            return [change(alert, "open", seen, at_ns)]
         del self._wide[key]
-        seen = _Seen(at_ns, None, None, None, 0.0, scope, alert.severity, summary)
-        return [_change(alert, "resolved", seen, at_ns)]
+        seen = Seen(at_ns, None, None, None, 0.0, scope, alert.severity, summary)
+        return [change(alert, "resolved", seen, at_ns)]
 
     def restore(self, open_alerts: list[dict[str, Any]]) -> list[Transition]:
         """Take over what the outbox says is not resolved (last `Transition.as_dict` of each).
@@ -166,8 +139,10 @@ class Alerter:
         result: list[Transition] = []
         index = self._index() if open_alerts else {}
         for saved in open_alerts:
+            if saved["rule"] not in RESERVED:
+                continue
             scope = (saved["org"], saved["site"], saved["device"], saved["metric"])
-            alert = _Alert(
+            alert = Episode(
                 alert_id=saved["alert_id"],
                 rule=saved["rule"],
                 detector=saved["detector"],
@@ -188,7 +163,7 @@ class Alerter:
                 result.append(_unwatched(alert))
                 continue
             self._keep(series, KIND_OF.get(alert.rule, VALUE), alert)
-        return result
+        return result + self._engine.restore([a for a in open_alerts if a["rule"] not in RESERVED])
 
     def grow(self, directory: Directory) -> list[Transition]:
         """Go on with a newer Directory; alerts move with their series, and those of series that it
@@ -210,7 +185,23 @@ class Alerter:
                 self._keep(series, kind, alert)
             else:
                 result.append(_unwatched(alert))
-        return result
+        return result + self._engine.grow(directory)
+
+    def configure(self, settings: AlertSettings, rules: RuleSet) -> list[Transition]:
+        """Go on with reloaded settings and rules; alerts of rules that are gone are resolved."""
+        self.settings = self._engine.settings = settings
+        return self._engine.grow(self._directory, rules)
+
+    def evaluate_quiet(
+        self, quiet_ns: I64, last_ns: I64, watched: Bools | None = None
+    ) -> list[Transition]:
+        """Silence by a person's own rules; see `RuleEngine.evaluate_quiet`."""
+        return self._engine.evaluate_quiet(quiet_ns, last_ns, watched)
+
+    @property
+    def asks_for_quiet(self) -> bool:
+        """Whether some rule is about silence."""
+        return self._engine.asks_for_quiet
 
     def _row(
         self, batch: ReadingBatch, scores: ScoreBatch, row: int, result: list[Transition]
@@ -235,7 +226,7 @@ class Alerter:
             if here & other and other != kind:
                 self._normal(series, other, ts_ns, value, result)
 
-    def _read(self, batch: ReadingBatch, scores: ScoreBatch, row: int) -> _Seen:
+    def _read(self, batch: ReadingBatch, scores: ScoreBatch, row: int) -> Seen:
         """A suspect row in words."""
         rule = DETECTOR_NAMES[scores.detector[row]]
         value, score = float(batch.value[row]), float(scores.score[row])
@@ -246,13 +237,13 @@ class Alerter:
         series = int(batch.series[row])
         summary = words.reading(self._directory, series, rule, value, expected, band)
         ts_ns = int(batch.ts_ns[row])
-        return _Seen(ts_ns, value, expected, band, score, rule, severity, summary)
+        return Seen(ts_ns, value, expected, band, score, rule, severity, summary)
 
     def _suspect(
         self,
         series: int,
         kind: int,
-        seen: _Seen,
+        seen: Seen,
         result: list[Transition],
         at_ns: int | None = None,
     ) -> None:
@@ -265,7 +256,7 @@ class Alerter:
             if len(self._alerts) >= self.settings.max_active:
                 self.suppressed += 1
                 return
-            alert = _new(seen.detector, self._scope(series), seen)
+            alert = begin(seen.detector, self._scope(series), seen)
             alert.type = self._type(series)
             self._keep(series, kind, alert)
         elif seen.ts_ns <= alert.last_ns:
@@ -279,12 +270,12 @@ class Alerter:
                 kind == SILENCE or (seen.ts_ns - alert.opened_ns) / 1e9 >= self.settings.pending_for
             )
             if alert.suspects >= needed and held:
-                result.append(_change(alert, "open", seen, at))
+                result.append(change(alert, "open", seen, at))
             elif alert.number == 0:
-                result.append(_change(alert, "pending", seen, at))
+                result.append(change(alert, "pending", seen, at))
         elif seen.detector == "shift" != alert.detector:
             alert.detector = "shift"
-            result.append(_change(alert, alert.state, seen, at))
+            result.append(change(alert, alert.state, seen, at))
 
     def _normal(
         self, series: int, kind: int, ts_ns: int, value: float, result: list[Transition]
@@ -308,10 +299,10 @@ class Alerter:
             while len(self._cool) > self.settings.max_active:
                 del self._cool[next(iter(self._cool))]
         summary = words.resolved(self._directory, series, alert.rule, value)
-        seen = _Seen(ts_ns, value, None, None, 0.0, alert.detector, alert.severity, summary)
-        result.append(_change(alert, "resolved", seen, ts_ns))
+        seen = Seen(ts_ns, value, None, None, 0.0, alert.detector, alert.severity, summary)
+        result.append(change(alert, "resolved", seen, ts_ns))
 
-    def _keep(self, series: int, kind: int, alert: _Alert) -> None:
+    def _keep(self, series: int, kind: int, alert: Episode) -> None:
         self._alerts[(series, kind)] = alert
         self.active[series] |= kind
 
@@ -338,45 +329,7 @@ class Alerter:
         return {self._scope(s): s for s in range(self._directory.n_series) if self._on(s)}
 
 
-def _new(rule: str, scope: tuple[str, str, str, str], seen: _Seen) -> _Alert:
-    """An alert that `seen` begins; its id is the same whoever computes it."""
-    wide = () if scope[2] else (seen.detector,)
-    text = "\0".join((rule, *scope, *wide, str(seen.ts_ns)))
-    alert_id = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    return _Alert(alert_id, rule, seen.detector, seen.severity, scope, seen.ts_ns, "pending")
-
-
-def _change(alert: _Alert, state: str, seen: _Seen, at_ns: int) -> Transition:
-    alert.state = state
-    alert.number += 1
-    org, site, device, metric = alert.scope
-    return Transition(
-        alert_id=alert.alert_id,
-        number=alert.number,
-        state=state,
-        rule=alert.rule,
-        severity=alert.severity,
-        org=org,
-        site=site,
-        device=device,
-        metric=metric,
-        opened_ns=alert.opened_ns,
-        at_ns=at_ns,
-        value=_finite(seen.value),
-        expected=_finite(seen.expected),
-        band=_finite(seen.band),
-        score=1.0 - 10.0**-seen.score,
-        detector=alert.detector,
-        summary=seen.summary,
-        type=alert.type,
-    )
-
-
-def _unwatched(alert: _Alert) -> Transition:
+def _unwatched(alert: Episode) -> Transition:
     summary = words.unwatched(alert.scope[3], alert.scope[2])
-    seen = _Seen(alert.last_ns, None, None, None, 0.0, alert.detector, alert.severity, summary)
-    return _change(alert, "resolved", seen, alert.last_ns)
-
-
-def _finite(x: float | None) -> float | None:
-    return x if x is not None and math.isfinite(x) else None
+    seen = Seen(alert.last_ns, None, None, None, 0.0, alert.detector, alert.severity, summary)
+    return change(alert, "resolved", seen, alert.last_ns)

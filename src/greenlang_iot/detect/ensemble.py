@@ -158,6 +158,16 @@ class Detector:
         quiet: I64 = ((clock - heard) * self._time_scale).astype(np.int64)
         return quiet
 
+    def quiet(self, now_ns: int) -> tuple[I64, I64]:
+        """Per series: (ns without a reading, as `silent` counts them; event time of the newest, 0: none)."""
+        clock = now_ns - self._paused_ns
+        if self._started is None:
+            self._started = clock
+        heard = np.maximum(self._rows["heard_ns"], self._started)
+        quiet: I64 = ((clock - heard) * self._time_scale).astype(np.int64)
+        newest = self._rows["recent_ts"].max(axis=1, initial=state.NO_TS)
+        return quiet, np.where(state.seen(self._rows), newest, 0)
+
     def pause_clock(self, from_ns: int, to_ns: int) -> None:
         """Wall time between the two does not count as silence: input was away or behind."""
         self._paused_ns += max(to_ns - from_ns, 0)

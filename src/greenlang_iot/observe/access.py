@@ -131,7 +131,9 @@ def _token(path: Path) -> str:
     try:
         token = path.read_text().strip()
         if token:
-            path.chmod(0o600)
+            mode = path.stat()
+            if mode.st_uid == os.getuid() and mode.st_mode & 0o077 and os.access(path, os.W_OK):
+                path.chmod(0o600)  # not of a secret that somebody else mounted there
             return token
     except FileNotFoundError:
         pass

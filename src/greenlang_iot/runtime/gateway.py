@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from greenlang_iot import __version__
+from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
 from greenlang_iot.console.api import Console
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError
@@ -36,6 +37,7 @@ from greenlang_iot.runtime.summary import Summary, summarize
 from greenlang_iot.runtime.supervisor import Supervisor, install_signals
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.alert_store import AlertStore
+from greenlang_iot.sinks.endings import end
 from greenlang_iot.spool.files import OS_FILES, replace_durably
 from greenlang_iot.spool.format import FormatError
 from greenlang_iot.spool.store import LogInUse
@@ -46,7 +48,7 @@ log = structlog.get_logger(__name__)
 class Gateway:
     """One instance. on_transition: told of every alert transition, for a screen.
 
-    read: settings and registry as their files say now, for a reload; raises InputError.
+    read: settings, registry and alert rules as their files say now, for a reload; raises InputError.
     service_manager: told that the gateway has started, is alive, drains.
     """
 
@@ -55,6 +57,7 @@ class Gateway:
         settings: Settings,
         directory: Directory,
         *,
+        rules: RuleSet = NO_RULES,
         on_transition: Callable[[dict[str, Any]], None] | None = None,
         read: Read | None = None,
         service_manager: ServiceManager | None = None,
@@ -63,6 +66,7 @@ class Gateway:
         self._service_manager = service_manager or ServiceManager()
         self.settings = settings
         self.directory = directory
+        self.rules = rules
         self.ready = asyncio.Event()
         self.admin_port = 0
         self.shards: dict[int, Counters] = {}
@@ -79,11 +83,10 @@ class Gateway:
         """Run until stopped. GatewayError where nothing can run (port taken, every shard lost)."""
         settings = self.settings
         run = settings.data_dir / "run"
-        run.mkdir(parents=True, exist_ok=True)
         with _InstanceLock(run / "gateway.pid", settings.instance):
             own = Counters.create(run / "gateway.counters")
             supervisor = self._supervisor(run)
-            store = _alert_store(settings)
+            store = _alert_store(settings, self.rules)
             audit = Audit(settings.data_dir, settings.admin.audit_max_bytes)
             reloader = Reloader(self, supervisor, self._read, audit, store.configure)
             console = Console(
@@ -93,6 +96,7 @@ class Gateway:
                 lake=lake_folder(settings) if settings.sinks.lake.enabled else None,
                 letters=dead_letter_folder(settings),
             )
+            store.listen(lambda said: console.alerts_changed(len(said.transitions)))
             admin = AdminServer(
                 settings.admin,
                 Exporter(self.shards, own).generate,
@@ -127,9 +131,7 @@ class Gateway:
                 clean = await supervisor.stop()
                 await courier.drain()
                 failed = [t.exception() for t in tasks if t.done() and not t.cancelled()]
-                for task in (*tasks, stopping):
-                    task.cancel()
-                await asyncio.gather(*tasks, stopping, return_exceptions=True)
+                await end([*tasks, stopping])
                 await admin.stop()
                 await store.close()
         for error in failed:
@@ -164,6 +166,7 @@ class Gateway:
                     path,
                     tuple(r for n, r in enumerate(retired) if n % len(plans) == item.index),
                     os.getpid(),
+                    self.rules,
                 )
             )
         return Supervisor(specs, self.settings.runtime, self._beat, self._restarted)
@@ -233,10 +236,10 @@ class Gateway:
                 log.error("the lake was not compacted; its log keeps the data", why=str(error))
 
 
-def _alert_store(settings: Settings) -> AlertStore:
+def _alert_store(settings: Settings, rules: RuleSet) -> AlertStore:
     folder = alerts_folder(settings)
     try:
-        return AlertStore(folder, settings.alerts)
+        return AlertStore(folder, settings.alerts, rules)
     except (OSError, LogInUse, FormatError) as error:
         raise GatewayError(f"The book of alerts in {folder} cannot be opened: {error}.") from error
 
@@ -251,14 +254,22 @@ class _InstanceLock:
     def __enter__(self) -> None:
         import fcntl
 
-        self._file = open(self._path, "a+")
+        folder = self._path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._path, "a+")
+        except OSError as error:
+            raise GatewayError(
+                f"The data_dir {folder.parent} cannot be written ({error.strerror}): make it, give "
+                "it to the gateway's user, or choose another."
+            ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.seek(0)
             pid = self._file.read().strip() or "unknown"
             raise GatewayError(
-                f"Another gateway (process {pid}) uses the data_dir {self._path.parent.parent}: "
+                f"Another gateway (process {pid}) uses the data_dir {folder.parent}: "
                 "stop it, or give this one its own data_dir."
             ) from error
         self._file.truncate(0)

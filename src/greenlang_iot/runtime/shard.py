@@ -5,6 +5,7 @@ import ctypes
 import gc
 import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import structlog
 import uvloop
 
 from greenlang_iot.acks.ledger import Ledger
+from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
 from greenlang_iot.alerts.rules import Alerter
 from greenlang_iot.decode.decoder import Decoder
 from greenlang_iot.decode.guests import GUEST_TYPE
@@ -45,6 +47,7 @@ from greenlang_iot.runtime.watches import Watches
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.settings.secrets import secrets
 from greenlang_iot.sinks.deadletter import DeadLetterStats, DeadLetterWriter
+from greenlang_iot.sinks.endings import end
 from greenlang_iot.sinks.outbox import Outbox, open_alerts
 from greenlang_iot.sinks.runner import Runner
 from greenlang_iot.spool.files import OS_FILES, replace_durably
@@ -68,6 +71,7 @@ class ShardSpec:
     counters: Path
     retired: tuple[ConnectionPlan, ...] = ()
     supervisor: int = 0
+    rules: RuleSet = NO_RULES
 
 
 def shard_process(spec: ShardSpec, control: Control, window: Control) -> None:
@@ -124,7 +128,7 @@ class Shard:
         )
         self.detector = Detector(directory, settings.detect)
         self.looks = Looks(self.detector, directory, lambda: self.pipeline.decoder.directory)
-        self.alerter = Alerter(directory, settings.alerts)
+        self.alerter = Alerter(directory, settings.alerts, self.spec.rules)
         self.watches = Watches(
             self.spec.plan, settings, directory, self.detector, self.alerter, self._announce
         )
@@ -259,9 +263,16 @@ class Shard:
             self._start(self._run_connection(connection))
         self._start(self._retire())
         self.pipeline.announce(self._orphaned_alerts)
-        self._start(asyncio.to_thread(self.detector.load_second_stage))
+        # Not in the loop's executor: a drain would wait for an import that takes seconds.
+        threading.Thread(target=self._load_second_stage, daemon=True).start()
         await self._tick_until_stopped()
         await self._drain()
+
+    def _load_second_stage(self) -> None:
+        try:
+            self.detector.load_second_stage()
+        except ImportError as error:
+            log.error("the second stage cannot be loaded: its scores are shed", why=str(error))
 
     def _end_with(self, supervisor: int) -> None:
         """The fork server lives as long as one of its shards does, so its death tells us nothing."""
@@ -299,15 +310,15 @@ class Shard:
         if starved and not self._stop.is_set():
             os._exit(1)
 
-    def reload(self, registry: Directory, settings: Settings) -> Reloaded:
+    def reload(self, registry: Directory, settings: Settings, rules: RuleSet) -> Reloaded:
         """Take over a newer registry and settings that need no restart. Raises InputError."""
         done = reloaded(self.pipeline.decoder.directory, registry, GUEST_TYPE)
         self.settings = settings
         configure(settings.log, shard=self.spec.index, secrets=secrets(settings))
         self.pipeline.decoder.configure(settings.limits)
         self.detector.settings = settings.detect
-        self.alerter.settings = settings.alerts
         self.pipeline.reload(done.directory)
+        self.pipeline.announce(self.alerter.configure(settings.alerts, rules))
         self.watches.follow(done.directory)
         self.looks.follow(done.directory, done.entries)
         self.counters.add(cell("registry_reloads"))
@@ -442,9 +453,7 @@ class Shard:
                 log.error("the disk failed in the drain", why=str(error))
             elif isinstance(error, BaseException):
                 raise error
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
 
     @property
     def outbox_bytes(self) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from greenlang_iot.alerts.rule_file import RuleSet
 from greenlang_iot.console.questions import Question
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError
@@ -105,15 +106,17 @@ class Supervisor:
                 )
             await asyncio.sleep(CHECK_EVERY)
 
-    async def reload(self, registry: Directory, settings: Settings) -> dict[int, Answer]:
+    async def reload(
+        self, registry: Directory, settings: Settings, rules: RuleSet
+    ) -> dict[int, Answer]:
         """Have every shard take these over; also those that are started later. shard → its answer."""
         asked = []
         for child in self._children:
-            child.spec = replace(child.spec, directory=registry, settings=settings)
+            child.spec = replace(child.spec, directory=registry, settings=settings, rules=rules)
             if child.alive and child.control is not None:
                 asked.append((child.spec.index, child.control))
         answers = await asyncio.gather(
-            *(asyncio.to_thread(ask, control, registry, settings) for _, control in asked)
+            *(asyncio.to_thread(ask, control, registry, settings, rules) for _, control in asked)
         )
         return {index: answer for (index, _), answer in zip(asked, answers, strict=True)}
 
