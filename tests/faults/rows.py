@@ -870,8 +870,8 @@ def dead_letters_without_kafka(f: Field) -> float:
 
 OVERLOAD: dict[str, Any] = {
     "influx": "2",
+    "receive_maximum": 400,
     "settings": {
-        "mqtt": {"brokers": [{"receive_maximum": 400}]},
         "sinks": {"influxdb": {"chunk_rows": 100, "in_flight": 1}},
         "spool": {"max_bytes": 300_000, "segment_bytes": 65_536},
     },
