@@ -353,7 +353,7 @@ class Field:
         self.gateway.wait(condition, timeout, what)
         return time.monotonic() - begun
 
-    def recovered(self, since: float = 0.0, timeout: float = 30.0) -> float:
+    def recovered(self, since: float = 0.0, timeout: float = 120.0) -> float:
         """Seconds since `since` (0: this call) until the gateway is ready and acknowledges again."""
         begun = time.monotonic()
 
