@@ -530,7 +530,7 @@ def spool_full(f: Field) -> float:
 )
 def session_taken_over(f: Field) -> float:
     f.take_over()
-    f.wait(lambda: f.gateway.get("/readyz")[0] == 503, 5, "not ready")
+    f.wait(lambda: f.gateway.get("/readyz")[0] == 503, 30, "not ready")
     f.run_for(1.0)
     assert any("connections subscribed" in reason for reason in f.said), f.said
     f.gateway.stop()
