@@ -935,11 +935,11 @@ def _one_device() -> Iterable[Message]:
 
 
 @row(
-    "one device sends 2,000 messages a second (others 4), its rate is limited to 20",
+    "one device sends 2,000 messages a second (others 4); the rate of a device is limited to 200",
     counts="messages_undecodable",
     extra=_one_device,
     seeded="rates_drop",
-    options={"settings": {"limits": {"device_rate": 20}}},
+    options={"settings": {"limits": {"device_rate": 200}}},
 )
 def one_device_floods(f: Field) -> float:
     f.run_for(6.0)
