@@ -439,7 +439,7 @@ def influxdb_resets(f: Field) -> float:
 
 
 @row(
-    "Kafka stopped for 5 s", short=True, seeded="forgets_failed", says="is down", logs="sink failed"
+    "Kafka stopped for 5 s", short=True, seeded="forgets_chunks", says="is down", logs="sink failed"
 )
 def kafka_down(f: Field) -> float:
     with f.kafka_cut():
@@ -451,7 +451,7 @@ def kafka_down(f: Field) -> float:
 
 @row(
     "Kafka killed (SIGKILL), started after 2 s",
-    seeded="forgets_failed",
+    seeded="forgets_chunks",
     says="is down",
     logs="sink failed",
 )
@@ -463,7 +463,7 @@ def kafka_killed(f: Field) -> float:
     return f.recovered()
 
 
-@row("Kafka frozen for 8 s (SIGSTOP)", seeded="forgets_failed", says="is down", logs="sink failed")
+@row("Kafka frozen for 8 s (SIGSTOP)", seeded="forgets_chunks", says="is down", logs="sink failed")
 def kafka_frozen(f: Field) -> float:
     with f.kafka_cut():
         os.kill(f.site.kafka.pid, signal.SIGSTOP)
@@ -593,7 +593,7 @@ def dead_letters_flooded(f: Field) -> float:
     says="is down",
     logs="topic_missing",
     ready=False,
-    seeded="forgets_failed",
+    seeded="forgets_chunks",
     options={"topic": "iot.late"},
 )
 def kafka_topic_missing(f: Field) -> float:
@@ -602,7 +602,7 @@ def kafka_topic_missing(f: Field) -> float:
     return f.recovered()
 
 
-@row("Kafka takes no batch over 1,000 bytes for 4 s: batches are halved", seeded="forgets_failed")
+@row("Kafka takes no batch over 1,000 bytes for 4 s: batches are halved", seeded="forgets_chunks")
 def kafka_batch_too_large(f: Field) -> float:
     f.site.configure_topic(max_message_bytes=1_000)
     f.run_for(4.0)
@@ -612,7 +612,7 @@ def kafka_batch_too_large(f: Field) -> float:
 
 @row(
     "Kafka takes no batch over 100 bytes for 3 s: every record is a dead letter",
-    seeded="forgets_failed",
+    seeded="forgets_chunks",
 )
 def kafka_record_too_large(f: Field) -> float:
     f.site.configure_topic(max_message_bytes=100)
@@ -688,12 +688,12 @@ def _kafka_answers(f: Field, code: int, times: int) -> float:
 PROXIED = {"proxied": True}
 
 
-@row("Kafka answers OUT_OF_ORDER_SEQUENCE, 3 times", options=PROXIED, seeded="forgets_failed")
+@row("Kafka answers OUT_OF_ORDER_SEQUENCE, 3 times", options=PROXIED, seeded="forgets_chunks")
 def kafka_out_of_order(f: Field) -> float:
     return _kafka_answers(f, OUT_OF_ORDER, 3)
 
 
-@row("Kafka answers UNKNOWN_PRODUCER_ID, 3 times", options=PROXIED, seeded="forgets_failed")
+@row("Kafka answers UNKNOWN_PRODUCER_ID, 3 times", options=PROXIED, seeded="forgets_chunks")
 def kafka_unknown_producer(f: Field) -> float:
     return _kafka_answers(f, UNKNOWN_PRODUCER, 3)
 
@@ -711,7 +711,7 @@ def kafka_leader_change(f: Field) -> float:
 @row(
     "Kafka's topic has too few replicas for 5 s (min.insync.replicas)",
     counts="sink_spooled_readings",
-    seeded="forgets_failed",
+    seeded="forgets_chunks",
 )
 def kafka_too_few_replicas(f: Field) -> float:
     f.site.configure_topic(min_insync_replicas=2)
