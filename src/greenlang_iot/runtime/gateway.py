@@ -29,6 +29,7 @@ from greenlang_iot.observe.exporter import Exporter
 from greenlang_iot.runtime.courier import Courier
 from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
+from greenlang_iot.runtime.presence import PresenceWatch
 from greenlang_iot.runtime.reloader import Read, Reloader
 from greenlang_iot.runtime.service_manager import ServiceManager
 from greenlang_iot.runtime.shard import ShardSpec
@@ -121,6 +122,7 @@ class Gateway:
                     self._compact_lake(),
                     console.run(),
                     Discovery(settings.mqtt, self.directory, own).run(),
+                    PresenceWatch(settings, store, lambda: self.directory).run(),
                 )
             ]
             stopping = asyncio.ensure_future(self._stop.wait())
