@@ -25,9 +25,10 @@ $(STAMP): requirements-dev.txt pyproject.toml
 dist: setup
 	@$(BIN)/python -m hatchling build --target wheel
 
-# Passwords, tokens and certificates of a throw-away CA for compose.yaml, in secrets/.
+# Passwords, tokens and certificates of a throw-away CA for compose.yaml, in secrets/; DEVICES="id id"
+# makes logins for these devices.
 compose-secrets: setup
-	@$(BIN)/python config/compose/make_secrets.py
+	@$(BIN)/python config/compose/make_secrets.py $(DEVICES:%=--device %)
 
 demo: setup
 	@$(BIN)/greenlang-iot demo $(DEMO_ARGS)
@@ -50,7 +51,7 @@ docs: setup
 docs-reference: setup
 	$(BIN)/python -m docs.generator.reference
 
-# The servers of the service tests: Mosquitto, InfluxDB, Prometheus from Debian (needs root), Kafka by Maven.
+# The servers of the service tests: Mosquitto, InfluxDB, Prometheus and Chromium from Debian (needs root), Kafka by Maven, axe-core by npm.
 services:
 	@if ! command -v mosquitto >/dev/null || ! command -v influxd >/dev/null; then \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends mosquitto influxdb; \
@@ -61,7 +62,14 @@ services:
 	@if ! command -v mvn >/dev/null; then \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends maven openjdk-17-jre-headless; \
 	fi
+	@if ! command -v chromium >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
+	fi
+	@if ! command -v npm >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends npm; \
+	fi
 	@tests/services/kafka/fetch.sh
+	@tests/services/axe/fetch.sh
 
 services-test: setup
 	$(BIN)/python -m pytest tests/services -m services

@@ -63,6 +63,7 @@ class Console:
     ) -> None:
         self._parent = parent
         self._letters = letters
+        self._alert_changes = 0
         self._overview = Overview(parent.shards, counters)
         self._fleet = Fleet(lambda: parent.directory, shards)
         self._watch = Watch(shards)
@@ -84,9 +85,13 @@ class Console:
             ]
         )
 
+    def alerts_changed(self, transitions: int) -> None:
+        """Pages that show alerts ask for them again."""
+        self._alert_changes += transitions
+
     async def run(self) -> None:
         """Once a second until cancelled: sample, watch, tell. Then every stream ends."""
-        looked = 0.0
+        looked, due = 0.0, time.monotonic()
         try:
             while True:
                 self._overview.sample(time.monotonic(), time.time())
@@ -95,7 +100,9 @@ class Console:
                     looked = time.monotonic()
                     await self._fleet.refresh()
                 self._events.tick()
-                await asyncio.sleep(1.0 - time.time() % 1.0)
+                # a second later, and never two at once: a rate is over a whole second
+                due = max(due + 1.0, time.monotonic() + 0.5)
+                await asyncio.sleep(due - time.monotonic())
         finally:
             self._events.close()
             if self._history is not None:
@@ -113,6 +120,7 @@ class Console:
             "devices": parent.directory.n_devices,
             "series": parent.directory.n_series,
             "fleet": self._fleet.counts(),
+            "alert_changes": self._alert_changes,
             "quality": None,
             **self._overview.document(parent.settings),
         }

@@ -57,6 +57,10 @@ export function time(s) {
   return Math.abs(Date.now() / 1000 - s) < 43200 ? clock.format(date) : day.format(date);
 }
 
+// on a time axis whose marks are `step` seconds apart
+const minute = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+export const mark = (s, step) => (step < 60 ? clock : minute).format(new Date(s * 1000));
+
 export const percent = (share) => (share == null ? NOTHING : `${one.format(share * 100)} %`);
 
 export const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;

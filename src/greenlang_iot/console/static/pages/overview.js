@@ -54,17 +54,17 @@ function Figures({ o }) {
     <${Figure} name="Messages" value=${rate(o?.rates.messages)} unit="/s" note=${o ? `${count(o.totals.messages)} since the start` : ""} />
     <${Figure} name="Readings" value=${rate(o?.rates.readings)} unit="/s" note=${o ? `${bytes(o.rates.bytes)}/s received` : ""} />
     <${Figure} name="Acknowledged within" value=${latency(o?.latency.p99)} unit="p99" note=${o ? `p50 ${latency(o.latency.p50)}` : ""} />
-    <${Figure} name="Open alerts" value=${count(open)} look=${o?.alerts_open.critical ? "critical" : ""}
+    <${Figure} name="Open alerts" value=${count(open)} href="#/alerts" look=${o?.alerts_open.critical ? "critical" : ""}
       note=${o ? `${count(o.alerts_open.critical ?? 0)} critical, ${count(o.alerts_open.warning ?? 0)} warning` : ""} />
-    <${Figure} name="Silent devices" value=${count(o?.fleet?.silent)} look=${o?.fleet?.silent ? "critical" : ""}
+    <${Figure} name="Silent devices" value=${count(o?.fleet?.silent)} href="#/devices?state=silent" look=${o?.fleet?.silent ? "critical" : ""}
       note=${o ? `of ${count(o.devices)}; ${count(o.fleet?.never)} never heard` : ""} />
     <${Figure} name="Dead letters" value=${count(rejected)} note=${o ? `${count(o.dead_letters.digested)} as digests` : ""} />`;
 }
 
-function Figure({ name, value, unit, note, look = "" }) {
+function Figure({ name, value, unit, note, look = "", href = null }) {
   return html`<dl class="card figure span-2">
     <dt>${name}</dt>
-    <dd class="value ${look}">${value}${unit && html` <small>${unit}</small>`}</dd>
+    <dd class="value ${look}">${href ? html`<a href=${href}>${value}</a>` : value}${unit && html` <small>${unit}</small>`}</dd>
     <dd class="note">${note}</dd>
   </dl>`;
 }
