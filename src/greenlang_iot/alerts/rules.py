@@ -10,14 +10,13 @@ rests on single readings; silence: at the first reading), and does not open agai
 An open spike that lasts becomes a shift: one more transition, the same alert.
 """
 
-import hashlib
-import math
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from greenlang_iot.alerts import words
+from greenlang_iot.alerts.episodes import CERTAIN, Alert, Seen, change, new, restored
+from greenlang_iot.alerts.wide import NOWHERE, Standing, WideAlerts
 from greenlang_iot.model.batches import U8, ReadingBatch, Reject, ScoreBatch
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.flags import (
@@ -47,36 +46,6 @@ KIND_OF = {
 
 CRITICAL_SCORE = 12.0
 """A spike or shift is critical from this score (−log10) on."""
-CERTAIN = 12.0
-"""Score of what rests on a limit, not on statistics."""
-
-
-class _Seen(NamedTuple):
-    """What an alert is about: one reading, or the lack of one."""
-
-    ts_ns: int
-    value: float | None
-    expected: float | None
-    band: float | None
-    score: float  # −log10
-    detector: str
-    severity: str
-    summary: str
-
-
-@dataclass(slots=True)
-class _Alert:
-    alert_id: str
-    rule: str
-    detector: str
-    severity: str
-    scope: tuple[str, str, str, str]
-    opened_ns: int
-    state: str
-    number: int = 0
-    last_ns: int = 0
-    suspects: int = 0
-    normal: int = 0  # in a row
 
 
 class Alerter:
@@ -91,9 +60,9 @@ class Alerter:
         self.active: U8 = np.zeros(directory.n_series, np.uint8)
         self.suppressed = 0
         self._directory = directory
-        self._alerts: dict[tuple[int, int], _Alert] = {}
+        self._alerts: dict[tuple[int, int], Alert] = {}
         self._cool: dict[tuple[int, int], int] = {}  # event time until which nothing opens
-        self._wide: dict[tuple[str, str], _Alert] = {}
+        self._wide = WideAlerts(settings.max_active)
 
     def evaluate(self, batch: ReadingBatch, scores: ScoreBatch) -> list[Transition]:
         """Look at rows that are suspect or whose series has an alert."""
@@ -118,7 +87,7 @@ class Alerter:
                     low, high = self._directory.low[series], self._directory.high[series]
                     middle, half = float(low + high) / 2, float(high - low) / 2
                     summary = words.rejected(self._directory, series, value)
-                    seen = _Seen(ts_ns, value, middle, half, CERTAIN, "range", "critical", summary)
+                    seen = Seen(ts_ns, value, middle, half, CERTAIN, "range", "critical", summary)
                     self._suspect(series, RANGE, seen, result)
         return result
 
@@ -132,7 +101,7 @@ class Alerter:
             interval = int(self._directory.interval_ns[series])
             due = now_ns - overdue if never else int(silences.last_seen_ns[i]) + interval
             summary = words.silent(self._directory, series, overdue + interval, never)
-            seen = _Seen(due, None, None, None, CERTAIN, "silence", "warning", summary)
+            seen = Seen(due, None, None, None, CERTAIN, "silence", "warning", summary)
             self._suspect(series, SILENCE, seen, result, at_ns=due + overdue)
         return result
 
@@ -143,19 +112,10 @@ class Alerter:
 
         scope names it ("gateway", "broker:default"); rule is "outage" or "clock".
         """
-        key = (rule, scope)
-        alert = self._wide.get(key)
-        if is_open == (alert is not None):
-            return []
-        if alert is None:
-            severity = "critical" if rule == "outage" else "warning"
-            seen = _Seen(at_ns, None, None, None, CERTAIN, scope, severity, summary)
-            alert = _new(rule, ("", "", "", ""), seen)
-            self._wide[key] = alert
-            return [_change(alert, "open", seen, at_ns)]
-        del self._wide[key]
-        seen = _Seen(at_ns, None, None, None, 0.0, scope, alert.severity, summary)
-        return [_change(alert, "resolved", seen, at_ns)]
+        if not is_open:
+            return self._wide.fall(rule, NOWHERE, scope, at_ns, summary)
+        severity = "critical" if rule == "outage" else "warning"
+        return self._wide.stand(Standing(rule, NOWHERE, scope, at_ns, summary, severity))
 
     def restore(self, open_alerts: list[dict[str, Any]]) -> list[Transition]:
         """Take over what the outbox says is not resolved (last `Transition.as_dict` of each).
@@ -166,20 +126,9 @@ class Alerter:
         index = self._index() if open_alerts else {}
         for saved in open_alerts:
             scope = (saved["org"], saved["site"], saved["device"], saved["metric"])
-            alert = _Alert(
-                alert_id=saved["alert_id"],
-                rule=saved["rule"],
-                detector=saved["detector"],
-                severity=saved["severity"],
-                scope=scope,
-                opened_ns=saved["opened"],
-                state=saved["state"],
-                number=saved["number"],
-                last_ns=saved["at"],
-                suspects=1,
-            )
-            if not saved["device"]:
-                self._wide[(alert.rule, alert.detector)] = alert
+            alert = restored(saved)
+            if not saved["metric"]:
+                self._wide.keep(alert)
                 continue
             series = index.get(scope)
             if series is None:
@@ -233,7 +182,7 @@ class Alerter:
             if here & other and other != kind:
                 self._normal(series, other, ts_ns, value, result)
 
-    def _read(self, batch: ReadingBatch, scores: ScoreBatch, row: int) -> _Seen:
+    def _read(self, batch: ReadingBatch, scores: ScoreBatch, row: int) -> Seen:
         """A suspect row in words."""
         rule = DETECTOR_NAMES[scores.detector[row]]
         value, score = float(batch.value[row]), float(scores.score[row])
@@ -244,13 +193,13 @@ class Alerter:
         series = int(batch.series[row])
         summary = words.reading(self._directory, series, rule, value, expected, band)
         ts_ns = int(batch.ts_ns[row])
-        return _Seen(ts_ns, value, expected, band, score, rule, severity, summary)
+        return Seen(ts_ns, value, expected, band, score, rule, severity, summary)
 
     def _suspect(
         self,
         series: int,
         kind: int,
-        seen: _Seen,
+        seen: Seen,
         result: list[Transition],
         at_ns: int | None = None,
     ) -> None:
@@ -263,7 +212,7 @@ class Alerter:
             if len(self._alerts) >= self.settings.max_active:
                 self.suppressed += 1
                 return
-            alert = _new(seen.detector, self._scope(series), seen)
+            alert = new(seen.detector, self._scope(series), seen)
             self._keep(series, kind, alert)
         elif seen.ts_ns <= alert.last_ns:
             return  # a retry, or late: it tells nothing new
@@ -276,12 +225,12 @@ class Alerter:
                 kind == SILENCE or (seen.ts_ns - alert.opened_ns) / 1e9 >= self.settings.pending_for
             )
             if alert.suspects >= needed and held:
-                result.append(_change(alert, "open", seen, at))
+                result.append(change(alert, "open", seen, at))
             elif alert.number == 0:
-                result.append(_change(alert, "pending", seen, at))
+                result.append(change(alert, "pending", seen, at))
         elif seen.detector == "shift" != alert.detector:
             alert.detector = "shift"
-            result.append(_change(alert, alert.state, seen, at))
+            result.append(change(alert, alert.state, seen, at))
 
     def _normal(
         self, series: int, kind: int, ts_ns: int, value: float, result: list[Transition]
@@ -305,10 +254,10 @@ class Alerter:
             while len(self._cool) > self.settings.max_active:
                 del self._cool[next(iter(self._cool))]
         summary = words.resolved(self._directory, series, alert.rule, value)
-        seen = _Seen(ts_ns, value, None, None, 0.0, alert.detector, alert.severity, summary)
-        result.append(_change(alert, "resolved", seen, ts_ns))
+        seen = Seen(ts_ns, value, None, None, 0.0, alert.detector, alert.severity, summary)
+        result.append(change(alert, "resolved", seen, ts_ns))
 
-    def _keep(self, series: int, kind: int, alert: _Alert) -> None:
+    def _keep(self, series: int, kind: int, alert: Alert) -> None:
         self._alerts[(series, kind)] = alert
         self.active[series] |= kind
 
@@ -331,44 +280,7 @@ class Alerter:
         return {self._scope(s): s for s in range(self._directory.n_series) if self._on(s)}
 
 
-def _new(rule: str, scope: tuple[str, str, str, str], seen: _Seen) -> _Alert:
-    """An alert that `seen` begins; its id is the same whoever computes it."""
-    wide = () if scope[2] else (seen.detector,)
-    text = "\0".join((rule, *scope, *wide, str(seen.ts_ns)))
-    alert_id = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    return _Alert(alert_id, rule, seen.detector, seen.severity, scope, seen.ts_ns, "pending")
-
-
-def _change(alert: _Alert, state: str, seen: _Seen, at_ns: int) -> Transition:
-    alert.state = state
-    alert.number += 1
-    org, site, device, metric = alert.scope
-    return Transition(
-        alert_id=alert.alert_id,
-        number=alert.number,
-        state=state,
-        rule=alert.rule,
-        severity=alert.severity,
-        org=org,
-        site=site,
-        device=device,
-        metric=metric,
-        opened_ns=alert.opened_ns,
-        at_ns=at_ns,
-        value=_finite(seen.value),
-        expected=_finite(seen.expected),
-        band=_finite(seen.band),
-        score=1.0 - 10.0**-seen.score,
-        detector=alert.detector,
-        summary=seen.summary,
-    )
-
-
-def _unwatched(alert: _Alert) -> Transition:
+def _unwatched(alert: Alert) -> Transition:
     summary = words.unwatched(alert.scope[3], alert.scope[2])
-    seen = _Seen(alert.last_ns, None, None, None, 0.0, alert.detector, alert.severity, summary)
-    return _change(alert, "resolved", seen, alert.last_ns)
-
-
-def _finite(x: float | None) -> float | None:
-    return x if x is not None and math.isfinite(x) else None
+    seen = Seen(alert.last_ns, None, None, None, 0.0, alert.detector, alert.severity, summary)
+    return change(alert, "resolved", seen, alert.last_ns)

@@ -26,6 +26,7 @@ from greenlang_iot.observe.exporter import Exporter
 from greenlang_iot.runtime.courier import Courier
 from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
+from greenlang_iot.runtime.quality import QualityWatch
 from greenlang_iot.runtime.reloader import Read, Reloader
 from greenlang_iot.runtime.shard import ShardSpec
 from greenlang_iot.runtime.sinks import lake_folder
@@ -74,11 +75,12 @@ class Gateway:
         with _InstanceLock(run / "gateway.pid", settings.instance):
             own = Counters.create(run / "gateway.counters")
             supervisor = self._supervisor(run)
+            quality = QualityWatch(settings, own)
             audit = Audit(settings.data_dir, settings.admin.audit_max_bytes)
             reloader = Reloader(self, supervisor, self._read, audit)
             admin = AdminServer(
                 settings.admin,
-                Exporter(self.shards, own).generate,
+                Exporter(self.shards, own, quality.sites).generate,
                 self._status,
                 Tokens.of(settings.data_dir),
                 reloader.reload,
@@ -96,6 +98,7 @@ class Gateway:
                     self._watch_shards(supervisor),
                     courier.run(),
                     self._compact_lake(),
+                    quality.run(),
                     Discovery(settings.mqtt, self.directory, own).run(),
                 )
             ]

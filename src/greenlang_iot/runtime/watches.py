@@ -7,6 +7,9 @@ The first shard speaks for the gateway.
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from greenlang_iot.alerts.rules import Alerter
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.model.directory import Directory
@@ -90,6 +93,11 @@ class Watches:
             self.follow(directory)
         silences = self._detector.silent(now_ns, self._owned)
         self._announce(self._alerter.evaluate_silence(silences, now_ns))
+
+    @property
+    def owned(self) -> npt.NDArray[np.bool_]:
+        """Per device: does this shard, and no other, hear it? Guests that just came are not in it."""
+        return self._owned
 
     def mine(self, directory: Directory) -> set[str]:
         """Ids of the devices that this shard, and no other, hears."""
