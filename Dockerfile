@@ -4,6 +4,8 @@ FROM python:3.13-slim AS build
 WORKDIR /src
 COPY requirements.txt pyproject.toml README.md LICENSE ./
 COPY src ./src
+COPY config ./config
+COPY devices ./devices
 RUN python -m venv /opt/greenlang-iot \
  && /opt/greenlang-iot/bin/pip install --no-cache-dir --require-hashes -r requirements.txt \
  && /opt/greenlang-iot/bin/pip install --no-cache-dir --no-build-isolation --no-deps .
@@ -19,10 +21,11 @@ ENV PATH=/opt/greenlang-iot/bin:$PATH \
     GREENLANG_IOT__ADMIN__HOST=0.0.0.0 \
     XDG_CACHE_HOME=/var/lib/greenlang-iot/cache
 USER greenlang
-WORKDIR /var/lib/greenlang-iot
+# Relative paths of the settings, such as config/tls/ca.crt, and the commands' own defaults begin here.
+WORKDIR /etc/greenlang-iot
 VOLUME /var/lib/greenlang-iot
 EXPOSE 8090
-HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
+HEALTHCHECK --interval=10s --timeout=3s --start-period=120s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8090/healthz', timeout=2)"]
 ENTRYPOINT ["greenlang-iot"]
-CMD ["run", "--config", "/etc/greenlang-iot/config/iot-config.yaml", "--devices-file", "/etc/greenlang-iot/devices/devices-registry.json"]
+CMD ["run", "--config", "config/iot-config.yaml", "--devices-file", "devices/devices-registry.json"]

@@ -2,12 +2,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded clean
+.PHONY: setup demo test check dist compose-secrets docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded clean
 
 setup: $(STAMP)
 
 # uv when it is there, else venv + pip; both install the same hashed versions.
 $(STAMP): requirements-dev.txt pyproject.toml
+	@echo "installing the pinned packages into .venv (a minute or two, once)"
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python "$(PYTHON)" .venv && \
 	  uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements-dev.txt && \
@@ -19,6 +20,14 @@ $(STAMP): requirements-dev.txt pyproject.toml
 	fi
 	@$(BIN)/python -m compileall -q src
 	@touch $(STAMP)
+
+# A wheel in dist/.
+dist: setup
+	@$(BIN)/python -m hatchling build --target wheel
+
+# Passwords, tokens and certificates of a throw-away CA for compose.yaml, in secrets/.
+compose-secrets: setup
+	@$(BIN)/python config/compose/make_secrets.py
 
 demo: setup
 	@$(BIN)/greenlang-iot demo $(DEMO_ARGS)
@@ -66,7 +75,7 @@ fault-test-short: setup
 
 # Every row with the bug that it names planted in the gateway: each must fail.
 fault-test-seeded: setup
-	@$(BIN)/python -m tests.faults --seeded $(ROWS)
+	@$(BIN)/python -m tests.faults --seeded --report docs/reliability.md $(ROWS)
 
 # New pins: the runtime's (what the image installs) and, with the same versions, the developers'.
 lock:

@@ -212,7 +212,8 @@ def _name(parameter: Any, context: Any) -> str:
     names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
     if parameter.is_flag:
         return names
-    return f"{names} {parameter.display_type(context).strip('<>')}"
+    takes = parameter.metavar or parameter.display_type(context)
+    return f"{names} {takes.strip('<>')}"
 
 
 def _default_of(parameter: Any) -> str:

@@ -15,7 +15,15 @@ from greenlang_iot.acks.ledger import Ledger
 from greenlang_iot.alerts.rules import Alerter
 from greenlang_iot.decode.decoder import Decoder
 from greenlang_iot.detect.ensemble import Detector
-from greenlang_iot.model.batches import U16, Decoded, FrameBatch, ReadingBatch, Reject, ScoreBatch
+from greenlang_iot.model.batches import (
+    U16,
+    Decoded,
+    FrameBatch,
+    Publication,
+    ReadingBatch,
+    Reject,
+    ScoreBatch,
+)
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.quality.counter import QualityCounter
@@ -79,6 +87,7 @@ class Pipeline:
         outbox: AlertOutbox,
         meter: PipelineMeter,
         acknowledge: Callable[[int, U16], None],
+        publish: Callable[[int, Sequence[Publication]], None],
         clock: Clock,
     ) -> None:
         self.decoder = decoder
@@ -87,12 +96,13 @@ class Pipeline:
         self.quality = quality
         self.ledger = ledger
         self.runners = list(runners)
-        self.clock_suspect = False
+        self.clock_suspect: Callable[[int, float], bool] = lambda wall_ns, monotonic: False
         self._directory = decoder.directory
         self._dead_letters = dead_letters
         self._outbox = outbox
         self._meter = meter
         self._acknowledge = acknowledge
+        self._publish = publish
         self._clock = clock
         self._required = sum(runner.bit for runner in self.runners if runner.required)
 
@@ -100,7 +110,7 @@ class Pipeline:
         """Take one flush of one connection through to open chunks."""
         now_ns, monotonic = self._clock.wall_ns(), self._clock.monotonic
         begun = monotonic()
-        decoded = self.decoder.decode(frames, now_ns, self.clock_suspect)
+        decoded = self.decoder.decode(frames, now_ns, self.clock_suspect(now_ns, begun))
         if self.decoder.directory is not self._directory:
             self.grow(self.decoder.directory)
         decoded_at = monotonic()
@@ -121,6 +131,8 @@ class Pipeline:
         if transitions:
             self._outbox.submit(transitions, ticket)
             self._meter.transitions(transitions)
+        if decoded.publications:
+            self._publish(frames.connection, decoded.publications)
         took = StageSeconds(
             decoded_at - begun,
             scored_at - decoded_at,

@@ -30,6 +30,7 @@ class Load:
         password_file: Path,
         options: FleetOptions,
         extra: Iterable[Message] = (),
+        connections: int = 2,
     ) -> None:
         self.sent: dict[Key, Message] = {}
         self.confirmed: set[Key] = set()
@@ -44,7 +45,9 @@ class Load:
         )
         run = scenario(options, time.time_ns(), waterflow=False)
         messages = heapq.merge(run.messages, extra, key=lambda message: message.when)
-        self._publisher = Publisher(target, self._record, drain_timeout=20.0)
+        self._publisher = Publisher(
+            target, self._record, connections=connections, drain_timeout=20.0
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, args=(messages,), daemon=True)
         self._thread.start()

@@ -18,6 +18,8 @@ from greenlang_iot.mqtt.tls import ssl_context
 from greenlang_iot.settings.model import TlsSettings
 from greenlang_iot.simulate.ca import Identity, server_context
 
+GOODBYE = 1.0
+"""Seconds for the last bytes of a connection that one side has ended."""
 Key = tuple[str, bytes]
 """(topic, payload) of a message."""
 
@@ -144,7 +146,10 @@ class _Link:
             asyncio.ensure_future(self._pump(self._gateway[0], self._broker[1], self._up)),
         ]
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        # What the gateway wrote last (PUBACKs before its DISCONNECT) still counts: it was read.
+        # What was said last (PUBACKs, a DISCONNECT with its reason) still goes out.
+        for _, writer in (self._gateway, self._broker):
+            writer.close()
+        await asyncio.wait(pumps, timeout=GOODBYE)
         self.cut()
         await asyncio.gather(*pumps, return_exceptions=True)
 

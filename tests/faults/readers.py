@@ -5,6 +5,7 @@ They share the gateway's formats with it (segments, dead letters), never its cou
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from confluent_kafka import Consumer, TopicPartition
 from tests.fakes.lineprotocol import parse
 
 from greenlang_iot.encode.records import pieces
+from greenlang_iot.model.outcomes import DeadLetter
 from greenlang_iot.simulate.manifest import Reading
 from greenlang_iot.sinks.deadletter import read_dead_letters
 from greenlang_iot.sinks.kafka_batches import records_of
@@ -69,19 +71,20 @@ class KafkaReader:
         }
 
     def values(self) -> Iterator[bytes]:
-        ends = self._ends()
-        for partition, end in ends.items():
-            start = self._from.get(partition, 0)
-            if start >= end:
-                continue
-            self._consumer.assign([TopicPartition(self._topic, partition, start)])
-            position = start
-            while position < end:
-                found = self._consumer.consume(min(end - position, 5_000), timeout=20)
-                assert found, f"nothing more of {self._topic}/{partition} at {position}"
-                for message in found:
-                    assert message.error() is None, message.error()
-                    position = message.offset() + 1
+        wanted = {
+            partition: (self._from.get(partition, 0), end)
+            for partition, end in self._ends().items()
+            if self._from.get(partition, 0) < end
+        }
+        self._consumer.assign([TopicPartition(self._topic, p, s) for p, (s, _) in wanted.items()])
+        left = sum(end - start for start, end in wanted.values())
+        while left:
+            found = self._consumer.consume(min(left, 5_000), timeout=20)
+            assert found, f"nothing more of {self._topic}, {left} records to come"
+            for message in found:
+                assert message.error() is None, message.error()
+                if message.offset() < wanted[message.partition()][1]:
+                    left -= 1
                     yield message.value()
 
     def close(self) -> None:
@@ -140,8 +143,13 @@ def spooled(folder: Path, sink: str) -> Iterator[bytes]:
                     yield item.body
 
 
-def read_all(data_dir: Path, kafka: Counter[Reading], influx: set[Identity]) -> Found:
-    """Add spools and dead letters to what the sinks hold."""
+def read_all(
+    data_dir: Path,
+    kafka: Counter[Reading],
+    influx: set[Identity],
+    letters: Iterable[DeadLetter] = (),
+) -> Found:
+    """Add spools and dead letters to what the sinks hold. letters: those that are not in files."""
     spool = data_dir / "spool"
     found = Found(kafka, set(), set(), influx, set(), set(), set(), 0)
     for body in spooled(spool, "kafka"):
@@ -149,7 +157,7 @@ def read_all(data_dir: Path, kafka: Counter[Reading], influx: set[Identity]) -> 
     for body in spooled(spool, "influxdb"):
         found.spooled_influx.update(identities_of_lines(body))
     digested = 0
-    for letter in read_dead_letters(data_dir / "dead-letter"):
+    for letter in chain(read_dead_letters(data_dir / "dead-letter"), letters):
         if letter.kind == "message":
             found.letters.add((letter.topic, letter.payload))
         elif letter.kind == "digest":

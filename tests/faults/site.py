@@ -1,5 +1,6 @@
 """The servers of the matrix, once for all rows, and one gateway with its proxy and load per row."""
 
+import contextlib
 import json
 import os
 import resource
@@ -26,6 +27,7 @@ from confluent_kafka.admin import (
     NewTopic,
 )
 from tests.faults.check import Verdict, judge
+from tests.faults.kafka_proxy import KafkaProxy
 from tests.faults.load import Load
 from tests.faults.proxy import Key, Proxy
 from tests.faults.readers import (
@@ -35,6 +37,7 @@ from tests.faults.readers import (
     read_all,
     reading_of,
 )
+from tests.faults.seeded import environment
 from tests.faults.stand_in import StandIn
 from tests.services.gateway_process import GatewayProcess
 from tests.services.influxdb1 import start_influxdb1
@@ -42,10 +45,12 @@ from tests.services.kafka_server import start_kafka
 from tests.services.mosquitto_server import Mosquitto
 
 from greenlang_iot.devices.registry import load as load_registry
+from greenlang_iot.encode.deadletter import decode
+from greenlang_iot.model.jit import CACHE_FOLDER
 from greenlang_iot.mqtt.tls import ssl_context
 from greenlang_iot.runtime.layout import plan
 from greenlang_iot.settings.model import Settings, TlsSettings
-from greenlang_iot.simulate.ca import loopback
+from greenlang_iot.simulate.ca import Authority, loopback
 from greenlang_iot.simulate.fleet import FleetOptions, fleet_registry
 from greenlang_iot.simulate.manifest import Message
 
@@ -56,6 +61,8 @@ TOPICS = {
     "alerts_state_topic": "iot.alerts.state",
     "deadletter_topic": "iot.deadletter",
 }
+
+TOPIC_SETTINGS = {"max_message_bytes": 1_048_588, "min_insync_replicas": 1}
 
 
 class Site:
@@ -68,8 +75,11 @@ class Site:
         self.mosquitto = Mosquitto(_made(folder / "mosquitto"))
         self.ca_file, self.identity = loopback(folder / "mosquitto" / "tls")
         self.influx = start_influxdb1(_made(folder / "influxdb"))
-        self.kafka = start_kafka(folder / "kafka")
+        self.kafka_proxy = KafkaProxy()
+        self.kafka = start_kafka(folder / "kafka", proxy_port=self.kafka_proxy.port)
+        self.kafka_proxy.broker_port = self.kafka.behind_proxy
         self.stand_in = StandIn()
+        self._topic_settings = dict(TOPIC_SETTINGS)
         self.registry = folder / "fleet.json"
         self.registry.write_text(json.dumps(fleet_registry(self.options)))
         self._setup()
@@ -93,14 +103,18 @@ class Site:
         for done in admin.create_topics([NewTopic(name, 12, 1)]).values():
             done.result(20)
 
-    def limit_batch(self, size: int) -> None:
-        """Largest record batch, in bytes, that the readings topic takes."""
+    def configure_topic(self, **settings: int) -> None:
+        """Settings of the readings topic, dots as underscores; `mend` takes them back."""
+        self._topic_settings |= settings
         admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap})
-        entry = ConfigEntry(
-            "max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET
-        )
+        entries = [
+            ConfigEntry(
+                name.replace("_", "."), str(value), incremental_operation=AlterConfigOpType.SET
+            )
+            for name, value in settings.items()
+        ]
         where = ConfigResource(
-            ConfigResource.Type.TOPIC, TOPICS["readings_topic"], incremental_configs=[entry]
+            ConfigResource.Type.TOPIC, TOPICS["readings_topic"], incremental_configs=entries
         )
         for done in admin.incremental_alter_configs([where]).values():
             done.result(20)
@@ -113,10 +127,13 @@ class Site:
                 server.start()
             else:
                 process.send_signal(signal.SIGCONT)
-        self.limit_batch(1_048_588)
+        self.kafka_proxy.refuse(0, 0)
+        if self._topic_settings != TOPIC_SETTINGS:
+            self.configure_topic(**TOPIC_SETTINGS)
 
     def close(self) -> None:
         self.stand_in.close()
+        self.kafka_proxy.close()
         self.kafka.stop()
         self.influx.stop()
         self.mosquitto.stop()
@@ -127,7 +144,9 @@ class Field:
 
     influx: "1" for the real server, "2" for the stand-in. topic: for the readings, if it is not to be
     the common one. disk: size of a file system of its own for data_dir. own_ca: the gateway trusts a
-    CA file of its own, which the row may replace.
+    CA file of its own, which the row may replace. proxied: Kafka is reached by way of the proxy.
+    switched: `switch` works. own_kernels: a kernel cache of its own, which the row may damage.
+    connections: of the load. bug: the seeded one.
     """
 
     def __init__(
@@ -139,8 +158,12 @@ class Field:
         topic: str = TOPICS["readings_topic"],
         disk: str = "",
         own_ca: bool = False,
+        proxied: bool = False,
+        switched: bool = False,
+        own_kernels: bool = False,
+        connections: int = 2,
         settings: dict[str, Any] | None = None,
-        environment: dict[str, str] | None = None,
+        bug: str = "",
     ) -> None:
         self.site = site
         self.name = name
@@ -159,17 +182,27 @@ class Field:
         if disk:
             self.data_dir.mkdir()
             _run("mount", "-t", "tmpfs", "-o", f"size={disk}", "tmpfs", str(self.data_dir))
+        self._proxied = proxied
+        self._connections = connections
         self._topic = topic
         self._influx = influx
         self._database = f"row_{name.replace('-', '_')}"
         self._kafka = KafkaReader(site.kafka.bootstrap, topic)
+        self._letters = KafkaReader(site.kafka.bootstrap, TOPICS["deadletter_topic"])
         self._cuts: list[tuple[float, float]] = []
         if influx == "1":
             site.influx.query(f"CREATE DATABASE {self._database}")
         else:
             site.stand_in.reset()
         self.settings = self._settings(settings or {})
-        self._environment = environment or {}
+        self.switches = _made(self.folder / "switches")
+        self._environment = environment(bug, self.switches if switched else None)
+        self._kernels = self.folder / "kernels"
+        if own_kernels:
+            shutil.copytree(CACHE_FOLDER, self._kernels / CACHE_FOLDER.name)
+            self._environment["GREENLANG_IOT_KERNEL_CACHE"] = str(self._kernels)
+        self.registry = self.folder / "fleet.json"
+        shutil.copy(site.registry, self.registry)
         self.gateway = self._start()
         self._watching = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
@@ -185,6 +218,7 @@ class Field:
             token.write_text(site.stand_in.token)
             token.chmod(0o600)
             influx = {"version": "2", "url": site.stand_in.url, "token_file": str(token)}
+        kafka_port = site.kafka_proxy.port if self._proxied else site.kafka.port
         base: dict[str, Any] = {
             "instance": f"row-{self.name}"[:32],
             "data_dir": str(self.data_dir),
@@ -205,13 +239,14 @@ class Field:
                 "kafka": {
                     "enabled": True,
                     "timeout": KAFKA_TIMEOUT,
-                    "bootstrap_servers": site.kafka.bootstrap,
+                    "bootstrap_servers": f"127.0.0.1:{kafka_port}",
                     **TOPICS,
                     "readings_topic": self._topic,
                 },
                 "lake": {"enabled": False},
             },
-            "detect": {"checkpoint_every": 2.0},
+            # the second stage has no part in the promise, and loading it takes seconds
+            "detect": {"checkpoint_every": 2.0, "second_stage": {"enabled": False}},
             "alerts": {"mqtt": False},
             "runtime": {"shards": 2, "heartbeat_timeout": 5.0},
             "admin": {"port": admin},
@@ -221,7 +256,7 @@ class Field:
 
     def _start(self) -> GatewayProcess:
         with _environment(self._environment):
-            return GatewayProcess(self.folder, self.settings, self.site.registry)
+            return GatewayProcess(self.folder, self.settings, self.registry)
 
     def restart(self, changes: dict[str, Any] | None = None) -> None:
         """Start a gateway on the same data_dir, the last one having ended."""
@@ -246,8 +281,22 @@ class Field:
             site.mosquitto.password_file("simulator"),
             options,
             extra,
+            self._connections,
         )
         return self.load
+
+    def switch(self, name: str, content: str = "") -> None:
+        """Turn a switch of tests.faults.seeded on, or with no content off."""
+        path = self.switches / name
+        if content:
+            path.with_suffix(".new").write_text(content)
+            path.with_suffix(".new").rename(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def logged(self, words: str) -> bool:
+        """Whether the gateway's log holds these words."""
+        return words in self.gateway.log.read_text()
 
     def run_for(self, seconds: float) -> None:
         time.sleep(seconds)  # the load runs meanwhile
@@ -416,6 +465,54 @@ class Field:
         self.proxy.reload(identity)
         self.own_ca.write_bytes(ca_file.read_bytes())
 
+    def expired_certificate(self) -> None:
+        """The proxy shows a certificate that has expired, of the CA that is trusted."""
+        authority = Authority(self.site.ca_file.parent)
+        self.proxy.reload(authority.server(name="expired", expired=True))
+
+    def good_certificate(self) -> None:
+        self.proxy.reload(self.site.identity)
+
+    def halve_files(self) -> None:
+        """The gateway's registry (its own copy) and settings are cut in half."""
+        for path in self._operator_files:
+            path.with_suffix(".whole").write_bytes(path.read_bytes())
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    def mend_files(self) -> None:
+        for path in self._operator_files:
+            path.write_bytes(path.with_suffix(".whole").read_bytes())
+
+    @property
+    def _operator_files(self) -> tuple[Path, Path]:
+        return self.registry, self.folder / "gateway.yaml"
+
+    def reload(self) -> None:
+        """SIGHUP."""
+        self.gateway._process.send_signal(signal.SIGHUP)
+
+    def refused_start(self) -> None:
+        """A start must end at once, with exit code 2 and without a stack trace."""
+        command = [sys.executable, "-m", "greenlang_iot", "run"]
+        command += ["--config", str(self.folder / "gateway.yaml")]
+        command += ["--devices-file", str(self.registry)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert ended.returncode == 2, ended.stderr
+        assert "Traceback" not in ended.stderr, ended.stderr
+
+    def halve_kernels(self) -> None:
+        """Every compiled kernel is cut in half."""
+        for path in self._kernels.rglob("*.nb?"):
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    def limit_memory(self) -> int:
+        """A shard can have no more memory than it has; its pid."""
+        pid = self.gateway.shard_pids()[0]
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+        size = pages * resource.getpagesize()
+        resource.prlimit(pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+        return pid
+
     @contextmanager
     def no_descriptors(self) -> Iterator[None]:
         """No process of the gateway can open another file or socket."""
@@ -437,7 +534,12 @@ class Field:
         assert self._disk
         status = os.statvfs(self.data_dir)
         free = status.f_bavail * status.f_frsize
-        (self.data_dir / "filler").write_bytes(bytes(max(0, free - leave)))
+        with (
+            contextlib.suppress(OSError),  # the gateway writes, too: full is full
+            (self.data_dir / "filler").open("wb", buffering=0) as filler,
+        ):
+            for _ in range(max(0, free - leave) // 4_096 + 1):
+                filler.write(bytes(4_096))
 
     def free_disk(self) -> None:
         (self.data_dir / "filler").unlink()
@@ -461,7 +563,8 @@ class Field:
         """Read everything; the gateway has ended."""
         assert self.load is not None
         kafka = Counter(reading_of(value) for value in self._kafka.values())
-        found = read_all(self.data_dir, kafka, set(self._influx_identities()))
+        letters = [decode(value) for value in self._letters.values()]
+        found = read_all(self.data_dir, kafka, set(self._influx_identities()), letters)
         record = self.proxy.record
         verdict = judge(self.load.sent, record.forwarded, record.acked, found, self._cut_keys())
         verdict.stray_acks = record.stray_acks
@@ -496,6 +599,7 @@ class Field:
         self.gateway.end()
         self.proxy.close()
         self._kafka.close()
+        self._letters.close()
         if self._disk:
             _run("umount", "-l", str(self.data_dir))
         if self._influx == "1":

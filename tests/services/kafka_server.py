@@ -28,12 +28,13 @@ def missing() -> str | None:
     return None
 
 
-def start_kafka(folder: Path, **config: str) -> "KafkaServer":
+def start_kafka(folder: Path, *, proxy_port: int = 0, **config: str) -> "KafkaServer":
     """Format storage under `folder` and start a broker on free ports; returns when it answers.
 
+    proxy_port: clients of a second listener (`behind_proxy`) are told that the broker is there.
     config: broker settings with dots written as underscores, e.g. message_max_bytes="2000".
     """
-    port, controller = _free_ports(2)
+    port, controller, second = _free_ports(3)
     settings = {
         "process.roles": "broker,controller",
         "node.id": "1",
@@ -53,7 +54,12 @@ def start_kafka(folder: Path, **config: str) -> "KafkaServer":
         "log.cleaner.dedupe.buffer.size": "2097152",
         "num.network.threads": "2",
         "num.io.threads": "4",
-    } | {name.replace("_", "."): value for name, value in config.items()}
+    }
+    if proxy_port:
+        settings["listeners"] += f",PROXIED://127.0.0.1:{second}"
+        settings["advertised.listeners"] += f",PROXIED://127.0.0.1:{proxy_port}"
+        settings["listener.security.protocol.map"] += ",PROXIED:PLAINTEXT"
+    settings |= {name.replace("_", "."): value for name, value in config.items()}
     folder.mkdir(parents=True, exist_ok=True)
     properties = folder / "server.properties"
     properties.write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
@@ -63,7 +69,7 @@ def start_kafka(folder: Path, **config: str) -> "KafkaServer":
         stdout=subprocess.DEVNULL,
         timeout=_START_TIMEOUT,
     )
-    server = KafkaServer(folder, port)
+    server = KafkaServer(folder, port, second)
     server.start()
     return server
 
@@ -74,6 +80,7 @@ class KafkaServer:
 
     folder: Path
     port: int
+    behind_proxy: int = 0
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property

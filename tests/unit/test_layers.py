@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "greenlang_iot"
 LAYERS = (
     ("model",),
-    ("settings", "devices"),
+    ("settings", "devices", "formats"),
     ("decode", "detect", "alerts", "quality", "encode", "acks"),
     ("mqtt", "sinks", "spool", "observe", "simulate"),
     ("pipeline",),
@@ -16,7 +16,7 @@ LAYERS = (
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
-PURE = {"model", "decode", "detect", "alerts", "quality", "encode", "acks"}
+PURE = {"model", "formats", "decode", "detect", "alerts", "quality", "encode", "acks"}
 IMPURE_MODULES = {"asyncio", "socket", "ssl", "aiohttp", "aiokafka", "aiomqtt", "uvloop", "time"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

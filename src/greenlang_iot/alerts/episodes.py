@@ -42,6 +42,7 @@ class Alert:
     last_ns: int = 0
     suspects: int = 0
     normal: int = 0  # in a row
+    type: str = ""  # of the device
 
 
 def new(rule: str, scope: Scope, seen: Seen) -> Alert:
@@ -65,6 +66,7 @@ def restored(saved: dict[str, Any]) -> Alert:
         number=saved["number"],
         last_ns=saved["at"],
         suspects=1,
+        type=saved.get("type", ""),
     )
 
 
@@ -91,6 +93,7 @@ def change(alert: Alert, state: str, seen: Seen, at_ns: int) -> Transition:
         score=1.0 - 10.0**-seen.score,
         detector=alert.detector,
         summary=seen.summary,
+        type=alert.type,
     )
 
 

@@ -213,6 +213,7 @@ class Alerter:
                 self.suppressed += 1
                 return
             alert = new(seen.detector, self._scope(series), seen)
+            alert.type = self._type(series)
             self._keep(series, kind, alert)
         elif seen.ts_ns <= alert.last_ns:
             return  # a retry, or late: it tells nothing new
@@ -270,6 +271,10 @@ class Alerter:
             d.device[device],
             d.metric[int(d.series_metric[series])],
         )
+
+    def _type(self, series: int) -> str:
+        d = self._directory
+        return d.type[int(d.type_of[d.series_device[series]])]
 
     def _on(self, series: int) -> bool:
         d = self._directory

@@ -94,3 +94,13 @@ def resolved(directory: Directory, series: int, rule: str, value: float | None) 
 def unwatched(metric: str, device: str) -> str:
     """The end of an alert whose series left the registry or was disabled."""
     return f"{metric} of {device} is no longer watched"
+
+
+def incident(site: str, kind: str, devices: int) -> str:
+    """Many alerts of one kind at a site."""
+    return f"{devices} alerts of the kind {kind} at site {site} within a short time"
+
+
+def incident_over(site: str) -> str:
+    """The last member of an incident is resolved."""
+    return f"all alerts of the incident at site {site} are resolved"

@@ -63,7 +63,7 @@ def line(alert: dict[str, Any]) -> Text:
     place = "/".join(_word(alert, key) or "_" for key in ("org", "site", "device"))
     metric = _word(alert, "metric")
     return Text.assemble(
-        (_time(alert.get("at")), "dim"),
+        (moment(alert.get("at")), "dim"),
         "  ",
         (f"{state:<12}", _STATE_STYLES.get(state, "")),
         "  ",
@@ -72,6 +72,7 @@ def line(alert: dict[str, Any]) -> Text:
         (f"{place}{' ' if metric else ''}{metric:<12}", ""),
         "  ",
         (f"{_word(alert, 'rule'):<8}", "magenta"),
+        (f"  {_flags(alert)}".rstrip(), "yellow"),
         f"  {_measured(alert)}",
         (f"  {_word(alert, 'summary')}".rstrip(), "dim"),
     )
@@ -80,6 +81,12 @@ def line(alert: dict[str, Any]) -> Text:
 def _word(alert: dict[str, Any], key: str) -> str:
     value = alert.get(key)
     return "" if value is None else printable(str(value))
+
+
+def _flags(alert: dict[str, Any]) -> str:
+    """`[silenced flapping]`, or nothing."""
+    flags = alert.get("flags")
+    return f"[{printable(' '.join(map(str, flags)))}]" if isinstance(flags, list) and flags else ""
 
 
 def _measured(alert: dict[str, Any]) -> str:
@@ -101,7 +108,7 @@ def _number(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, int | float) else ""
 
 
-def _time(ns: object) -> str:
+def moment(ns: object) -> str:
     """Event time in UTC, to the millisecond."""
     if not isinstance(ns, int):
         return "-"

@@ -1,4 +1,4 @@
-"""`greenlang-iot alerts`: alerts as they happen."""
+"""`greenlang-iot alerts`: alerts as they happen, and what is done about them."""
 
 import os
 import sys
@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from greenlang_iot.cli.alerts_manage import add_commands
 from greenlang_iot.cli.options import CONFIG, CONFIG_FILES, AsJsonLines
+from greenlang_iot.cli.terminal import say
 
 if TYPE_CHECKING:
     from greenlang_iot.cli.alert_lines import Wanted
     from greenlang_iot.settings.model import BrokerSettings, KafkaSettings, Settings
 
-app = typer.Typer(help="Follow alerts.", no_args_is_help=True)
+app = typer.Typer(help="Follow, acknowledge and silence alerts.", no_args_is_help=True)
+add_commands(app)
 
 
 @app.callback()
 def group() -> None:
-    """Follow alerts."""
+    """Follow, acknowledge and silence alerts."""
 
 
 @app.command()
@@ -38,6 +41,10 @@ def tail(
     tls_ca: Annotated[
         Path | None, typer.Option(help="With --broker: TLS, trusting this CA (PEM).")
     ] = None,
+    username: Annotated[
+        str | None, typer.Option(help="Login that may read alerts; default: the settings'.")
+    ] = None,
+    password_file: Annotated[Path | None, typer.Option(help="With --username.")] = None,
     kafka: Annotated[
         str | None, typer.Option(help="Read Kafka at these bootstrap servers, not MQTT.")
     ] = None,
@@ -52,10 +59,11 @@ def tail(
 ) -> None:
     """Print every transition of every alert until Ctrl-C; alerts that are open now come first.
 
-    Over MQTT user name and password come from the settings or the environment
-    (GREENLANG_IOT__MQTT__BROKERS__0__USERNAME and …__PASSWORD).
+    Over MQTT the login must be allowed to read alerts; a broker that hides them says nothing.
 
     Example: greenlang-iot alerts tail --site north --severity warning
+
+    Example: greenlang-iot alerts tail --username operator --password-file operator.pw
 
     Exit codes: 0 ended by Ctrl-C or --count, 1 broker or Kafka cannot be reached, 2 wrong input.
     """
@@ -63,7 +71,7 @@ def tail(
 
     from greenlang_iot.cli.alert_lines import Wanted
 
-    settings = _settings(config, broker, port, tls_ca, kafka)
+    settings = _settings(config, broker, port, tls_ca, kafka, username, password_file)
     if kafka is None:
         source = from_mqtt(settings.mqtt.brokers[0], site, device)
     else:
@@ -80,6 +88,8 @@ def _settings(
     port: int | None,
     tls_ca: Path | None,
     kafka: str | None,
+    username: str | None,
+    password_file: Path | None,
 ) -> "Settings":
     """The settings file, or with --broker or --kafka and no --config the defaults alone."""
     from greenlang_iot.model.errors import InputError
@@ -95,10 +105,15 @@ def _settings(
         overrides["mqtt.brokers[0].port"] = port if port is not None else 8883
         if tls_ca is not None:
             overrides["mqtt.brokers[0].tls.ca_file"] = str(tls_ca)
+    if (username is None) != (password_file is None):
+        raise InputError("--username and --password-file go together.")
     if kafka is not None:
         overrides["sinks.kafka.bootstrap_servers"] = kafka
     if not config and not overrides:
         config = CONFIG_FILES
+    if username is not None:
+        overrides["mqtt.brokers[0].username"] = username
+        overrides["mqtt.brokers[0].password_file"] = str(password_file)
     return load(config or None, os.environ, overrides).settings
 
 
@@ -110,7 +125,7 @@ async def _print(
     from greenlang_iot.cli.alert_lines import json_line, line, parse
 
     # rich leaves colours out where stdout is no terminal, and where NO_COLOR is set
-    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     shown = 0
     async for body in source:
         alert = parse(body)
@@ -120,7 +135,8 @@ async def _print(
             if as_json:
                 sys.stdout.write(json_line(alert) + "\n")
             else:
-                console.print(line(alert))
+                # a terminal breaks it between words; elsewhere an alert is one line
+                console.print(line(alert), soft_wrap=not console.is_terminal)
             sys.stdout.flush()
             shown += 1
             if shown == count:
@@ -151,7 +167,15 @@ async def from_mqtt(
     while True:
         try:
             async with aiomqtt.Client(**options) as client:
-                await client.subscribe(topic, qos=1)
+                for code in await client.subscribe(topic, qos=1):
+                    if getattr(code, "is_failure", code == 128):
+                        raise GatewayError(
+                            f"the broker at {where} does not let {broker.username or 'us'} "
+                            f"subscribe to {topic}: {code}; see --username."
+                        )
+                if not connected:
+                    who = f" as {broker.username}" if broker.username else ""
+                    say(f"following {topic} at {where}{who}; Ctrl-C ends it")
                 connected, wait = True, 0.1
                 async for message in client.messages:
                     if isinstance(message.payload, bytes) and message.payload:

@@ -133,20 +133,26 @@ def check(
 def _summary(settings: "Settings", directory: "Directory") -> list[str]:
     """What these two files make together: fleet, filters, the rate that the windows allow."""
     from greenlang_iot.runtime.layout import plan
-    from greenlang_iot.settings.checks import ASSUMED_ACK_LATENCY, rate_bound
+    from greenlang_iot.settings.checks import ASSUMED_ACK_LATENCY
 
     shards = plan(directory, settings.mqtt, settings.runtime.shards, settings.instance)
     filters = {f for shard in shards for c in shard.connections for f in c.filters}
     connections = sum(len(shard.connections) for shard in shards)
+    windows = sum(
+        settings.mqtt.brokers[connection.broker].receive_maximum
+        for shard in shards
+        for connection in shard.connections
+    )
     lines = [
         f"{directory.n_devices:,} devices, {directory.n_series:,} series, "
         f"{len(directory.site)} sites of {len(directory.org)} orgs",
         f"{settings.runtime.shards} shards, {connections} connections to "
         f"{len(settings.mqtt.brokers)} broker(s), {len(filters)} topic filters",
     ]
+    lines += [f"{entry.topic}: {entry.format}" for entry in settings.mqtt.formats]
     if settings.mqtt.qos == 1:
         lines.append(
-            f"the receive windows allow {rate_bound(settings):,.0f} messages/s "
-            f"if an acknowledgement takes {ASSUMED_ACK_LATENCY:g} s"
+            f"the receive windows allow {windows / ASSUMED_ACK_LATENCY:,.0f} messages/s "
+            f"if an ack takes {ASSUMED_ACK_LATENCY:g} s"
         )
     return lines

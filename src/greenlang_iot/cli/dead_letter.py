@@ -50,6 +50,8 @@ def list_letters(
 
     Exit codes: 0 listed (perhaps none), 1 they cannot be read, 2 wrong input.
     """
+    from greenlang_iot.observe.printable import printable
+
     items = _wanted(_read(_settings(config))[0], device, reason, sink, since)
     if as_json:
         for item in items:
@@ -58,7 +60,8 @@ def list_letters(
     out = console()
     for item in items[-_SHOWN:]:
         row = _summary(item)
-        of = row["device"] or row["sink"] or f"{row['count']:,} beyond the bound"
+        of = row["device"] or row["sink"] or item.letter.topic
+        of = printable(of) if of else f"{row['count']:,} beyond the bound"
         mark = "  (replayed)" if item.replayed else ""
         out.print(f"{item.ident}  {row['time'][:19]}  {of}  {', '.join(item.reasons)}{mark}")
     if len(items) > _SHOWN:
@@ -107,7 +110,8 @@ def show(
             for path in document["paths"]:
                 out.print(f"{path['reason']:>10}  at {printable(path['path']) or 'the message'}")
         elif value not in ("", None, [], 0):
-            out.print(f"{name:>10}  {printable(str(value))}")
+            text = ", ".join(value) if isinstance(value, list) else str(value)
+            out.print(f"{name:>10}  {printable(text)}")
 
 
 @app.command()
@@ -167,6 +171,8 @@ def replay(
     else:
         for ident, why in list(refused.items())[:_SHOWN]:
             say(f"{ident} refused: {why}")
+        if "Not authorized" in refused.values():
+            say("  → log in as who may publish there: --username and --password-file")
         say(f"{done:,} replayed, {len(refused):,} refused again")
         if digests:
             say(f"{digests:,} cannot be replayed: only a digest was kept, or no replay goes there")

@@ -88,7 +88,7 @@ def discover(
 async def _listen(settings: "Settings", name: str | None, seconds: float, heard: "Heard") -> None:
     import orjson
 
-    from greenlang_iot.decode.topics import TopicTemplate
+    from greenlang_iot.formats.topics import TopicTemplate
     from greenlang_iot.mqtt.listen import listen
 
     brokers = {b.name: b for b in settings.mqtt.brokers}

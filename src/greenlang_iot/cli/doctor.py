@@ -32,6 +32,7 @@ def doctor(
     Exit codes: 0 nothing failed (there may be warnings), 1 something failed, 2 wrong settings.
     """
     from greenlang_iot.devices.registry import load as load_registry
+    from greenlang_iot.formats.catalog import templates
     from greenlang_iot.observe.logs import configure
     from greenlang_iot.runtime.layout import plan
     from greenlang_iot.settings.load import load as load_settings
@@ -47,7 +48,7 @@ def doctor(
         shards = plan(directory, settings.mqtt, settings.runtime.shards, settings.instance)
         filters = sorted({f for s in shards for c in s.connections for f in c.filters})
     else:
-        filters = [settings.mqtt.topic.format(org="+", site="+", device="+")]
+        filters = [template.filter() for template in templates(settings.mqtt)]
     findings = asyncio.run(_examine(settings, filters, as_json))
     failed = sum(finding.state == "failed" for finding in findings)
     if as_json:

@@ -45,7 +45,7 @@ def query(
     """
     from greenlang_iot.sinks.lake_query import LakeReader
 
-    rows = LakeReader(lake if lake is not None else _configured(config)).query(sql)
+    rows = _times_as_text(LakeReader(lake if lake is not None else _configured(config)).query(sql))
     if as_json or output is Format.json:
         for row in rows.to_pylist():
             sys.stdout.write(json.dumps(row, default=str, ensure_ascii=False) + "\n")
@@ -60,6 +60,18 @@ def _configured(config: list[Path]) -> Path:
 
     settings = load(config, os.environ).settings
     return settings.sinks.lake.path or settings.data_dir / "lake"
+
+
+def _times_as_text(rows: "pa.Table") -> "pa.Table":
+    """Time stamps as ISO 8601 texts: Python's datetime ends at the microsecond."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for i, field in enumerate(rows.schema):
+        if pa.types.is_timestamp(field.type):
+            text = pc.replace_substring_regex(pc.cast(rows[i], pa.string()), r"(\.\d*?)0+$", r"\1")
+            rows = rows.set_column(i, field.name, pc.utf8_rtrim(text, "."))
+    return rows
 
 
 def _print_csv(rows: "pa.Table") -> None:
@@ -77,14 +89,23 @@ def _print_table(rows: "pa.Table") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(highlight=False, markup=False, emoji=False)
+    shown = rows.slice(0, _SHOWN)
     table = Table(header_style="bold")
     for field in rows.schema:
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
         table.add_column(Text(field.name), justify="right" if number else "left")
-    shown = rows.slice(0, _SHOWN)
-    for row in zip(*(column.to_pylist() for column in shown.columns), strict=True):
+    cells = list(zip(*(column.to_pylist() for column in shown.columns), strict=True))
+    for row in cells:
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    console = Console()
-    console.print(table)
+    unbounded = console.options.update(max_width=10_000)
+    if console.measure(table, options=unbounded).minimum <= console.width:
+        console.print(table)
+    else:  # words would be cut: one line a column
+        wide = max(map(len, rows.column_names))
+        for number, row in enumerate(cells, 1):
+            console.print(f"── {number} ──")
+            for name, cell in zip(rows.column_names, row, strict=True):
+                console.print(f"{name:>{wide}}  {'' if cell is None else cell}")
     if rows.num_rows > _SHOWN:
         console.print(f"{_SHOWN} of {rows.num_rows} rows; --format json or csv prints all")

@@ -47,6 +47,7 @@ def run(
     from greenlang_iot.devices.registry import load as load_registry
     from greenlang_iot.observe.logs import configure
     from greenlang_iot.runtime.gateway import Gateway, run_gateway
+    from greenlang_iot.runtime.service_manager import ServiceManager
     from greenlang_iot.settings.load import load as load_settings
 
     loaded = load_settings(config, os.environ)
@@ -61,7 +62,9 @@ def run(
         return load_settings(config, os.environ).settings, load_registry(devices_file)
 
     def make() -> Gateway:
-        gateway.append(Gateway(settings, directory, read=read))
+        gateway.append(
+            Gateway(settings, directory, read=read, service_manager=ServiceManager(os.environ))
+        )
         _announce(gateway[0])
         return gateway[0]
 
@@ -73,23 +76,38 @@ def run(
             sys.stdout.write(f"{name:>18}  {value}\n")
 
 
+_FILTERS_SHOWN = 4
+
+
 def _announce(gateway: "Gateway") -> None:
     """Where it listens, what it subscribes to, what it does with bad data."""
     from greenlang_iot.observe.health import enabled_sinks
+    from greenlang_iot.runtime.layout import plan
     from greenlang_iot.runtime.sinks import dead_letter_folder
 
-    settings = gateway.settings
+    settings, directory = gateway.settings, gateway.directory
+    shards = plan(directory, settings.mqtt, settings.runtime.shards, settings.instance)
+    filters = sorted({f for shard in shards for c in shard.connections for f in c.filters})
     lines = [
-        f"greenlang-iot {settings.instance}: {gateway.directory.n_devices:,} devices, "
-        f"{gateway.directory.n_series:,} series, {settings.runtime.shards} shards"
+        f"greenlang-iot {settings.instance}: {directory.n_devices:,} devices, "
+        f"{directory.n_series:,} series, {settings.runtime.shards} shards"
     ]
     for broker in settings.mqtt.brokers:
         kind = "TLS" if broker.tls else "plain TCP"
-        lines.append(f"  from  mqtt://{broker.host}:{broker.port} ({kind}), {settings.mqtt.topic}")
+        login = f"as {broker.username}" if broker.username else "without a login"
+        lines.append(
+            f"  from  {broker.host}:{broker.port} ({kind}, QoS {settings.mqtt.qos}) {login}"
+        )
+    lines += [f"        {name}" for name in filters[:_FILTERS_SHOWN]]
+    if len(filters) > _FILTERS_SHOWN:
+        lines.append(f"        and {len(filters) - _FILTERS_SHOWN:,} more topic filters")
+    lines += [f"        {entry.topic} is {entry.format}" for entry in settings.mqtt.formats]
     for name, sink in enabled_sinks(settings).items():
         lines.append(f"  to    {name} ({sink.policy})")
     target = settings.sinks.dead_letter
-    where = dead_letter_folder(settings) if target.target == "files" else "Kafka"
-    lines.append(f"  bad data goes to the dead letter ({where}) with its reason")
-    lines.append(f"  http://{settings.admin.host}:{settings.admin.port}/readyz /status /metrics")
+    where = dead_letter_folder(settings) if target.target == "files" else target.target
+    lines.append(f"  bad   data goes to the dead letter ({where}) with its reason")
+    lines.append(
+        f"  see   http://{settings.admin.host}:{settings.admin.port}/readyz · /status · /metrics"
+    )
     sys.stderr.write("\n".join(lines) + "\n")

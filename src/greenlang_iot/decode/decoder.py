@@ -1,14 +1,22 @@
 """Messages → columns of valid readings, and one Reject for each message with anything bad in it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from greenlang_iot.decode.general import Message, MessageReader, parse_payloads
 from greenlang_iot.decode.guests import Guests
 from greenlang_iot.decode.kernels import FIELDS, NUMBERS, scan
 from greenlang_iot.decode.lookup import Lookup
+from greenlang_iot.decode.rates import Rates
+from greenlang_iot.decode.routes import Routes
 from greenlang_iot.decode.rows import DTYPES, Columns, Rows, Window, merged
 from greenlang_iot.decode.tables import Tables
-from greenlang_iot.decode.topics import TopicTable, TopicTemplate
+from greenlang_iot.decode.topics import TopicTable
+from greenlang_iot.formats.base import Payload, Reading, SessionFormat
+from greenlang_iot.formats.catalog import Route
+from greenlang_iot.formats.inflate import MAGIC, TooLarge, inflate
+from greenlang_iot.formats.topics import TopicTemplate
 from greenlang_iot.model.batches import I32, Decoded, FrameBatch, ReadingBatch, Reject
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.flags import CLOCK_SUSPECT, FRAME_RETAIN, RETAINED
@@ -25,7 +33,8 @@ class Decoder:
     The columns of a result may be views of buffers that the next `decode()` of this Decoder reuses.
     `directory` is the live Directory: with `unknown_devices: accept` a call of `decode()` may replace
     it by a larger one in which known series keep their index.
-    `fast=False` sends every message through orjson; the results are the same.
+    formats: topics whose payloads are not our JSON. `fast=False` sends every message through the
+    general path; the results are the same.
     """
 
     def __init__(
@@ -33,12 +42,16 @@ class Decoder:
         directory: Directory,
         limits: LimitSettings,
         topic_template: str,
+        formats: Sequence[Route] = (),
         *,
         fast: bool = True,
     ) -> None:
         self.directory = directory
+        self._rates: Rates | None = None
         self.configure(limits)
         self._template = TopicTemplate(topic_template)
+        self._routes = Routes(self._template, formats)
+        self._sessions = [r.format for r in formats if isinstance(r.format, SessionFormat)]
         self._fast = fast
         accept = limits.unknown_devices == "accept"
         self._guests = (
@@ -54,6 +67,7 @@ class Decoder:
 
     def _load(self, directory: Directory) -> None:
         self.directory = directory
+        self._limit_rates()
         self._lookup = Lookup(directory)
         room = self._limits.max_unknown_devices - self._guests.n if self._guests else 0
         self._tables = Tables.of(directory)
@@ -65,6 +79,12 @@ class Decoder:
         self._max_age_ns = int(limits.max_age * 1e9)
         self._max_future_ns = int(limits.max_future * 1e9)
         self._receive_time = limits.missing_ts == "receive_time"
+        self._limit_rates()
+
+    def _limit_rates(self) -> None:
+        """New buckets, all full, for the present devices; none where no rate is limited."""
+        rates = self._limits.device_rate, self._limits.site_rate
+        self._rates = Rates(self.directory, *rates) if any(rates) else None
 
     def grow(self, directory: Directory) -> None:
         """Go on with a reloaded Directory, made from this one: known series keep their index."""
@@ -83,7 +103,11 @@ class Decoder:
         """
         if len(self._device) < frames.n:
             self._device, self._rest = np.empty((2, 2 * frames.n), np.int32)
-        self._topics.find(frames, self._device)
+        if self._routes.default_is_json:
+            self._topics.find(frames, self._device)
+        else:
+            self._device[: frames.n] = -1
+        over = self._over_rate(frames, now_ns) if self._rates is not None else {}
         window = self._window(frames, now_ns, clock_suspect)
         base = CLOCK_SUSPECT if clock_suspect else 0
         columns, rest = self._scan(frames, window, base)
@@ -91,7 +115,7 @@ class Decoder:
         arena = _NO_TEXTS
         if len(rest):
             rows = Rows()
-            rejects = self._general(frames, rest.tolist(), window, base, rows)
+            rejects = self._general(frames, rest.tolist(), over, window, base, rows, now_ns)
             columns = merged(columns, rows.columns())
             arena = rows.texts()
         readings = ReadingBatch(
@@ -103,7 +127,20 @@ class Decoder:
             received_ns=frames.received_ns,
         )
         undecodable = sum(reject.readings == 0 for reject in rejects)
-        return Decoded(readings, rejects, frames.n, undecodable, frames.n - len(rest))
+        decoded = Decoded(readings, rejects, frames.n, undecodable, frames.n - len(rest))
+        for session in self._sessions:
+            decoded.publications += session.publications(now_ns)
+            decoded.gaps += session.take_gaps()
+        return decoded
+
+    def _over_rate(self, frames: FrameBatch, now_ns: int) -> dict[int, int]:
+        """Frame → device of what is over a rate; the scan leaves these frames."""
+        assert self._rates is not None
+        device = self._device[: frames.n]
+        over = np.flatnonzero(self._rates.over(device, now_ns))
+        found = dict(zip(over.tolist(), device[over].tolist(), strict=True))
+        device[over] = -1
+        return found
 
     def _scan(self, frames: FrameBatch, window: Window, base: int) -> tuple[Columns, I32]:
         """The rows of the fast path, and the numbers of the frames that it left."""
@@ -154,15 +191,18 @@ class Decoder:
         self,
         frames: FrameBatch,
         numbers: list[int],
+        over: dict[int, int],
         window: Window,
         base: int,
         rows: Rows,
+        now_ns: int,
     ) -> list[Reject]:
         """Decode these frames one by one, in order."""
         self._lookup.trim()
         reader = MessageReader(self._lookup, self._guests, self._limits, window, rows)
         rejects: dict[int, Reject] = {}
-        messages: list[Message] = []
+        messages: list[tuple[Message, Reason | None]] = []
+        payloads: list[bytes] = []  # of our JSON
         for frame in numbers:
             retained = RETAINED if frames.flags[frame] & FRAME_RETAIN else 0
             message = Message(
@@ -172,35 +212,90 @@ class Decoder:
                 frames.topic(frame),
                 frames.payload(frame),
             )
-            reason = self._find_device(message) if message.device < 0 else None
-            if reason is None and len(message.payload) > self._limits.max_payload_bytes:
-                reason = Reason.TOO_LARGE
-            if reason is None:
-                messages.append(message)
+            reason = None
+            if frame in over:
+                message.device, reason = over[frame], Reason.OVER_RATE
+            elif message.device < 0:
+                reason = self._find_device(message)
+            data = message.payload
+            if len(data) > self._limits.max_payload_bytes:
+                reason = reason or Reason.TOO_LARGE
+            elif data.startswith(MAGIC) and reason is None and message.route is None:
+                inflated = self._inflated(data)
+                data, reason = (b"", inflated) if isinstance(inflated, Reason) else (inflated, None)
+            session = message.route is not None and message.route.is_session
+            if reason is None or (session and reason is not Reason.TOO_LARGE):
+                messages.append((message, reason))
+                if message.route is None:
+                    payloads.append(data)
             else:
                 rejects[frame] = reader.whole(message, reason)
-        for message, document in zip(
-            messages, parse_payloads([m.payload for m in messages]), strict=True
-        ):
-            reject = reader.read(message, document)
+        documents = iter(parse_payloads(payloads))
+        received_ns = frames.received_ns or now_ns
+        for message, reason in messages:
+            reject = (
+                reader.read(message, next(documents))
+                if message.route is None
+                else self._by_format(reader, message, message.route, reason, received_ns)
+            )
             if reject is not None:
                 rejects[message.frame] = reject
         self._publish()
         return [rejects[frame] for frame in sorted(rejects)]
 
+    def _by_format(
+        self,
+        reader: MessageReader,
+        message: Message,
+        route: Route,
+        reason: Reason | None,
+        received_ns: int,
+    ) -> Reject | None:
+        """reason: why the device's readings cannot be taken, of a message that is read all the same."""
+        wanted = self._receive_time if route.receive_time is None else route.receive_time
+        receive_ns = received_ns if wanted else None
+        data = self._inflated(message.payload)
+        if isinstance(data, Reason):
+            return reader.whole(message, reason or data)
+        try:
+            payload = Payload(data, message.topic.decode(), message.metric, receive_ns)
+            readings = route.format.read(payload)
+        except Exception:  # of a format that is not ours, too: it costs this message, not the shard
+            return reader.whole(message, reason or Reason.MALFORMED)
+        if route.metrics:
+            readings = _renamed(readings, route)
+        if reason is not None:
+            return reader.whole(message, reason) if readings else None
+        return reader.take(message, readings, receive_ns)
+
+    def _inflated(self, payload: bytes) -> bytes | Reason:
+        try:
+            return inflate(payload, self._limits.max_payload_bytes)
+        except TooLarge:
+            return Reason.TOO_LARGE
+        except ValueError:
+            return Reason.MALFORMED
+
     def _find_device(self, message: Message) -> Reason | None:
-        """Fill `message.device` of a topic that is not in the table, or say why it cannot be."""
-        place = self._template.parse(message.topic)
-        if place is None:
+        """Fill `message` for a topic that is not in the table, or say why its device cannot be."""
+        found = self._routes.find(message.topic)
+        if found is None:
             return Reason.BAD_TOPIC
+        message.route, place = found
+        message.metric = place.metric
         device = self._lookup.find_id(place.device)
         if device is None:
-            device = self._guests.add(*place) if self._guests is not None else None
+            device = (
+                self._guests.add(place.org, place.site, place.device)
+                if self._guests is not None
+                else None
+            )
             if device is None:
                 return Reason.UNKNOWN_DEVICE
             self._lookup.add_device(device, place)
         message.device = device
-        if self._lookup.place(device) != place:
+        registered = self._lookup.place(device)
+        if place.org not in ("", registered.org) or place.site not in ("", registered.site):
             return Reason.WRONG_PLACE
         return None if self._lookup.enabled(device) else Reason.DEVICE_DISABLED
 
@@ -211,6 +306,17 @@ class Decoder:
         directory = self._guests.publish()
         if directory is not self.directory:
             self.directory = directory
+            self._limit_rates()
             self._lookup.replace(directory)
             self._topics.extend(directory)
             self._tables = Tables.of(directory)
+
+
+def _renamed(readings: Sequence[Reading], route: Route) -> list[Reading]:
+    """With the registry's metrics for the payload's names, and without what is not wanted."""
+    named = ((reading, route.metrics.get(reading.metric, reading.metric)) for reading in readings)
+    return [
+        reading if metric == reading.metric else reading._replace(metric=metric)
+        for reading, metric in named
+        if metric is not None
+    ]

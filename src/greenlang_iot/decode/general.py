@@ -1,11 +1,8 @@
-"""The general path: payloads through orjson into rows, and every decision to reject something.
-
-A reading's path in its document is the path of its value: `value`, `values.temperature`, `[2].value`,
-`[2].values.temperature`; an element of an array that is no object is `[2]`.
-"""
+"""The general path: payloads through orjson or another format into rows, and every decision to reject."""
 
 import math
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +11,19 @@ import orjson
 from greenlang_iot.decode.guests import Guests
 from greenlang_iot.decode.lookup import Lookup, Target
 from greenlang_iot.decode.rows import Rows, Window
-from greenlang_iot.decode.timestamps import parse_ts
+from greenlang_iot.formats.base import Reading
+from greenlang_iot.formats.catalog import Route
+from greenlang_iot.formats.shape import shaped
 from greenlang_iot.model.batches import Reject
 from greenlang_iot.model.flags import CONVERTED, HAS_SEQ
 from greenlang_iot.model.reasons import Reason
 from greenlang_iot.settings.model import LimitSettings
 
-_ABSENT: Any = object()
-_PATH_NAME = 128  # characters of a metric's name that a path keeps; the payload is kept anyway
-
 MALFORMED: Any = object()
 """Stands for a payload that is not JSON."""
+
+_OF_SHAPE = (Reason.BAD_SHAPE, Reason.UNKNOWN_ALIAS)
+"""Reasons of readings whose metric is not known."""
 
 # No payload can end its own element of the joined array and begin another one, because whoever
 # writes it does not know the number that has to stand between two elements.
@@ -61,10 +60,12 @@ class Message:
     flags: int  # of each of its rows
     topic: bytes
     payload: bytes
+    route: Route | None = None  # None: our JSON
+    metric: str = ""  # of the topic
 
 
 class MessageReader:
-    """Takes the documents of one batch apart: good readings to `rows`, the others to rejects."""
+    """Judges the readings of one batch: good ones to `rows`, the others to rejects."""
 
     def __init__(
         self,
@@ -92,60 +93,38 @@ class MessageReader:
         return reject
 
     def read(self, message: Message, document: Any) -> Reject | None:
-        """Decode one message; the Reject holds what was not good in it."""
-        if type(document) is not dict and type(document) is not list:
+        """Decode a message of our JSON; the Reject holds what was not good in it."""
+        try:
+            readings = shaped(document)
+        except ValueError:
             return self.whole(message, Reason.MALFORMED)
-        items = document if type(document) is list else [document]
-        if sum(map(_readings, items)) > self._max_readings:
+        return self.take(message, readings, self._window.receive_ns)
+
+    def take(
+        self, message: Message, readings: Sequence[Reading], receive_ns: int | None
+    ) -> Reject | None:
+        """Decode a message whose readings were read; receive_ns stands for a missing time stamp."""
+        if len(readings) > self._max_readings:
             return self.whole(message, Reason.TOO_MANY_READINGS)
         self._message = message
         self._reject = None
-        for i, item in enumerate(items):
-            if type(item) is dict:
-                self._item(item, f"[{i}]." if items is document else "")
-            else:
-                self._refuse(f"[{i}]", Reason.BAD_SHAPE)
-        return self._reject
-
-    def _item(self, item: dict[str, Any], place: str) -> None:
-        """An object with one reading, or with many metrics."""
-        values = item.get("values", _ABSENT)
-        seq = item.get("seq", -1)
-        good = "seq" not in item or (type(seq) is int and 0 <= seq < 2**63)
-        if values is _ABSENT:
-            metric, unit = item.get("metric"), item.get("unit")
-            if (
-                good
-                and type(metric) is str
-                and "value" in item
-                and (type(unit) is str or "unit" not in item)
-            ):
-                self._reading(f"{place}value", metric, item["value"], unit, self._ts(item), seq)
-            else:
-                self._refuse(f"{place}value", Reason.BAD_SHAPE)
-            return
-        if type(values) is not dict or "metric" in item or "value" in item:
-            self._refuse(f"{place}values", Reason.BAD_SHAPE)
-            return
-        ts = self._ts(item)
-        for metric, value in values.items():
-            path = f"{place}values.{metric[:_PATH_NAME]}"
-            if good:
-                self._reading(path, metric, value, None, ts, seq)
-            else:
-                self._refuse(path, Reason.BAD_SHAPE)
-
-    def _ts(self, item: dict[str, Any]) -> int | Reason:
-        """The item's time stamp, or what is wrong with it."""
+        missing = Reason.TS_MISSING if receive_ns is None else receive_ns
         window = self._window
-        if "ts" not in item:
-            return Reason.TS_MISSING if window.receive_ns is None else window.receive_ns
-        ts = parse_ts(item["ts"])
-        if ts is None:
-            return Reason.TS_INVALID
-        if ts < window.oldest_ns:
-            return Reason.TS_TOO_OLD
-        return Reason.TS_IN_FUTURE if ts > window.newest_ns else ts
+        for path, metric, number, ts, unit, seq in readings:
+            if type(number) is Reason and number in _OF_SHAPE:
+                self._refuse(path, number)
+                continue
+            at: int | Reason
+            if ts is None:
+                at = missing
+            elif isinstance(ts, Reason):
+                at = ts
+            elif ts < window.oldest_ns:
+                at = Reason.TS_TOO_OLD
+            else:
+                at = Reason.TS_IN_FUTURE if ts > window.newest_ns else ts
+            self._reading(path, metric, number, unit, at, seq)
+        return self._reject
 
     def _reading(
         self, path: str, metric: str, number: Any, unit: str | None, ts: int | Reason, seq: int
@@ -159,7 +138,10 @@ class MessageReader:
         if isinstance(ts, Reason):
             return self._refuse(path, ts, series)
         if type(number) is not float and type(number) is not int:
-            return self._refuse(path, Reason.NOT_A_NUMBER, series)
+            reason = number if type(number) is Reason else Reason.NOT_A_NUMBER
+            return self._refuse(path, reason, series)
+        if type(number) is int and not -(2**63) <= number < 2**64:
+            number = _as_float(number)  # as JSON's are read
         flags = message.flags | (HAS_SEQ if seq >= 0 else 0)
         value, text = float(number), repr(number)
         if target is None:
@@ -204,7 +186,8 @@ class MessageReader:
         return Reject(message.topic, message.payload, device, [], 0)
 
 
-def _readings(item: Any) -> int:
-    """How many readings an element of a message claims to hold."""
-    values = item.get("values") if type(item) is dict else None
-    return len(values) if type(values) is dict else 1
+def _as_float(number: int) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf

@@ -2,17 +2,10 @@
 
 from typing import NamedTuple
 
+from greenlang_iot.formats.topics import Place
 from greenlang_iot.model.directory import Directory
 
 _CACHED_DEVICES = 65_536
-
-
-class Place(NamedTuple):
-    """The names that a topic holds."""
-
-    org: str
-    site: str
-    device: str
 
 
 class Target(NamedTuple):

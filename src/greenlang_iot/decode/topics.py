@@ -1,49 +1,15 @@
-"""Topics → devices: the template, and a table from a whole topic's bytes to the device."""
+"""Topics → devices: a table from a whole topic's bytes to the device."""
 
-import re
 import secrets
 
 import numpy as np
 
 from greenlang_iot.decode.kernels_topics import BLOCK, find_topics, insert_topics
-from greenlang_iot.decode.lookup import Place
+from greenlang_iot.formats.topics import TopicTemplate
 from greenlang_iot.model.batches import I32, I64, U8, U64, FrameBatch
 from greenlang_iot.model.directory import Directory
 
 _SPARE = 8  # readable bytes after the last topic (wide loads)
-
-
-class TopicTemplate:
-    """A template such as `greenlang/{org}/{site}/{device}/telemetry`."""
-
-    def __init__(self, template: str) -> None:
-        levels = template.split("/")
-        self._levels = levels
-        self._pattern = re.compile(
-            "/".join(
-                f"(?P<{level[1:-1]}>[^/]+)"
-                if level in ("{org}", "{site}", "{device}")
-                else re.escape(level)
-                for level in levels
-            )
-        )
-        if self._pattern.groups != 3:
-            raise ValueError(f"{template!r} must hold {{org}}, {{site}} and {{device}} once each")
-
-    def topic(self, org: bytes, site: bytes, device: bytes) -> bytes:
-        """The topic on which a device publishes."""
-        names = {"{org}": org, "{site}": site, "{device}": device}
-        return b"/".join(
-            names[level] if level in names else level.encode() for level in self._levels
-        )
-
-    def parse(self, topic: bytes) -> Place | None:
-        """The names in it, or None where the topic does not follow the template."""
-        try:
-            match = self._pattern.fullmatch(topic.decode())
-        except UnicodeDecodeError:
-            return None
-        return Place(match["org"], match["site"], match["device"]) if match else None
 
 
 class TopicTable:

@@ -11,8 +11,9 @@ MEASUREMENT = "alerts"
 def alert_line(transition: Transition) -> bytes:
     """One line without its newline; its time is the event time of the transition (ns).
 
-    Tags: device, metric, org, rule, severity, site, state. Fields: alert_id, band, detector, expected,
-    flags, number, opened, score, summary, value. What does not apply is left out.
+    Tags: device, metric, org, rule, severity, site, state. Fields: alert_id, band, by, comment, detector,
+    expected, flags, group, labels, members_total, number, opened, runbook, score, summary, value. What does
+    not apply is left out.
     """
     t = transition
     tags = {
@@ -27,11 +28,17 @@ def alert_line(transition: Transition) -> bytes:
     fields = {
         "alert_id": _text(t.alert_id),
         "band": _number(t.band),
+        "by": _text(t.by),
+        "comment": _text(t.comment),
         "detector": _text(t.detector),
         "expected": _number(t.expected),
         "flags": _text(",".join(t.flags)),
+        "group": _text(t.group),
+        "labels": _text(",".join(f"{k}={v}" for k, v in sorted(t.labels.items()))),
+        "members_total": f"{t.members_total}i" if t.members_total else "",
         "number": f"{t.number}i",
         "opened": f"{t.opened_ns}i",
+        "runbook": _text(t.runbook),
         "score": _number(t.score),
         "summary": _text(t.summary),
         "value": _number(t.value),

@@ -112,6 +112,14 @@ class Reject:
     ts_ns: list[int] = field(default_factory=list)  # per entry; 0 where there is none
 
 
+@dataclass(slots=True, frozen=True)
+class Publication:
+    """A message that the gateway publishes of its own accord, at QoS 0."""
+
+    topic: str
+    payload: bytes
+
+
 @dataclass(slots=True)
 class Decoded:
     """Everything that became of a FrameBatch: messages = decoded + undecodable."""
@@ -120,7 +128,9 @@ class Decoded:
     rejects: list[Reject]
     messages: int
     undecodable: int  # messages with a message-level reject
-    fast: int  # messages that took the kernel path (the rest went through orjson)
+    fast: int  # messages that took the kernel path (the rest took the general one)
+    gaps: int = 0  # messages that the sequence numbers of a format say are missing
+    publications: list[Publication] = field(default_factory=list)
 
 
 @dataclass(slots=True)

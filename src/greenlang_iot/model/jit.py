@@ -9,8 +9,10 @@ Never `fastmath`: NaN from a sensor must survive. Never `parallel`: a shard owns
 
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -22,12 +24,15 @@ _FLAGS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 def _cache_folder() -> Path:
-    """Folder for compiled kernels, keyed by every source file and the flags.
+    """Folder for compiled kernels, keyed by every source file, the flags, and who compiles them.
 
     numba's own key is the file that holds the caller, so a change of a callee in another file would
-    keep the old machine code alive; and bounds checks are silently absent on a warm cache.
+    keep the old machine code alive; and bounds checks are silently absent on a warm cache. Its entries
+    are of one place of the sources and one Python: another clone compiles anew, and must know it.
     """
-    digest = hashlib.sha256(repr((_FLAGS, os.environ.get("NUMBA_BOUNDSCHECK", "0"))).encode())
+    compiler = (str(_PACKAGE), sys.implementation.cache_tag, version("numba"))
+    bounds = os.environ.get("NUMBA_BOUNDSCHECK", "0")
+    digest = hashlib.sha256(repr((_FLAGS, bounds, compiler)).encode())
     for source in sorted(_PACKAGE.rglob("kernels*.py")):
         digest.update(source.relative_to(_PACKAGE).as_posix().encode())
         digest.update(source.read_bytes())

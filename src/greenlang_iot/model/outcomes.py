@@ -67,6 +67,7 @@ class Transition:
 
     state: "pending", "open", "acknowledged", "resolved". severity: "info", "warning", "critical".
     scope: (org, site, device, metric), with "" for what does not apply.
+    What stands after `flags` is left out of the document where it is empty.
     """
 
     alert_id: str
@@ -86,11 +87,19 @@ class Transition:
     score: float  # in [0, 1]
     detector: str
     summary: str = ""
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()  # "silenced", "flapping"
+    type: str = ""  # of the device
+    labels: dict[str, str] = field(default_factory=dict)  # of the rule
+    runbook: str = ""  # of the rule
+    by: str = ""  # who acknowledged it
+    comment: str = ""
+    group: str = ""  # id of the incident that it belongs to
+    members: tuple[str, ...] = ()  # of an incident: alert ids, of many the first
+    members_total: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The transition as plain JSON types (schema v1 in docs/schemas/)."""
-        return {
+        document: dict[str, Any] = {
             "v": 1,
             "alert_id": self.alert_id,
             "transition_id": f"{self.alert_id}-{self.number}",
@@ -112,6 +121,17 @@ class Transition:
             "summary": self.summary,
             "flags": list(self.flags),
         }
+        more: dict[str, Any] = {
+            "type": self.type,
+            "labels": dict(self.labels),
+            "runbook": self.runbook,
+            "by": self.by,
+            "comment": self.comment,
+            "group": self.group,
+            "members": list(self.members),
+            "members_total": self.members_total,
+        }
+        return document | {name: value for name, value in more.items() if value}
 
     @classmethod
     def from_dict(cls, item: dict[str, Any]) -> "Transition":
@@ -135,4 +155,12 @@ class Transition:
             detector=item["detector"],
             summary=item["summary"],
             flags=tuple(item["flags"]),
+            type=item.get("type", ""),
+            labels=dict(item.get("labels", {})),
+            runbook=item.get("runbook", ""),
+            by=item.get("by", ""),
+            comment=item.get("comment", ""),
+            group=item.get("group", ""),
+            members=tuple(item.get("members", ())),
+            members_total=item.get("members_total", 0),
         )

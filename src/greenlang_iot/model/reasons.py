@@ -14,9 +14,11 @@ class Reason(StrEnum):
     UNKNOWN_DEVICE = "unknown_device"
     WRONG_PLACE = "wrong_place"  # the device is registered under another org or site
     DEVICE_DISABLED = "device_disabled"
+    OVER_RATE = "over_rate"  # over limits.device_rate or limits.site_rate
 
     # one reading (counted in readings)
     BAD_SHAPE = "bad_shape"  # neither metric+value nor values, or a field of the wrong type
+    UNKNOWN_ALIAS = "unknown_alias"  # Sparkplug: no birth that is known says what it stands for
     UNKNOWN_METRIC = "unknown_metric"
     UNKNOWN_UNIT = "unknown_unit"  # no factor to the registry's unit
     OUT_OF_RANGE = "out_of_range"  # outside the registry's valid range
@@ -45,5 +47,6 @@ _MESSAGE = frozenset(
         Reason.UNKNOWN_DEVICE,
         Reason.WRONG_PLACE,
         Reason.DEVICE_DISABLED,
+        Reason.OVER_RATE,
     }
 )

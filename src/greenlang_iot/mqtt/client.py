@@ -62,3 +62,6 @@ class Client(aiomqtt.Client):
     ) -> None:
         self.goodbye = getattr(reason_code, "value", 0)
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
+        if self._disconnected.done():
+            # Looked at: asyncio prints what nobody was waiting for when the connection ended.
+            self._disconnected.exception()

@@ -38,6 +38,8 @@ def write(packet: mqtt5.Packet) -> bytes:
         case mqtt5.UnsubscribePacket():
             body = packet.packet_id.to_bytes(2, "big")
             return _packet(0xA2, body + b"".join(_text(p.encode()) for p in packet.patterns))
+        case mqtt5.PublishPacket(qos=mqtt5.QoS.AT_MOST_ONCE):
+            return _packet(0x30, _text(packet.topic.encode()) + packet.payload)
         case mqtt5.PingReqPacket():
             return b"\xc0\x00"
         case mqtt5.DisconnectPacket():

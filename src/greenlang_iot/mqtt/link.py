@@ -74,6 +74,12 @@ class Link(asyncio.BufferedProtocol):
             self._loop.call_soon(self._send_acks)
         self._acks.append(self._session.acknowledge(packet_ids, self._loop.time()))
 
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Send a message at QoS 0, soon."""
+        if not self._ending:
+            self._session.publish(topic, payload)
+            self._loop.call_soon(self._send_soon)
+
     def pause(self) -> None:
         self._paused = True
         self._set_reading()
@@ -206,6 +212,10 @@ class Link(asyncio.BufferedProtocol):
         out = self._session.outgoing(self._loop.time())
         if out:
             self._transport.write(out)
+
+    def _send_soon(self) -> None:
+        if not self._ending:
+            self._send_control()
 
     def _set_reading(self) -> None:
         on = self._going

@@ -171,6 +171,12 @@ class Session:
         self._sent = now
         return out
 
+    def publish(self, topic: str, payload: bytes) -> None:
+        """A message at QoS 0, with what `outgoing` gives next; not if the broker would not take it."""
+        data = self._write(mqtt5.PublishPacket(topic, payload, qos=mqtt5.QoS.AT_MOST_ONCE))
+        if self._largest is None or len(data) <= self._largest:
+            self._out += data
+
     def outgoing(self, now: float) -> bytes:
         """Control packets to send (each byte once)."""
         out = bytes(self._out)

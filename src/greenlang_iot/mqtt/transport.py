@@ -94,6 +94,11 @@ class Connection:
         if self._link is not None and connection == self._session.connection != 0:
             self._link.acknowledge(packet_ids)
 
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Send a message at QoS 0; without a connection it is not sent."""
+        if self._link is not None and self._session.connection:
+            self._link.publish(topic, payload)
+
     def pause(self) -> None:
         """Read nothing more and hand nothing over until `resume()`; PINGREQ still goes out."""
         self._paused = True

@@ -5,7 +5,7 @@ Who may ask for what is decided in `access.py`, for every route alike. Reading c
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,7 @@ class Status:
         return not self.reasons
 
 
+AddRoutes = Callable[[web.Application], None]
 Reload = Callable[[str], Awaitable[tuple[bool, dict[str, Any]]]]
 """Given who asks, for the audit log: (whether it was done, what to tell)."""
 
@@ -52,6 +53,7 @@ class AdminServer:
 
     metrics: the exposition text (`Exporter.generate`). status: called once per request.
     refused: told the reason of every request or connection that is refused, for a counter.
+    more: called at start, each adds routes; what they serve is guarded like the rest.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class AdminServer:
         tokens: Tokens,
         reload: Reload | None = None,
         refused: Callable[[str], None] = lambda reason: None,
+        more: Sequence[AddRoutes] = (),
     ) -> None:
+        self._more = more
         self._settings = settings
         self._metrics = metrics
         self._status = status
@@ -86,6 +90,8 @@ class AdminServer:
         app.router.add_get("/readyz", self._serve_ready)
         app.router.add_get("/status", self._serve_status)
         app.router.add_post("/-/reload", self._serve_reload)
+        for add_routes in self._more:
+            add_routes(app)
         self._runner = web.AppRunner(app, handle_signals=False)
         await self._runner.setup()
         self._server = await self._listen(self._runner.server, context)
@@ -132,7 +138,7 @@ class AdminServer:
         refused = refusal(_asked(request), self._tokens)
         if refused is not None:
             self._refused(refused.reason)
-            answer = _json({"error": refused.sentence}, refused.status)
+            answer = json_response({"error": refused.sentence}, refused.status)
             if refused.status == 401:
                 answer.headers["WWW-Authenticate"] = "Bearer"
             return answer
@@ -142,31 +148,33 @@ class AdminServer:
                     await request.read()
             except TimeoutError:
                 self._refused("too_slow")
-                return _json({"error": f"the body did not come within {HEAD_WITHIN:g} s"}, 408)
+                return json_response(
+                    {"error": f"the body did not come within {HEAD_WITHIN:g} s"}, 408
+                )
         return await handler(request)
 
     async def _serve_metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=self._metrics(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _serve_health(self, request: web.Request) -> web.Response:
-        return _json({"status": "alive"})
+        return json_response({"status": "alive"})
 
     async def _serve_ready(self, request: web.Request) -> web.Response:
         status = self._status()
         document: dict[str, Any] = {"ready": status.ready}
         if is_direct(_asked(request)):
             document["reasons"] = status.reasons
-        return _json(document, 200 if status.ready else 503)
+        return json_response(document, 200 if status.ready else 503)
 
     async def _serve_status(self, request: web.Request) -> web.Response:
         status = self._status()
-        return _json({"ready": status.ready, "reasons": status.reasons, **status.document})
+        return json_response({"ready": status.ready, "reasons": status.reasons, **status.document})
 
     async def _serve_reload(self, request: web.Request) -> web.Response:
         if self._reload is None:
-            return _json({"error": "nothing can be reloaded here"}, 404)
+            return json_response({"error": "nothing can be reloaded here"}, 404)
         done, document = await self._reload(f"admin token from {request.remote}")
-        return _json({"reloaded": done, **document}, 200 if done else 422)
+        return json_response({"reloaded": done, **document}, 200 if done else 422)
 
 
 class _Connection(web.RequestHandler):
@@ -229,7 +237,8 @@ async def _headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["X-Content-Type-Options"] = "nosniff"
 
 
-def _json(document: dict[str, Any], status: int = 200) -> web.Response:
+def json_response(document: dict[str, Any], status: int = 200) -> web.Response:
+    """Indented, for people with curl, too."""
     body = orjson.dumps(
         document, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     )

@@ -144,9 +144,13 @@ CATALOG: tuple[Metric, ...] = (
         "Messages rejected as a whole, by reason.",
         labels=(("reason", MESSAGE_REASONS),),
     ),
-    _counter("messages_fast", "Messages decoded by the kernel; the rest went through orjson."),
+    _counter("messages_fast", "Messages decoded by the kernel; the rest took the general path."),
     _counter("messages_retained", "Retained messages: delivered and counted, not learnt."),
     _counter("received_bytes", "Bytes of PUBLISH packets received.", "bytes"),
+    _counter(
+        "sparkplug_missing_messages", "Messages of edge nodes that are missing by their `seq`."
+    ),
+    _counter("sparkplug_rebirth_requests", "Edge nodes asked for a rebirth."),
     # readings
     _counter("readings_decoded", "Readings found in decoded messages, rejected ones included."),
     _counter(

@@ -17,6 +17,10 @@ class ClockWatch:
     def suspect(self) -> bool:
         return self._stepped_at is not None
 
+    def doubts(self, wall_s: float, monotonic_s: float) -> bool:
+        """Whether times read just now are suspect: also a step that no tick has seen yet."""
+        return self.suspect or abs(wall_s - monotonic_s - self._offset) > STEP_S
+
     def tick(self, wall_s: float, monotonic_s: float) -> float:
         """Return the step in seconds against the trusted offset (0 while there is none)."""
         offset = wall_s - monotonic_s

@@ -1,12 +1,14 @@
-"""The parent's alert courier: from the shards' outboxes to MQTT, Kafka, InfluxDB and the lake.
+"""The parent's alert courier: shards' outboxes ─▶ the book of alerts ─▶ MQTT, Kafka, InfluxDB, the lake.
 
-Every transition goes to every enabled target at least once, in the order of its outbox. Targets do not wait
-for each other: each has its own queue, and one that is down holds back only the durable position (what it
-has not seen is delivered again after a restart, under the same transition id).
+Every transition of the book goes to every enabled target at least once, in order. Targets do not wait for
+each other: each has its own queue, and one that is down holds back only the durable position (what it has
+not seen is delivered again after a restart, under the same transition id).
 """
 
 import asyncio
 import random
+import time
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from greenlang_iot.observe.catalog import SEVERITIES, cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime.sinks import lake_folder, outbox_folder
 from greenlang_iot.settings.model import Settings
+from greenlang_iot.sinks.alert_store import AlertStore, Published
 from greenlang_iot.sinks.outbox import OutboxReader
 from greenlang_iot.spool.log import SpoolFull
 
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 POLL_EVERY = 0.05
+TICK_EVERY = 1.0
+"""Seconds after which the book hears that time goes on: silences end."""
+RELEASE_EVERY = 5.0
+"""Seconds between two snapshots of the book; what was delivered since comes again after a crash."""
 AT_ONCE = 500
 """Transitions given to a target in one call."""
 MAX_BEHIND = 10_000
@@ -45,6 +52,8 @@ class _Target:
 
     def __init__(self, name: str, deliver: Deliver, counters: Counters) -> None:
         self.name = name
+        self.done = 0
+        """Transitions that are delivered, or refused for good."""
         self.waiting: list[dict[str, Any]] = []
         self.wake = asyncio.Event()
         self._deliver = deliver
@@ -95,38 +104,48 @@ class _Target:
 
     def _done(self, count: int) -> None:
         del self.waiting[:count]
+        self.done += count
         if not self.waiting:
             self.wake.clear()
 
 
 class Courier:
-    """Runs in the parent. on_transition: told of every transition, once per read."""
+    """Runs in the parent, the only one that writes to `store`.
+
+    on_transition: told of every transition once it is durable.
+    """
 
     def __init__(
         self,
         settings: Settings,
         counters: Counters,
+        store: AlertStore,
         on_transition: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self._settings = settings
         self._counters = counters
+        self._store = store
         self._on_transition = on_transition
         self._readers: dict[str, OutboxReader] = {}
-        self._open: dict[str, str] = {}  # alert id → severity
         self._targets: list[_Target] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._given = 0  # transitions that the targets got
+        self._records: deque[tuple[int, int]] = deque()  # (transitions given, journal's record)
+        self._ticked = self._released = float("-inf")
+        self._failing = False
+        self._one_at_a_time = asyncio.Lock()
         self._control: ControlPlane | None = None
-        self._behind = False
-        self._disk_fails = False
 
     async def run(self) -> None:
         """Until cancelled. Whatever is away, it goes on trying; only a mistake of ours is raised."""
         self._connect()
-        self._say_open()
+        stop_listening = self._store.listen(self._publish, again=True)
+        self._count()
         tasks = [asyncio.ensure_future(target.run()) for target in self._targets]
         try:
+            await self._adopt()
             while True:
-                self._move()
+                await self._move()
                 if self._control is not None:
                     self._counters.set(cell("control_up"), float(self._control.connected))
                 await asyncio.sleep(POLL_EVERY)
@@ -134,6 +153,7 @@ class Courier:
                     if task.done():
                         await task
         finally:
+            stop_listening()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -144,44 +164,82 @@ class Courier:
         """Called when the shards have ended: deliver what is left, within DRAIN_TIMEOUT."""
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT):
-                while self._behind or self._move():
+                while await self._move() or self._behind:
                     await asyncio.sleep(0.01)
-                    self._move()
-        except TimeoutError:
+                await self._release(at_once=True)
+        except (TimeoutError, OSError):
             behind = {target.name: len(target.waiting) for target in self._targets}
-            log.warning("alerts are left in the outbox for the next start", waiting=behind)
+            log.warning("alerts are left for the next start", waiting=behind)
 
-    def _move(self) -> bool:
-        """Hand new transitions to the targets; True if there were any."""
-        try:
-            found = self._read()
-        except OSError as error:
-            if not self._disk_fails:
-                log.error("the disk fails the outbox; it is tried again", why=str(error))
-            self._disk_fails = True
-            return False
-        self._disk_fails = False
-        return found
+    @property
+    def _behind(self) -> bool:
+        return any(target.waiting for target in self._targets)
 
-    def _read(self) -> bool:
+    async def _move(self) -> bool:
+        """New transitions of the shards into the book; True if there were any."""
+        async with self._one_at_a_time:
+            try:
+                found = await self._read()
+                await self._release()
+            except (OSError, SpoolFull) as error:
+                if not self._failing:
+                    log.error("the disk fails the alerts; it is tried again", why=str(error))
+                self._failing = True
+                return False
+            self._failing = False
+            return found
+
+    async def _read(self) -> bool:
+        if self._failing or time.monotonic() - self._ticked >= TICK_EVERY:
+            self._ticked = time.monotonic()
+            await self._store.take([])
         found = False
         room = all(len(target.waiting) < MAX_BEHIND for target in self._targets)
         for reader in self._outboxes() if room else ():
             items = reader.poll()
-            found = found or bool(items)
-            for target in self._targets:
-                target.add(items) if items else None
+            if items:
+                found = True
+                await self._store.take(items)
             for item in items:
-                self._note(item)
                 if item["state"] == "resolved":
                     for other in self._readers.values():
                         if other is not reader:
                             other.forget(item["alert_id"])
-        self._behind = any(target.waiting for target in self._targets)
-        if not self._behind:
-            for reader in self._readers.values():
-                reader.delivered()
+            reader.delivered()
         return found
+
+    async def _release(self, *, at_once: bool = False) -> None:
+        """What every target has need not be kept. OSError."""
+        now = time.monotonic()
+        if not at_once and now - self._released < RELEASE_EVERY:
+            return
+        done = min((target.done for target in self._targets), default=self._given)
+        number = max((record for given, record in self._records if given <= done), default=0)
+        if number:
+            await self._store.delivered(number)
+        while self._records and self._records[0][1] <= number:
+            self._records.popleft()
+        self._released = now
+
+    def _publish(self, published: Published) -> None:
+        items = published.transitions
+        self._given += len(items)
+        self._records.append((self._given, published.number))
+        for target in self._targets if items else ():
+            target.add(items)
+        for item in items:
+            if self._on_transition is not None:
+                self._on_transition(item)
+        self._count()
+
+    def _count(self) -> None:
+        is_open = Counter(
+            alert.last["severity"]
+            for alert in self._store.book.alerts.values()
+            if alert.last["state"] in ("open", "acknowledged")
+        )
+        for severity in SEVERITIES:
+            self._counters.set(cell("alerts_open", severity=severity), is_open[severity])
 
     def _outboxes(self) -> list[OutboxReader]:
         for folder in sorted(outbox_folder(self._settings).glob("*")):
@@ -189,19 +247,11 @@ class Courier:
                 self._readers[folder.name] = OutboxReader(folder)
         return list(self._readers.values())
 
-    def _note(self, item: dict[str, Any]) -> None:
-        if item["state"] == "resolved":
-            self._open.pop(item["alert_id"], None)
-        elif item["state"] != "pending":
-            self._open[item["alert_id"]] = item["severity"]
-        self._say_open()
-        if self._on_transition is not None:
-            self._on_transition(item)
-
-    def _say_open(self) -> None:
-        for severity in SEVERITIES:
-            count = sum(value == severity for value in self._open.values())
-            self._counters.set(cell("alerts_open", severity=severity), count)
+    async def _adopt(self) -> None:
+        """Alerts that the outboxes know and the book does not: it is new, or was lost."""
+        known = self._store.book.alerts
+        for reader in self._outboxes():
+            await self._store.take([t for t in reader.known if t["alert_id"] not in known])
 
     # ---- targets ------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import time
 import aiomqtt
 import structlog
 
-from greenlang_iot.decode.topics import TopicTemplate
+from greenlang_iot.formats.catalog import templates
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.mqtt.client import client_options
 from greenlang_iot.observe.catalog import cell
@@ -43,7 +43,8 @@ class Discovery:
     ) -> None:
         self._watch = watch
         self._settings = settings
-        self._template = TopicTemplate(settings.topic)
+        # Of topics that do not name org and site nobody can say which site is missing.
+        self._templates = [t for t in templates(settings) if {"org", "site"} <= {*t.fields}]
         self._counters = counters
         self._registered = {
             (directory.org[int(o)], directory.site[int(s)])
@@ -62,7 +63,7 @@ class Discovery:
         await asyncio.Event().wait()
 
     async def _look(self, broker: BrokerSettings) -> None:
-        wildcard = self._settings.topic.format(org="+", site="+", device="+")
+        wildcards = [(template.filter(), 0) for template in self._templates]
         end = time.monotonic() + self._watch
         try:
             async with (
@@ -73,7 +74,7 @@ class Discovery:
                     logger=_SILENT,
                 ) as client,
             ):
-                await client.subscribe([(wildcard, 0), (DROPPED, 0)])
+                await client.subscribe([*wildcards, (DROPPED, 0)])
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(end - time.monotonic()):
                         seen = 0
@@ -90,7 +91,8 @@ class Discovery:
             if isinstance(payload, bytes) and payload.isdigit():
                 self._counters.set(cell("broker_dropped_messages"), int(payload))
             return
-        place = self._template.parse(topic.encode())
+        found = (template.parse(topic.encode()) for template in self._templates)
+        place = next((place for place in found if place is not None), None)
         if place is None:
             return
         site = (place.org, place.site)

@@ -19,6 +19,7 @@ from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.observe import health
 from greenlang_iot.observe.access import Tokens
 from greenlang_iot.observe.admin import AdminServer, Status
+from greenlang_iot.observe.api_alerts import AlertApi
 from greenlang_iot.observe.audit import Audit
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
@@ -28,12 +29,16 @@ from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
 from greenlang_iot.runtime.quality import QualityWatch
 from greenlang_iot.runtime.reloader import Read, Reloader
+from greenlang_iot.runtime.service_manager import ServiceManager
 from greenlang_iot.runtime.shard import ShardSpec
-from greenlang_iot.runtime.sinks import lake_folder
+from greenlang_iot.runtime.sinks import alerts_folder, lake_folder
 from greenlang_iot.runtime.summary import Summary, summarize
 from greenlang_iot.runtime.supervisor import Supervisor, install_signals
 from greenlang_iot.settings.model import Settings
+from greenlang_iot.sinks.alert_store import AlertStore
 from greenlang_iot.spool.files import OS_FILES, replace_durably
+from greenlang_iot.spool.format import FormatError
+from greenlang_iot.spool.store import LogInUse
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +47,7 @@ class Gateway:
     """One instance. on_transition: told of every alert transition, for a screen.
 
     read: settings and registry as their files say now, for a reload; raises InputError.
+    service_manager: told that the gateway has started, is alive, drains.
     """
 
     def __init__(
@@ -51,8 +57,10 @@ class Gateway:
         *,
         on_transition: Callable[[dict[str, Any]], None] | None = None,
         read: Read | None = None,
+        service_manager: ServiceManager | None = None,
     ) -> None:
         self._read = read
+        self._service_manager = service_manager or ServiceManager()
         self.settings = settings
         self.directory = directory
         self.ready = asyncio.Event()
@@ -76,8 +84,9 @@ class Gateway:
             own = Counters.create(run / "gateway.counters")
             supervisor = self._supervisor(run)
             quality = QualityWatch(settings, own)
+            store = _alert_store(settings)
             audit = Audit(settings.data_dir, settings.admin.audit_max_bytes)
-            reloader = Reloader(self, supervisor, self._read, audit)
+            reloader = Reloader(self, supervisor, self._read, audit, store.configure)
             admin = AdminServer(
                 settings.admin,
                 Exporter(self.shards, own, quality.sites).generate,
@@ -85,9 +94,10 @@ class Gateway:
                 Tokens.of(settings.data_dir),
                 reloader.reload,
                 lambda reason: own.add(cell("admin_refused", reason=reason)),
+                [AlertApi(store, audit).add_routes],
             )
             self.admin_port = await admin.start()
-            courier = Courier(settings, own, self._on_transition)
+            courier = Courier(settings, own, store, self._on_transition)
             if signals:
                 install_signals(asyncio.get_running_loop(), self.stop, reloader.soon)
             supervisor.start()
@@ -96,6 +106,7 @@ class Gateway:
                 for coroutine in (
                     supervisor.watch(),
                     self._watch_shards(supervisor),
+                    self._tell_service_manager(),
                     courier.run(),
                     self._compact_lake(),
                     quality.run(),
@@ -106,6 +117,7 @@ class Gateway:
             try:
                 await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
             finally:
+                self._service_manager.stopping()
                 clean = await supervisor.stop()
                 await courier.drain()
                 failed = [t.exception() for t in tasks if t.done() and not t.cancelled()]
@@ -113,6 +125,7 @@ class Gateway:
                     task.cancel()
                 await asyncio.gather(*tasks, stopping, return_exceptions=True)
                 await admin.stop()
+                await store.close()
         for error in failed:
             if error is not None:
                 raise error
@@ -167,6 +180,17 @@ class Gateway:
                 log.info("ready", seconds=round(time.monotonic() - self._started, 2))
             await asyncio.sleep(0.05)
 
+    async def _tell_service_manager(self) -> None:
+        """From the parent's own loop: where that is stuck, the signs of life end."""
+        manager = self._service_manager
+        if not manager.present:
+            await asyncio.Event().wait()
+        manager.started()
+        while not self._stop.is_set():
+            manager.beat("; ".join(self._reasons()) or "ready")
+            await asyncio.sleep(manager.every)
+        await asyncio.Event().wait()  # the drain has its own bound
+
     def _reasons(self) -> list[str]:
         return health.not_ready(self.settings, self.shards, time.monotonic_ns())
 
@@ -194,6 +218,14 @@ class Gateway:
                 await asyncio.to_thread(lake.compact, time.time_ns())
             except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
                 log.error("the lake was not compacted; its log keeps the data", why=str(error))
+
+
+def _alert_store(settings: Settings) -> AlertStore:
+    folder = alerts_folder(settings)
+    try:
+        return AlertStore(folder, settings.alerts)
+    except (OSError, LogInUse, FormatError) as error:
+        raise GatewayError(f"The book of alerts in {folder} cannot be opened: {error}.") from error
 
 
 class _InstanceLock:

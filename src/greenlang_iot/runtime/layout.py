@@ -7,12 +7,14 @@ the same ids after a restart, and when the layout changes the old ids are retire
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from greenlang_iot.formats.catalog import templates
+from greenlang_iot.formats.topics import TopicTemplate
 from greenlang_iot.model.batches import F64
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.settings.model import MqttSettings
@@ -48,21 +50,21 @@ def plan(
     directory: Directory, settings: MqttSettings, shards: int, instance: str
 ) -> list[ShardPlan]:
     """Deal the topic filters out to `shards` shards and their connections."""
+    subscribed = templates(settings)
     if settings.layout == "shared":
-        wildcard = settings.topic.format(org="+", site="+", device="+")
-        dealt = [
-            [_Piece(1.0, (f"$share/{settings.share_name}/{wildcard}",))] for _ in range(shards)
-        ]
+        share = tuple(f"$share/{settings.share_name}/{t.filter()}" for t in subscribed)
+        dealt = [[_Piece(1.0, share)] for _ in range(shards)]
     else:
-        pieces = _pieces(directory, settings.topic, shards)
-        dealt = _deal(pieces, shards)
+        dealt = _deal(_pieces(directory, subscribed, shards), shards)
     return [
         ShardPlan(shard, tuple(_connections(settings, shard, dealt[shard], instance)))
         for shard in range(shards)
     ]
 
 
-def owned(plan: ShardPlan, directory: Directory, topic: str, shards: int) -> npt.NDArray[np.bool_]:
+def owned(
+    plan: ShardPlan, directory: Directory, settings: MqttSettings, shards: int
+) -> npt.NDArray[np.bool_]:
     """Per device, bool[n_devices]: does this shard, and no other, hear all of it?
 
     A share among several shards gives each message to any of them: then nobody does.
@@ -70,19 +72,24 @@ def owned(plan: ShardPlan, directory: Directory, topic: str, shards: int) -> npt
     filters = {f for connection in plan.connections for f in connection.filters}
     if any(f.startswith("$share/") for f in filters):
         return np.full(directory.n_devices, shards == 1)
+    subscribed = templates(settings)
     mine = np.zeros((len(directory.org), len(directory.site)), np.bool_)
     for o, s in np.ndindex(mine.shape):
-        name = topic.format(org=directory.org[o], site=directory.site[s], device="+")
-        mine[o, s] = name in filters
+        mine[o, s] = filters.issuperset(_filters(subscribed, directory.org[o], directory.site[s]))
     result: npt.NDArray[np.bool_] = mine[directory.org_of, directory.site_of]
     for device in np.flatnonzero(~result):
-        name = topic.format(
-            org=directory.org[int(directory.org_of[device])],
-            site=directory.site[int(directory.site_of[device])],
-            device=directory.device[int(device)],
-        )
-        result[device] = name in filters
+        org = directory.org[int(directory.org_of[device])]
+        site = directory.site[int(directory.site_of[device])]
+        names = _filters(subscribed, org, site, directory.device[int(device)])
+        result[device] = filters.issuperset(names)
     return result
+
+
+def _filters(
+    subscribed: Sequence[TopicTemplate], org: str, site: str, device: str = "+"
+) -> tuple[str, ...]:
+    """The filters of a site, or of one device of it, for every format that it may use."""
+    return tuple(template.filter(org, site, device) for template in subscribed)
 
 
 def _connections(
@@ -113,28 +120,50 @@ def _rates(directory: Directory) -> F64:
     return np.maximum(rates, 1e-9)
 
 
-def _pieces(directory: Directory, topic: str, shards: int) -> list[_Piece]:
-    """Filters with weights: a site each, or devices where a site is too big for a shard."""
+def _pieces(directory: Directory, subscribed: Sequence[TopicTemplate], shards: int) -> list[_Piece]:
+    """Filters with weights: a site each, or devices where a site is too big for a shard.
+
+    All formats of a device go together, so that its series stay on one shard. Sites that share a filter
+    (a template does not name the site, or the org) are dealt as one.
+    """
     if directory.n_devices == 0:
         return []
     rates = _rates(directory)
     fair = float(rates.sum()) / shards
-    place = directory.org_of.astype(np.int64) * (len(directory.site) + 1) + directory.site_of
+    by_device = all(template.by_device for template in subscribed)
     pieces = []
-    for value in np.unique(place):
-        members = np.flatnonzero(place == value)
-        first = int(members[0])
-        org = directory.org[int(directory.org_of[first])]
-        site = directory.site[int(directory.site_of[first])]
+    for filters, members in _sites(directory, subscribed):
         weight = float(rates[members].sum())
-        if shards > 1 and weight > fair and 1 < len(members) <= MAX_DEVICE_FILTERS:
+        if shards > 1 and by_device and weight > fair and 1 < len(members) <= MAX_DEVICE_FILTERS:
             for member in members:
-                device = directory.device[int(member)]
-                name = topic.format(org=org, site=site, device=device)
-                pieces.append(_Piece(float(rates[member]), (name,)))
+                org = directory.org[int(directory.org_of[member])]
+                site = directory.site[int(directory.site_of[member])]
+                names = _filters(subscribed, org, site, directory.device[member])
+                pieces.append(_Piece(float(rates[member]), names))
         else:
-            pieces.append(_Piece(weight, (topic.format(org=org, site=site, device="+"),)))
+            pieces.append(_Piece(weight, tuple(sorted(filters))))
     return pieces
+
+
+def _sites(
+    directory: Directory, subscribed: Sequence[TopicTemplate]
+) -> Iterable[tuple[set[str], list[int]]]:
+    """(filters, devices) of each site, or of several sites with a filter in common."""
+    place = directory.org_of.astype(np.int64) * (len(directory.site) + 1) + directory.site_of
+    groups: dict[int, tuple[set[str], list[int]]] = {}
+    group_of: dict[str, int] = {}
+    for number, value in enumerate(np.unique(place)):
+        members = np.flatnonzero(place == value).tolist()
+        org = directory.org[int(directory.org_of[members[0]])]
+        site = directory.site[int(directory.site_of[members[0]])]
+        filters = set(_filters(subscribed, org, site))
+        for other in {group_of[f] for f in filters if f in group_of}:
+            more, theirs = groups.pop(other)
+            filters |= more
+            members = theirs + members
+        groups[number] = (filters, members)
+        group_of |= dict.fromkeys(filters, number)
+    return groups.values()
 
 
 def _deal(pieces: list[_Piece], hands: int) -> list[list[_Piece]]:

@@ -29,6 +29,8 @@ _VERDICT_CELLS = (
 )
 _RECEIVED = cell("messages_received")
 _BYTES = cell("received_bytes")
+_GAPS = cell("sparkplug_missing_messages")
+_REBIRTHS = cell("sparkplug_rebirth_requests")
 _DECODED_MESSAGES = cell("messages_decoded")
 _FAST = cell("messages_fast")
 _RETAINED_MESSAGES = cell("messages_retained")
@@ -66,6 +68,10 @@ class BatchMeter:
             counters.observe(histogram, took, frames.n)
         counters.observe(_BATCH_MESSAGES, frames.n)
         counters.touch(_LAST_MESSAGE)
+        if decoded.gaps:
+            add(_GAPS, decoded.gaps)
+        if decoded.publications:
+            add(_REBIRTHS, len(decoded.publications))
         retained = int(np.count_nonzero(frames.flags[: frames.n] & flags.FRAME_RETAIN))
         add(_RETAINED_MESSAGES, retained)
         rejected = self._rejects(decoded) if decoded.rejects else 0

@@ -13,7 +13,7 @@ from greenlang_iot.observe.audit import Audit
 from greenlang_iot.observe.logs import configure
 from greenlang_iot.runtime.layout import ShardPlan, owned
 from greenlang_iot.runtime.supervisor import Supervisor
-from greenlang_iot.settings.model import Settings
+from greenlang_iot.settings.model import AlertSettings, MqttSettings, Settings
 from greenlang_iot.settings.reload import reload_settings
 from greenlang_iot.settings.secrets import secrets as secrets_of
 
@@ -37,9 +37,15 @@ class Reloader:
     """Serves SIGHUP (`soon`) and POST /-/reload (`reload`); one at a time, each in the audit log."""
 
     def __init__(
-        self, running: Running, supervisor: Supervisor, read: Read | None, audit: Audit
+        self,
+        running: Running,
+        supervisor: Supervisor,
+        read: Read | None,
+        audit: Audit,
+        configure_alerts: Callable[[AlertSettings], None],
     ) -> None:
         self._audit = audit
+        self._configure_alerts = configure_alerts
         self._running = running
         self._supervisor = supervisor
         self._read = read
@@ -76,8 +82,9 @@ class Reloader:
         running = self._running
         change = reload_settings(running.settings, wanted)
         restart = [f"setting {name}" for name in change.needs_restart]
-        restart += _unsubscribed(running.plans, registry, running.settings.mqtt.topic)
+        restart += _unsubscribed(running.plans, registry, running.settings.mqtt)
         running.settings, running.directory = change.settings, registry
+        self._configure_alerts(change.settings.alerts)
         configure(change.settings.log, secrets=secrets_of(change.settings))
         answers = await self._supervisor.reload(registry, change.settings)
         restart += [f"shard {i}: {a.error}" for i, a in answers.items() if a.error]
@@ -95,11 +102,11 @@ class Reloader:
         return document
 
 
-def _unsubscribed(plans: list[ShardPlan], registry: Directory, topic: str) -> list[str]:
+def _unsubscribed(plans: list[ShardPlan], registry: Directory, settings: MqttSettings) -> list[str]:
     """Filters do not move: what no connection subscribes to waits for a restart."""
     heard = np.zeros(registry.n_devices, np.bool_)
     for plan in plans:
-        heard |= owned(plan, registry, topic, shards=1)  # a share hears every device
+        heard |= owned(plan, registry, settings, shards=1)  # a share hears every device
     places: dict[str, int] = {}
     for d in np.flatnonzero(~heard).tolist():
         place = f"{registry.org[int(registry.org_of[d])]}/{registry.site[int(registry.site_of[d])]}"

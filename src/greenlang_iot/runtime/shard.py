@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvloop
@@ -19,7 +20,8 @@ from greenlang_iot.decode.decoder import Decoder
 from greenlang_iot.decode.guests import GUEST_TYPE
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.devices.reload import Reloaded, reloaded
-from greenlang_iot.model.batches import U16, FrameBatch, Reject
+from greenlang_iot.formats.catalog import routes
+from greenlang_iot.model.batches import U16, FrameBatch, Publication, Reject
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError, InputError, MqttError
 from greenlang_iot.model.outcomes import Refused, Transition
@@ -146,7 +148,7 @@ class Shard:
         self.runners: list[Runner] = factory.runners()
         self.adoptions = factory.adoptions()
         self.pipeline = Pipeline(
-            Decoder(directory, settings.limits, settings.mqtt.topic),
+            Decoder(directory, settings.limits, settings.mqtt.topic, routes(settings.mqtt)),
             self.detector,
             self.alerter,
             self.quality,
@@ -156,8 +158,10 @@ class Shard:
             self.outbox_port,
             BatchMeter(self.counters),
             self._acknowledge,
+            self._publish,
             self.clock,
         )
+        self.pipeline.clock_suspect = self.watches.clock_suspect
         for item in self.spec.plan.connections:
             self._own.append(self._connection(item))
         self.connections += self._own
@@ -209,6 +213,13 @@ class Shard:
             self._owners[connection] = owner
         owner.acknowledge(connection, packet_ids)
 
+    def _publish(self, connection: int, publications: Sequence[Publication]) -> None:
+        """At QoS 0, where the messages that ask for it came from."""
+        for owner in self.connections:
+            if owner.number == connection:
+                for item in publications:
+                    owner.publish(item.topic, item.payload)
+
     # ---- what connections call --------------------------------------------------------------------
 
     def on_frames(self, frames: FrameBatch) -> None:
@@ -232,6 +243,7 @@ class Shard:
         """Until SIGTERM, then drain: stop reading, deliver or spool, acknowledge, say goodbye."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.set_exception_handler(self._unhandled)
         if self.spec.supervisor:
             self._end_with(self.spec.supervisor)
         self._compose()
@@ -279,6 +291,14 @@ class Shard:
         if not task.cancelled() and task.exception() is not None:
             log.error("a task of the shard failed", exc_info=task.exception())
             os._exit(1)  # nothing that is not settled was acknowledged; the supervisor restarts us
+
+    def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What a callback raised and nobody caught. Without memory or threads a shard would stand
+        still and say that it is well: it ends instead."""
+        error = context.get("exception")
+        log.error("unhandled in the event loop", what=context.get("message"), exc_info=error)
+        if isinstance(error, MemoryError | RuntimeError) and not self._stop.is_set():
+            os._exit(1)
 
     def reload(self, registry: Directory, settings: Settings) -> Reloaded:
         """Take over a newer registry and settings that need no restart. Raises InputError."""
@@ -348,7 +368,6 @@ class Shard:
         self.outbox_port.retry()
         self._back_pressure()
         self.watches.tick(TICK, self._own)
-        self.pipeline.clock_suspect = self.watches.clock_suspect
         if time.monotonic() - self._last_checkpoint >= self.settings.detect.checkpoint_every:
             self._checkpoint()
 

@@ -40,6 +40,10 @@ def outbox_folder(settings: Settings) -> Path:
     return settings.data_dir / "outbox"
 
 
+def alerts_folder(settings: Settings) -> Path:
+    return settings.data_dir / "alerts"
+
+
 def kafka_publisher(settings: Settings) -> Publish | None:
     """Where dead letters go when their target is Kafka; None where Kafka is off."""
     if not settings.sinks.kafka.enabled or settings.sinks.dead_letter.target != "kafka":

@@ -50,15 +50,14 @@ class Watches:
         self._seen: dict[str, float] = {}  # when each broker was last connected, by name
         self.follow(directory)
 
-    @property
-    def clock_suspect(self) -> bool:
-        """The wall clock stepped: time verdicts are suspended."""
-        return self._clock.suspect
+    def clock_suspect(self, wall_ns: int, monotonic: float) -> bool:
+        """The wall clock stepped, be it a moment ago: time verdicts are suspended."""
+        return self._clock.doubts(wall_ns * 1e-9, monotonic)
 
     def follow(self, directory: Directory) -> None:
         """A registry was taken over, or unknown devices came."""
         shards = self._settings.runtime.shards
-        self._owned = owned(self._plan, directory, self._settings.mqtt.topic, shards)
+        self._owned = owned(self._plan, directory, self._settings.mqtt, shards)
 
     def tick(self, every: float, connections: Sequence[Connection]) -> None:
         """Look at clock and brokers. every: seconds between ticks; connections: the plan's."""

@@ -7,7 +7,9 @@ from itertools import combinations
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from greenlang_iot.settings.expect import Place
+from greenlang_iot.formats.catalog import PLAIN, entry_problem
+from greenlang_iot.formats.topics import TopicTemplate, template_problem
+from greenlang_iot.settings.expect import Place, show
 from greenlang_iot.settings.model import (
     AdminSettings,
     BrokerSettings,
@@ -19,7 +21,7 @@ from greenlang_iot.settings.model import (
 )
 
 ASSUMED_ACK_LATENCY = 0.5
-"""Seconds from a message's arrival to its PUBACK with healthy sinks, assumed by `rate_bound`."""
+"""Seconds from a message's arrival to its PUBACK with healthy sinks, assumed by `config check`."""
 
 _KAFKA_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 
@@ -46,20 +48,12 @@ def check(settings: Settings) -> list[Finding]:
     return findings
 
 
-def rate_bound(settings: Settings, ack_latency: float = ASSUMED_ACK_LATENCY) -> float:
-    """Messages a second that the receive windows allow at QoS 1, over all brokers.
-
-    A connection has at most `receive_maximum` messages unacknowledged, so it cannot take more than
-    that per `ack_latency` seconds.
-    """
-    windows = sum(b.receive_maximum * b.connections_per_shard for b in settings.mqtt.brokers)
-    return windows * settings.runtime.shards / ack_latency
-
-
 def _mqtt(settings: Settings) -> Iterator[Finding]:
     mqtt = settings.mqtt
-    if (problem := _template_problem(mqtt.topic)) is not None:
+    if (problem := template_problem(mqtt.topic, ("org", "site", "device"))) is not None:
         yield Finding((("mqtt", "topic"),), problem)
+    else:
+        yield from _formats(settings)
     names = [b.name for b in mqtt.brokers]
     for i, broker in enumerate(mqtt.brokers):
         place: Place = ("mqtt", "brokers", i)
@@ -79,15 +73,28 @@ def _mqtt(settings: Settings) -> Iterator[Finding]:
             )
 
 
-def _template_problem(topic: str) -> str | None:
-    levels = topic.split("/")
-    for name in ("{org}", "{site}", "{device}"):
-        if levels.count(name) != 1 or topic.count(name) != 1:
-            return f"must hold {name} once, as a whole level (between slashes)"
-    for level in levels:
-        if level not in ("{org}", "{site}", "{device}") and re.search(r"[+#{}\x00]", level):
-            return f"level {level!r}: no wildcards and no braces but {{org}}, {{site}}, {{device}}"
-    return "must not begin with $, which is the broker's own" if topic.startswith("$") else None
+def _formats(settings: Settings) -> Iterator[Finding]:
+    mqtt = settings.mqtt
+    known: list[tuple[Place, TopicTemplate]] = [(("mqtt", "topic"), TopicTemplate(mqtt.topic))]
+    for i, entry in enumerate(mqtt.formats):
+        place: Place = ("mqtt", "formats", i)
+        if (found := entry_problem(entry)) is not None:
+            yield Finding(((*place, found[0]),), found[1])
+            continue
+        template = TopicTemplate(entry.topic, entry.device_id)
+        for other, earlier in known:
+            takes_its_place = other == ("mqtt", "topic") and entry.topic == mqtt.topic
+            if template.overlaps(earlier) and not takes_its_place:
+                message = f"a topic may follow this and {show(other)}: a message has one format"
+                yield Finding(((*place, "topic"), other), message)
+        known.append(((*place, "topic"), template))
+        missing = entry.missing_ts or settings.limits.missing_ts
+        if entry.format == PLAIN and missing == "reject":
+            message = "a plain number has no time stamp: set receive_time, or every one is rejected"
+            yield Finding(((*place, "missing_ts"), ("limits", "missing_ts")), message)
+        if template.sparkplug and mqtt.layout == "shared":
+            message = "a share splits an edge node's messages over shards: Sparkplug needs sites"
+            yield Finding((("mqtt", "layout"), (*place, "format")), message)
 
 
 def _broker(broker: BrokerSettings, place: Place) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ environment (`GREENLANG_IOT__SECTION__KEY`) and secret files, and reports every 
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -79,11 +79,31 @@ class BrokerSettings(Section):
     """Longest wait for a connection, TLS and CONNACK included."""
 
 
+class FormatSettings(Section):
+    """Topics whose payloads are not our JSON, and how they are read."""
+
+    topic: str
+    """Template like mqtt.topic; {org} and {site} may be missing, {metric} may be there. The same text as
+    mqtt.topic takes the place of JSON there."""
+    format: str
+    """Name of a format, built in or of an installed package."""
+    device_id: str = "{device}"
+    """How the registered id is made of the topic's {device} and, with Sparkplug, {node}."""
+    metrics: dict[str, str | None] = Field(default_factory=dict)
+    """Names in the payload and the registry's metrics for them; null leaves one out."""
+    missing_ts: Literal["reject", "receive_time"] | None = None
+    """What becomes of readings without a time stamp; unset: as limits.missing_ts."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """What the format itself wants to know."""
+
+
 class MqttSettings(Section):
     """What is read from the brokers, and how the shards share it."""
 
     topic: str = "greenlang/{org}/{site}/{device}/telemetry"
     """Template; must hold {org}, {site} and {device} once each, as whole levels."""
+    formats: list[FormatSettings] = Field(default_factory=list)
+    """More topics, with payloads in other formats."""
     qos: Literal[0, 1] = 1
     """1: acknowledged when it is safe; 0: the broker keeps nothing while the gateway is away."""
     layout: Literal["sites", "shared"] = "sites"
@@ -108,6 +128,12 @@ class LimitSettings(Section):
     """Older time stamps are rejected as ts_too_old; 0: no limit."""
     max_future: Seconds = 300.0
     """Time stamps further ahead are rejected as ts_in_future."""
+    device_rate: float = Field(
+        0.0, ge=0, description="messages a second of a device; more are dead letters; 0 = no limit"
+    )
+    site_rate: float = Field(
+        0.0, ge=0, description="messages a second of a site, in one shard; 0 = no limit"
+    )
     unknown_devices: Literal["reject", "accept"] = "reject"
     """accept: devices that the registry does not have are taken as guests."""
     max_unknown_devices: int = Field(1_000, ge=0, le=100_000)
@@ -339,6 +365,18 @@ class AlertSettings(Section):
     """Event time before the same alert opens again."""
     outbox_max_bytes: Bytes = 268_435_456
     """Alerts on disk that wait for their targets; full: messages that open alerts wait."""
+    group_devices: int = Field(5, ge=0)
+    """Devices of a site whose alerts of one kind become one incident; 0: never."""
+    group_window: Seconds = 120.0
+    """Event time within which they count together."""
+    flap_count: int = Field(4, ge=2, le=64)
+    """Openings of the same alert within flap_window that make it flapping."""
+    flap_window: Seconds = 3_600.0
+    """Event time within which openings are counted for flap_count."""
+    history: int = Field(2_000, ge=1)
+    """Resolved alerts kept at hand; the lake has all of them."""
+    max_silences: int = Field(1_000, ge=1)
+    """Silences that hold or will hold."""
 
 
 Share = Annotated[float, Field(ge=0, le=1)]

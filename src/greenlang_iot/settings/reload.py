@@ -10,7 +10,15 @@ from greenlang_iot.settings.model import Settings
 
 RELOADABLE: Final[dict[str, frozenset[str]]] = {
     "limits": frozenset(
-        {"max_payload_bytes", "max_readings_per_message", "max_age", "max_future", "missing_ts"}
+        {
+            "max_payload_bytes",
+            "max_readings_per_message",
+            "max_age",
+            "max_future",
+            "missing_ts",
+            "device_rate",
+            "site_rate",
+        }
     ),
     "detect": frozenset(
         {"enabled", "threshold", "warmup", "silence_intervals", "checkpoint_every"}
@@ -23,6 +31,11 @@ RELOADABLE: Final[dict[str, frozenset[str]]] = {
             "resolve_spike_after",
             "max_active",
             "cooldown",
+            "group_devices",
+            "group_window",
+            "flap_count",
+            "flap_window",
+            "max_silences",
         }
     ),
     "log": frozenset({"format", "level"}),

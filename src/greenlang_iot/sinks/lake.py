@@ -63,9 +63,17 @@ ALERT_SCHEMA = pa.schema(
         ("detector", pa.string()),
         ("summary", pa.string()),
         ("flags", pa.list_(pa.string())),
+        ("type", pa.string()),
+        ("labels", pa.string()),  # as JSON
+        ("runbook", pa.string()),
+        ("by", pa.string()),
+        ("comment", pa.string()),
+        ("group", pa.string()),
+        ("members", pa.list_(pa.string())),
+        ("members_total", pa.int64()),
     ]
 )
-"""`Transition.as_dict()` but for its version."""
+"""`Transition.as_dict()` but for its version; what a transition has not is null."""
 
 
 QUALITY_SCHEMA = pa.schema(
@@ -103,7 +111,11 @@ def reading_rows(body: bytes) -> pa.Table:
 
 def alert_rows(body: bytes) -> pa.Table:
     """What `Lake.append_alerts` wrote."""
-    return pa.Table.from_pylist(orjson.loads(body), ALERT_SCHEMA)
+    rows = orjson.loads(body)
+    for row in rows:
+        if "labels" in row:
+            row["labels"] = orjson.dumps(row["labels"], option=orjson.OPT_SORT_KEYS).decode()
+    return pa.Table.from_pylist(rows, ALERT_SCHEMA)
 
 
 OTHERS: Mapping[str, tuple[pa.Schema, ToTable, str]] = {

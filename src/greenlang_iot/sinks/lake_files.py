@@ -159,8 +159,16 @@ def _write(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
 
 def _write_group(writer: pq.ParquetWriter, tables: list[pa.Table], schema: pa.Schema) -> None:
     if tables:
-        table = pa.concat_tables([t.cast(schema) for t in tables])
+        table = pa.concat_tables([_completed(t, schema).cast(schema) for t in tables])
         writer.write_table(table.unify_dictionaries().combine_chunks())
+
+
+def _completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """With the columns that a later version added, empty."""
+    for field in schema:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(schema.names)
 
 
 def newest_time(path: Path, column: str) -> int | None:

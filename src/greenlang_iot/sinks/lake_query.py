@@ -93,7 +93,7 @@ class LakeReader:
         sources = [f"SELECT * FROM _{name}_segments"]  # noqa: S608  (our own names)
         if files:
             paths = ", ".join(_quoted(str(file.path)) for file in files)
-            sources.append(f"SELECT * FROM read_parquet([{paths}])")  # noqa: S608  (quoted)
+            sources.append(f"SELECT * FROM read_parquet([{paths}], union_by_name = true)")  # noqa: S608  (quoted)
         database.execute(f"CREATE VIEW _{name} AS {' UNION ALL BY NAME '.join(sources)}")
 
     def _rows(

@@ -80,6 +80,11 @@ class OutboxReader:
         self._given: list[dict[str, Any]] = []
         self._forgotten = False
 
+    @property
+    def known(self) -> list[dict[str, Any]]:
+        """The last transition of every alert that was not resolved at the durable position."""
+        return list(self._open.values())
+
     def poll(self, records: int = 1000) -> list[dict[str, Any]]:
         """The next durable transitions (`Transition.as_dict()`), in order. OSError."""
         found = []

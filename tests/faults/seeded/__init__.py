@@ -7,13 +7,13 @@ the planted bug is in the supervisor, in its fork server and in its shards; the 
 import os
 from pathlib import Path
 
-VARIABLE = "FAULTS_SEEDED_BUG"
 
-
-def environment(bug: str) -> dict[str, str]:
-    """What a gateway's environment needs for the bug of that name; nothing for no bug."""
-    if not bug:
+def environment(bug: str, switches: Path | None = None) -> dict[str, str]:
+    """What a gateway's environment needs for the bug of that name ("": none) and for the switches."""
+    wanted = {"FAULTS_SEEDED_BUG": bug, "FAULTS_SWITCHES": str(switches or "")}
+    planted = {name: value for name, value in wanted.items() if value}
+    if not planted:
         return {}
     folder = str(Path(__file__).parent)
     path = os.pathsep.join(part for part in (folder, os.environ.get("PYTHONPATH")) if part)
-    return {"PYTHONPATH": path, VARIABLE: bug}
+    return {"PYTHONPATH": path, **planted}

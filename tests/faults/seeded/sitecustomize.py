@@ -1,9 +1,16 @@
-"""Plants one bug, named by FAULTS_SEEDED_BUG, when its module is imported. See `__init__.py`."""
+"""Plants one bug, named by FAULTS_SEEDED_BUG, when its module is imported. See `__init__.py`.
 
+FAULTS_SWITCHES names a folder with which a row reaches into the processes for faults that this machine
+cannot have made otherwise: `disk` holds an errno and the calls that fail with it, `clock` the seconds
+that the wall clock is wrong by. A file that is not there is no fault.
+"""
+
+import errno
 import importlib.abc
 import importlib.machinery
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -127,6 +134,34 @@ def dead_letters_lie(module: Any) -> None:
     module.DeadLetterWriter.durable = bug
 
 
+def trusts_the_clock(module: Any) -> None:
+    """Time stamps are judged by a clock that stepped."""
+    module.ClockWatch.doubts = lambda *_: False
+
+
+def reload_trusts_files(module: Any) -> None:
+    """A reload that fails ends the gateway."""
+    genuine = module.Reloader.reload
+
+    async def bug(self: Any) -> Any:
+        answer = await genuine(self)
+        os._exit(1)
+        return answer
+
+    module.Reloader.reload = bug
+
+
+def letters_forgotten(module: Any) -> None:
+    """A dead letter that Kafka does not take counts as kept."""
+    genuine = module._KafkaTarget._offer
+
+    async def bug(self: Any, key: bytes, line: bytes) -> bool:
+        await genuine(self, key, line)
+        return True
+
+    module._KafkaTarget._offer = bug
+
+
 BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "acks_first": ("greenlang_iot.pipeline", acks_first),
     "forgets_chunks": ("greenlang_iot.sinks.runner", forgets_chunks),
@@ -138,6 +173,9 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "never_reconnects": ("greenlang_iot.mqtt.transport", never_reconnects),
     "gives_up_on_files": ("greenlang_iot.mqtt.transport", gives_up_on_files),
     "dead_letters_lie": ("greenlang_iot.sinks.deadletter", dead_letters_lie),
+    "trusts_the_clock": ("greenlang_iot.runtime.clockwatch", trusts_the_clock),
+    "reload_trusts_files": ("greenlang_iot.runtime.reloader", reload_trusts_files),
+    "letters_forgotten": ("greenlang_iot.sinks.deadletter", letters_forgotten),
     "no_adoption": ("greenlang_iot.runtime.sinks", no_adoption),
 }
 
@@ -169,6 +207,52 @@ class _Planter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self._plant(module)
 
 
+def _failing_disk(folder: str) -> Callable[[Any], None]:
+    """Calls of `OsFiles` fail while the switch names them."""
+
+    def plant(module: Any) -> None:
+        def wrapped(name: str, genuine: Callable[..., Any]) -> Callable[..., Any]:
+            def call(self: Any, *arguments: Any) -> Any:
+                code, *calls = _switch(folder, "disk").split() or [""]
+                if name in calls:
+                    raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+                return genuine(self, *arguments)
+
+            return call
+
+        for name in ("create", "write", "sync", "sync_path", "sync_folder", "rename", "unlink"):
+            setattr(module.OsFiles, name, wrapped(name, getattr(module.OsFiles, name)))
+
+    return plant
+
+
+def _stepping_clock(folder: str) -> None:
+    """`time.time` and `time.time_ns` follow the switch; it is read every 20 ms."""
+    genuine, read_at, step_ns = time.time_ns, 0.0, 0
+
+    def time_ns() -> int:
+        nonlocal read_at, step_ns
+        now = time.monotonic()
+        if now - read_at > 0.02:
+            read_at, step_ns = now, int(float(_switch(folder, "clock") or 0) * 1e9)
+        return genuine() + step_ns
+
+    time.time_ns = time_ns
+    time.time = lambda: time_ns() / 1e9
+
+
+def _switch(folder: str, name: str) -> str:
+    try:
+        with open(f"{folder}/{name}") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
 _bug = os.environ.get("FAULTS_SEEDED_BUG")
 if _bug:
     sys.meta_path.insert(0, _Planter(*BUGS[_bug]))
+_switches = os.environ.get("FAULTS_SWITCHES")
+if _switches:
+    sys.meta_path.insert(0, _Planter("greenlang_iot.spool.files", _failing_disk(_switches)))
+    _stepping_clock(_switches)

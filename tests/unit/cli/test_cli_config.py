@@ -129,6 +129,17 @@ def test_a_file_of_another_version_says_what_to_do(tmp_path: Path, version: str,
     assert word in result.stdout
 
 
+def test_check_counts_the_windows_of_connections_that_there_will_be(tmp_path: Path) -> None:
+    config, registry = tmp_path / "c.yaml", tmp_path / "r.json"
+    config.write_text("runtime: {shards: 4}\nmqtt: {brokers: [{connections_per_shard: 3}]}\n")
+    kind = {"metrics": {"power": {"unit": "kW"}}}
+    device = {"id": "d1", "org": "o", "site": "s", "type": "t"}
+    registry.write_text(json.dumps({"version": 1, "types": {"t": kind}, "devices": [device]}))
+    text = run("config", "check", "--config", config, "--devices-file", registry).stdout
+    assert "4 shards, 1 connections" in text  # one site has one filter
+    assert "allow 131,070 messages/s" in text  # 65,535 unacknowledged, each for half a second
+
+
 def test_five_mistakes_are_named_with_their_lines(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import re
 import signal
 import socket
 import sys
@@ -184,4 +185,10 @@ async def test_ctrl_c_ends_it_cleanly(broker: Broker) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode == 0
-    assert errors == b""
+    assert re.fullmatch(rb"following greenlang/\S+ at 127.0.0.1:\d+; Ctrl-C ends it\n", errors)
+
+
+async def test_a_login_goes_with_its_password() -> None:
+    result = await tail("--broker", "127.0.0.1", "--username", "operator")
+    assert isinstance(result.exception, InputError)
+    assert "go together" in str(result.exception)

@@ -6,6 +6,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.fakes.directory import directory
 from tests.fakes.rows import readings, scores
@@ -15,7 +17,7 @@ from greenlang_iot.model.errors import InputError, SinkError
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.settings.model import LakeSettings
 from greenlang_iot.sinks import lake_files
-from greenlang_iot.sinks.lake import Lake, LakeSender
+from greenlang_iot.sinks.lake import ALERT_SCHEMA, Lake, LakeSender
 from greenlang_iot.sinks.lake_files import list_parquet
 from greenlang_iot.sinks.lake_query import LakeReader
 from greenlang_iot.spool.reader import list_segments
@@ -23,6 +25,8 @@ from greenlang_iot.spool.reader import list_segments
 DAY = 86_400 * 10**9
 SETTINGS = LakeSettings(segment_bytes=65_536, fsync_every=0.0)
 DIRECTORY = directory(10)
+NEWER = {"type", "labels", "runbook", "by", "comment", "group", "members", "members_total"}
+"""Columns of alerts that the first version did not have."""
 
 
 def body(first: int, count: int = 100, *, value: float = 0.5, ts: int = 1000) -> bytes:
@@ -195,7 +199,8 @@ def test_alerts_are_stored_once(tmp_path: Path) -> None:
     lake.append_alerts([])
     found = LakeReader(tmp_path).query("SELECT * EXCLUDE (time) FROM alerts ORDER BY number")
     wanted = [transition(1, "open"), transition(2, "resolved")]
-    assert found.to_pylist() == [{k: v for k, v in t.items() if k != "v"} for t in wanted]
+    nothing = dict.fromkeys(NEWER)
+    assert found.to_pylist() == [{k: v for k, v in t.items() if k != "v"} | nothing for t in wanted]
     lake.close()
     again = Lake(tmp_path, SETTINGS)
     again.append_alerts([transition(3, "open")])
@@ -258,3 +263,23 @@ async def test_a_full_lake_says_so(tmp_path: Path) -> None:
         await sender.send(body(0), 100)
     assert (full.value.reason, full.value.retryable) == ("full", True)
     await sender.close()
+
+
+def test_alerts_of_an_earlier_version_are_read_and_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lake_files, "MERGE_AT", 2)
+    old = pa.schema([f for f in ALERT_SCHEMA if f.name not in NEWER])
+    (tmp_path / "alerts").mkdir()
+    for first in (1, 2):
+        path = lake_files.parquet_path(tmp_path / "alerts", "alerts", "0" * 16, first, first).path
+        pq.write_table(pa.Table.from_pylist([transition(first, "open")], old), path)
+    lake = Lake(tmp_path, SETTINGS)
+    newer = transition(3, "acknowledged") | {"by": "kim", "labels": {"team": "north"}}
+    lake.append_alerts([newer])
+    wanted = [(1, None, None), (2, None, None), (3, "kim", '{"team":"north"}')]
+    sql = 'SELECT number, "by", labels FROM alerts ORDER BY number'
+    assert rows(tmp_path, sql) == wanted
+    assert lake.compact(0).merged == 2
+    assert rows(tmp_path, sql) == wanted
+    lake.close()

@@ -117,3 +117,8 @@ def test_malformed(data: bytes) -> None:
     with pytest.raises(MqttError, match=f"of type {data[0] >> 4}") as error:
         codec311.read(memoryview(data))
     assert error.value.reason == "malformed_packet"
+
+
+def test_publish_at_qos_0() -> None:
+    packet = mqtt5.PublishPacket("a/b", b"payload", qos=mqtt5.QoS.AT_MOST_ONCE)
+    assert codec311.write(packet) == b"\x30\x0c\x00\x03a/bpayload"

@@ -97,6 +97,7 @@ class Shard:
             self.outbox,
             BatchMeter(self.counters),
             self.acknowledge,
+            lambda connection, publications: None,
             clock,
         )
         self.tasks = [asyncio.ensure_future(runner.run()) for runner in self.runners]

@@ -35,3 +35,16 @@ def test_slewing_is_followed() -> None:
     for second in range(1, 100):
         assert watch.tick(second * 1.1, float(second)) == 0.0
     assert not watch.suspect
+
+
+def test_a_step_is_doubted_before_any_tick_has_seen_it() -> None:
+    """A message read right after the step must not be judged by the wrong time."""
+    watch = ClockWatch(1_000.0, 10.0)
+    assert not watch.doubts(1_001.0, 11.0)
+    assert watch.doubts(1_001.0 - 3_600.0, 11.0)
+    assert watch.doubts(1_001.0 + 3_600.0, 11.0)
+    assert not watch.suspect
+    watch.tick(1_001.0 + 3_600.0, 11.0)
+    assert watch.doubts(1_002.0, 12.0)
+    watch.tick(1_003.0, 13.0)
+    assert not watch.doubts(1_004.0, 14.0)

@@ -15,6 +15,7 @@ from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime import courier as courier_module
 from greenlang_iot.runtime.courier import Courier
 from greenlang_iot.settings.model import Settings
+from greenlang_iot.sinks.alert_store import AlertStore
 from greenlang_iot.sinks.outbox import Outbox, OutboxReader
 from greenlang_iot.spool.log import SpoolFull
 
@@ -53,7 +54,8 @@ class Desk:
             {"data_dir": folder, "alerts": {"mqtt": False}, "sinks": {"lake": {"enabled": False}}}
         )
         self.counters = Counters.create(folder / "counters")
-        self.courier = Courier(settings, self.counters)
+        self.store = AlertStore(folder / "alerts", settings.alerts)
+        self.courier = Courier(settings, self.counters, self.store)
         self.folder = folder / "outbox" / "shard-0"
         self.outbox = Outbox(self.folder, 1 << 20)
 
@@ -78,6 +80,7 @@ class Desk:
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
         await self.outbox.close()
+        await self.store.close()
 
 
 async def test_a_target_that_is_full_is_tried_again(
@@ -167,7 +170,9 @@ async def test_every_alert_is_a_line_in_influxdb(tmp_path: Path) -> None:
         )
         outbox = Outbox(tmp_path / "outbox" / "shard-0", 1 << 20)
         await outbox.durable(outbox.append([opened(1), opened(2), opened(3)]))
-        task = asyncio.ensure_future(Courier(settings, Counters.create(tmp_path / "c")).run())
+        store = AlertStore(tmp_path / "alerts", settings.alerts)
+        courier = Courier(settings, Counters.create(tmp_path / "c"), store)
+        task = asyncio.ensure_future(courier.run())
         async with asyncio.timeout(10):
             while not server.writes:
                 await asyncio.sleep(0.01)
@@ -180,6 +185,7 @@ async def test_every_alert_is_a_line_in_influxdb(tmp_path: Path) -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await outbox.close()
+        await store.close()
 
 
 async def test_influxdb_may_be_away_when_it_starts(
@@ -208,10 +214,12 @@ async def test_influxdb_may_be_away_when_it_starts(
     )
     outbox = Outbox(tmp_path / "outbox" / "shard-0", 1 << 20)
     await outbox.durable(outbox.append([opened(1)]))
-    courier = Courier(settings, Counters.create(tmp_path / "counters"))
+    store = AlertStore(tmp_path / "alerts", settings.alerts)
+    courier = Courier(settings, Counters.create(tmp_path / "counters"), store)
     task = asyncio.ensure_future(courier.run())
     await asyncio.wait_for(asked.wait(), 10)
     assert not task.done()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await outbox.close()
+    await store.close()

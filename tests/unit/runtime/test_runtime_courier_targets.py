@@ -12,10 +12,11 @@ from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime.courier import Courier
-from greenlang_iot.runtime.sinks import lake_folder, outbox_folder
+from greenlang_iot.runtime.sinks import alerts_folder, lake_folder, outbox_folder
 from greenlang_iot.settings.load import load
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.simulate.broker import Broker
+from greenlang_iot.sinks.alert_store import AlertStore
 from greenlang_iot.sinks.lake_query import LakeReader
 from greenlang_iot.sinks.outbox import Outbox
 
@@ -73,7 +74,8 @@ async def test_every_target_gets_every_transition_once_it_is_there(tmp_path: Pat
         await influx.stop()  # away at first; the gateway must start all the same
         counters = Counters.local()
         told: list[str] = []
-        courier = Courier(given, counters, lambda item: told.append(item["state"]))
+        store = AlertStore(alerts_folder(given), given.alerts)
+        courier = Courier(given, counters, store, lambda item: told.append(item["state"]))
         running = asyncio.ensure_future(courier.run())
         outbox = Outbox(outbox_folder(given) / "shard-0", 1 << 20)
         await outbox.durable(outbox.append([transition(1, "open"), transition(1, "open", "a2")]))
@@ -108,6 +110,7 @@ async def test_every_target_gets_every_transition_once_it_is_there(tmp_path: Pat
 
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        await store.close()
         await outbox.close()
     await broker.stop()
 
@@ -121,17 +124,21 @@ async def test_what_was_not_delivered_comes_again_after_a_restart(tmp_path: Path
         outbox = Outbox(outbox_folder(given) / "shard-0", 1 << 20)
         await outbox.durable(outbox.append([transition(1, "open")]))
         first = Counters.local()
-        running = asyncio.ensure_future(Courier(given, first).run())
+        store = AlertStore(alerts_folder(given), given.alerts)
+        running = asyncio.ensure_future(Courier(given, first, store).run())
         await until(lambda: first.get(cell("alerts_failed", target="influxdb")) > 0)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        await store.close()
 
         await influx.start()
         second = Counters.local()
-        running = asyncio.ensure_future(Courier(given, second).run())
+        store = AlertStore(alerts_folder(given), given.alerts)
+        running = asyncio.ensure_future(Courier(given, second, store).run())
         await until(lambda: second.get(cell("alerts_delivered", target="influxdb")) == 1)
         assert [p["fields"]["alert_id"] for p in influx.points()] == ["a1"]
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        await store.close()
         await outbox.close()
     await broker.stop()

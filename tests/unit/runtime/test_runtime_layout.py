@@ -35,7 +35,7 @@ def test_every_device_has_exactly_one_subscription(
     for device in range(devices):
         topic = f"greenlang/acme/site-{device % sites}/{registry.device[device]}/telemetry"
         assert sum(matches(f, topic) for f in filters) == 1
-        listening = [p for p in plans if owned(p, registry, settings().topic, shards)[device]]
+        listening = [p for p in plans if owned(p, registry, settings(), shards)[device]]
         assert len(listening) == 1
         assert any(matches(f, topic) for c in listening[0].connections for f in c.filters)
     ids = [c.client_id for p in plans for c in p.connections]
@@ -74,5 +74,5 @@ def test_shared_layout_is_one_share_filter_everywhere() -> None:
     assert filters == {"$share/greenlang-iot/greenlang/+/+/+/telemetry"}
     assert len({c.client_id for p in plans for c in p.connections}) == 4
     # nobody hears all of a device, so nobody may call it silent
-    assert not any(owned(p, directory(6), settings().topic, 2).any() for p in plans)
-    assert owned(plans[0], directory(6), settings().topic, 1).all()
+    assert not any(owned(p, directory(6), settings(), 2).any() for p in plans)
+    assert owned(plans[0], directory(6), settings(), 1).all()

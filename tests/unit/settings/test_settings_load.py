@@ -8,7 +8,6 @@ import yaml
 from pydantic import BaseModel
 
 from greenlang_iot.model.errors import InputError
-from greenlang_iot.settings.checks import rate_bound
 from greenlang_iot.settings.expect import slot_at
 from greenlang_iot.settings.load import Loaded, load
 from greenlang_iot.settings.model import BrokerSettings, Settings, TlsSettings
@@ -366,9 +365,3 @@ def test_settings_that_contradict_each_other(overrides: dict[str, Any], words: s
 )
 def test_warnings(overrides: dict[str, Any], words: str) -> None:
     assert any(words in w for w in load(None, None, overrides).warnings)
-
-
-def test_the_rate_that_the_receive_windows_allow() -> None:
-    overrides = {"mqtt.brokers": [{"receive_maximum": 1000, "connections_per_shard": 3}]}
-    settings = load(None, None, overrides | {"runtime.shards": 4}).settings
-    assert rate_bound(settings, 0.5) == 24_000

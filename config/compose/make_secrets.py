@@ -1,0 +1,79 @@
+"""Make the files in secrets/ that compose.yaml mounts; what is there already is left alone.
+
+    make compose-secrets
+
+Certificates of a throw-away CA (90 days; run it again to renew), random passwords and tokens. The folder is
+closed to other users of the machine (0700); the files in it are readable, because every container reads them
+as a user of its own and Compose mounts them as they are.
+"""
+
+import argparse
+import base64
+import hashlib
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from greenlang_iot.simulate.ca import Authority
+
+USERS = ("gateway", "operator", "simulator")
+"""Logins of config/mosquitto/acl that are no device."""
+SERVERS = ("mosquitto", "gateway")
+"""Services with a certificate, which holds for that name."""
+RANDOM = ("influxdb-password", "influxdb-token", "admin-token", "read-token", "grafana-password")
+_ITERATIONS = 101
+
+
+def mosquitto_entry(user: str, password: str) -> str:
+    """A line of Mosquitto's password_file: PBKDF2-HMAC-SHA512, as mosquitto_passwd of 2.0 writes it."""
+    salt = os.urandom(12)
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _ITERATIONS)
+    return f"{user}:$7${_ITERATIONS}${_base64(salt)}${_base64(digest)}\n"
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def make(folder: Path) -> None:
+    """Everything that compose.yaml names below `secrets:`."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
+    authority = Authority(folder / "ca")
+    _write(folder / "ca.crt", authority.ca_file.read_text())
+    for name in SERVERS:
+        server = authority.server((name, "localhost", "127.0.0.1"), name)
+        _write(folder / f"{name}.crt", server.cert_file.read_text())
+        _write(folder / f"{name}.key", server.key_file.read_text())
+    for name in RANDOM:
+        _once(folder / name, _random)
+    passwords = {user: _once(folder / f"mqtt-password-{user}", _random) for user in USERS}
+    _once(folder / "mqtt-password", lambda: passwords["gateway"])
+    _once(
+        folder / "mosquitto-passwd",
+        lambda: "".join(mosquitto_entry(user, word) for user, word in passwords.items()),
+    )
+
+
+def _random() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def _once(path: Path, text: Callable[[], str]) -> str:
+    """What stands in the file; written first if it is missing."""
+    if not path.exists():
+        _write(path, text())
+    return path.read_text()
+
+
+def _write(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    path.write_text(text)
+    path.chmod(0o444)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("secrets"))
+    make(parser.parse_args().folder)
