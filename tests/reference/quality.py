@@ -28,8 +28,13 @@ class Truth:
     least_lag_ms: int | None = None
 
 
-def truth(arrivals: list[Arrival], device: int, from_ns: int, to_ns: int, limit_ns: int) -> Truth:
-    """What the records of a window must hold; `arrivals` in the order of arrival."""
+def truth(
+    arrivals: list[Arrival], device: int, from_ns: int, to_ns: int, due_ns: int, limit_ns: int
+) -> Truth:
+    """What the records of a window must hold; `arrivals` in the order of arrival.
+
+    due_ns: end of the part of the window for which readings are due.
+    """
     result = Truth()
     newest = None
     for item in arrivals:
@@ -37,7 +42,7 @@ def truth(arrivals: list[Arrival], device: int, from_ns: int, to_ns: int, limit_
             continue
         backwards = newest is not None and item.ts_ns < newest
         newest = item.ts_ns if newest is None else max(newest, item.ts_ns)
-        if from_ns <= item.ts_ns < to_ns and not item.flags & AGAIN:
+        if from_ns <= item.ts_ns < due_ns and not item.flags & AGAIN:
             result.counts["received"] += 1
         if not from_ns <= item.received_ns < to_ns:
             continue

@@ -1,7 +1,8 @@
 """What a shard knows about the quality of its devices: a bounded record per device, in slots of time.
 
 A window is six slots. Everything counts in the slot in which it arrived, but a reading is *received* in
-the slot in which it was measured, so what comes late still completes its slot while the window lasts.
+the slot in which it was measured, so what comes late still completes its slot while the window lasts. Of
+the newest slot much may still be on its way: what is due and received is asked of the five before it.
 Only slots that are over belong to a window; the first is the first that began after the start.
 
 Memory: 264 bytes per device.
@@ -21,6 +22,7 @@ from greenlang_iot.quality.kernels import (
     INCONSISTENT,
     LEAST_LAG,
     NO_LAG,
+    RECEIVED,
     REJECTED,
     RING,
     count_batch,
@@ -37,8 +39,8 @@ MISTYPED = frozenset({Reason.UNKNOWN_UNIT, Reason.NOT_A_NUMBER, Reason.BAD_SHAPE
 class Window:
     """Sums of the window that ended at `to_ns`, by device index.
 
-    expected: readings due by the registry's intervals. records: int64[devices, FIELDS] (LEAST_LAG is
-    the least of the slots; NO_LAG where nothing arrived).
+    expected: readings due by the registry's intervals, without the newest slot, as in RECEIVED.
+    records: int64[devices, FIELDS] (LEAST_LAG is the least of the slots; NO_LAG where nothing arrived).
     """
 
     from_ns: int
@@ -127,8 +129,10 @@ class QualityCounter:
         chosen = self._by_slot[:, slots]
         records = chosen.sum(axis=1, dtype=np.int64)
         records[:, LEAST_LAG] = chosen[:, :, LEAST_LAG].min(axis=1)
+        records[:, RECEIVED] -= chosen[:, -1, RECEIVED]
         from_ns, to_ns = self._first * self._slot_ns, self._slot * self._slot_ns
-        return Window(from_ns, to_ns, self._due * ((to_ns - from_ns) / 1e9), records)
+        due_seconds = (to_ns - self._slot_ns - from_ns) / 1e9
+        return Window(from_ns, to_ns, self._due * due_seconds, records)
 
     def _reject(self, rejects: Sequence[Reject]) -> None:
         """Rejected readings, and a whole message as one, of devices that are known."""

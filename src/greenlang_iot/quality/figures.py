@@ -1,6 +1,8 @@
 """From counts to figures: per device, per site, for the whole fleet.
 
-    completeness  readings received / readings due by the registry's intervals (at most all of a device's)
+    completeness  readings received / readings due by the registry's intervals (at most all of a device's),
+                  by the time they were measured; the newest sixth of the window may still be on its way
+                  and is left out
     timeliness    of the readings that arrived, the share whose event time was at most `quality.lag` ago
     validity      of all readings found, the share that passed validation (a message that cannot be decoded
                   counts as one reading)
@@ -89,7 +91,7 @@ def targets(settings: QualitySettings) -> tuple[float, ...]:
 def skews(counts: npt.NDArray[np.int64]) -> F64:
     """Seconds that each clock is ahead; NaN where nothing arrived."""
     lag = counts[:, LEAST_LAG]
-    return np.where(lag == NO_LAG, np.nan, lag / -1000.0)
+    return np.where(lag == NO_LAG, np.nan, 0.0 - lag / 1000.0)
 
 
 def widened(devices: Scopes) -> tuple[Scopes, Scopes]:
