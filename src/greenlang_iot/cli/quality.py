@@ -142,8 +142,10 @@ def _table(title: str, rows: list[dict[str, Any]], name: Any) -> "Table":
     from greenlang_iot.observe.printable import printable_block
     from greenlang_iot.quality.figures import FIGURES
 
-    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
-    table.add_column("")
+    table = Table(
+        title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=0
+    )
+    table.add_column("", no_wrap=True)
     for heading in (*HEADINGS, "skew", "readings"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:

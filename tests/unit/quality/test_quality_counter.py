@@ -72,7 +72,7 @@ ARRIVALS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 14_000), ARRIVALS), min_size=1, max_size=14))
 def test_counts_are_those_of_the_slow_twin(
     batches: list[tuple[int, list[tuple[int, int, int, bool, bool | None]]]],
