@@ -1,7 +1,7 @@
 """The reference pages, made of the code: `make docs-reference` writes them, a test compares them.
 
 Nothing on these pages is written by hand: settings come from the model, commands from the command line
-itself, metrics from the catalogue, schemas from their JSON files.
+itself, metrics from the catalogue, units from their table, schemas from their JSON files.
 """
 
 import json
@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from greenlang_iot.cli.main import app
+from greenlang_iot.devices.units import UNITS
 from greenlang_iot.observe.catalog import render_markdown
 from greenlang_iot.settings.expect import describe, slot_at, unit_of
 from greenlang_iot.settings.model import RunnerSettings, Settings, TlsSettings
@@ -245,6 +246,23 @@ def metrics_page() -> str:
     return METRICS_HEAD + render_markdown()
 
 
+# ---- units -------------------------------------------------------------------------------------------
+
+UNITS_HEAD = """# Units
+
+The units that convert into each other, by what they measure. How they are used: [units](how-to/units.md).
+
+"""
+
+
+def units_page() -> str:
+    found: dict[str, list[str]] = {}
+    for name, unit in UNITS.items():
+        found.setdefault(unit.dimension, []).append(f"`{name}`")
+    rows = [(dimension, ", ".join(names)) for dimension, names in found.items()]
+    return UNITS_HEAD + "\n".join(table(("what", "units"), rows)) + "\n"
+
+
 # ---- schemas -----------------------------------------------------------------------------------------
 
 SCHEMAS_HEAD = """# Schemas
@@ -320,6 +338,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "commands.md": commands_page,
     "metrics.md": metrics_page,
+    "units.md": units_page,
     "schemas.md": schemas_page,
 }
 """Page in `docs/` → how it is made."""

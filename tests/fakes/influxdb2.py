@@ -63,6 +63,7 @@ class InfluxDB2:
         self.max_body = (
             0  # bytes; a larger body is answered with 413, as a proxy does; 0 = no limit
         )
+        self.delay = 0.0  # seconds that every write takes
         self.writes: list[tuple[int, int]] = []  # (status, bytes) of every write
         self.encodings: list[str] = []
         self.url = ""
@@ -148,6 +149,8 @@ class InfluxDB2:
         body = await request.read()
         self.encodings.append(request.headers.get("Content-Encoding", "identity"))
         fault = self.faults.popleft() if self.faults else None
+        if self.delay:
+            await asyncio.sleep(self.delay)
         if fault is not None and fault.hang:
             self.hanging.set()
             await self._stopping.wait()

@@ -90,13 +90,17 @@ def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
         result.problems.append(f"{type(error).__name__}: {str(error)[:2_000]}")
     finally:
         site.mend()
+    try:
         field_.close()
+    except Exception as error:
+        result.problems.append(f"{type(error).__name__}: {str(error)[:2_000]}")
     result.seconds = time.monotonic() - begun
-    result.problems += _problems(result)
+    result.problems += problems_of(result)
     return result
 
 
-def _problems(result: Result) -> list[str]:
+def problems_of(result: Result) -> list[str]:
+    """What is wrong with it, one sentence each."""
     verdict, row = result.verdict, result.row
     must_be_zero = ("acked_lost", "unknown", "stray_acks", "unexplained_duplicates")
     found = [f"{name}: {count}" for name in must_be_zero if (count := getattr(verdict, name))]

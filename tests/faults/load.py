@@ -45,7 +45,7 @@ class Load:
         )
         run = scenario(options, time.time_ns(), waterflow=False)
         messages = heapq.merge(run.messages, extra, key=lambda message: message.when)
-        self._publisher = Publisher(
+        self.publisher = Publisher(
             target, self._record, connections=connections, drain_timeout=20.0
         )
         self._loop = asyncio.new_event_loop()
@@ -59,7 +59,7 @@ class Load:
     def stop(self, timeout: float) -> None:
         """Publish nothing more, wait until everything is confirmed."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._publisher.stop)
+            self._loop.call_soon_threadsafe(self.publisher.stop)
         self._thread.join(timeout)
         assert not self._thread.is_alive(), "the load did not end"
         if self.error is not None:
@@ -74,7 +74,7 @@ class Load:
             self._loop.close()
 
     async def _publish(self, messages: Iterable[Message]) -> None:
-        await self._publisher.run(self._noted(messages))
+        await self.publisher.run(self._noted(messages))
 
     def _noted(self, messages: Iterable[Message]) -> Iterator[Message]:
         for message in messages:

@@ -33,6 +33,8 @@ class Record:
         self.forwarded: Counter[Key] = Counter()
         self.acked: Counter[Key] = Counter()
         self.first_forwarded: dict[Key, float] = {}
+        self.waited: dict[Key, float] = {}
+        """Seconds from the first time forwarded to the first acknowledgement."""
         self.last_ack = 0.0
         self.client_ids: set[str] = set()
         self.stray_acks = 0
@@ -204,6 +206,7 @@ class _Link:
         if key is not None:
             record.acked[key] += 1
             record.last_ack = time.monotonic()
+            record.waited.setdefault(key, record.last_ack - record.first_forwarded[key])
         elif packet_id:
             record.stray_acks += 1
         return b"" if self._proxy.swallow_acks else packet.raw

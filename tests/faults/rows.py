@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.fakes.influxdb2 import Fault, busy
+from tests.faults.check import FLOOD
 from tests.faults.kafka_proxy import NOT_LEADER, OUT_OF_ORDER, UNKNOWN_PRODUCER
-from tests.faults.site import TOPIC_SETTINGS, Field
+from tests.faults.site import FLOODER, TOPIC_SETTINGS, Field
 
-from greenlang_iot.simulate.manifest import Message
+from greenlang_iot.simulate.fleet import FleetOptions, fleet_registry
+from greenlang_iot.simulate.manifest import Message, Reading
 
 Act = Callable[[Field], float | None]
 
@@ -790,7 +792,8 @@ def shard_out_of_memory(f: Field) -> float:
     options={"connections": 2_000},
 )
 def reconnect_storm(f: Field) -> float:
-    f.run_for(3.0)
+    f.wait(lambda: f.load is not None and bool(f.load.sent), 120, "2,000 connections")
+    f.run_for(2.0)
     f.site.mosquitto.stop()
     f.site.mosquitto.start()
     return f.recovered(timeout=60)
@@ -860,4 +863,83 @@ def dead_letters_without_kafka(f: Field) -> float:
         f.site.kafka.stop()
         f.run_for(5.0)
         f.site.kafka.start()
+    return f.recovered()
+
+
+# ---- overload -----------------------------------------------------------------------------------
+
+OVERLOAD: dict[str, Any] = {
+    "influx": "2",
+    "settings": {
+        "mqtt": {"brokers": [{"receive_maximum": 400}]},
+        "sinks": {"influxdb": {"chunk_rows": 100, "in_flight": 1}},
+        "spool": {"max_bytes": 300_000, "segment_bytes": 65_536},
+    },
+}
+"""A window of 1,600 messages, and InfluxDB takes at most 100 readings a request and shard."""
+
+
+@row(
+    "InfluxDB takes a fifth of what comes, for 20 s: the spool fills, then the broker holds back",
+    bar=15.0,
+    says="full spool",
+    seeded="full_spool_drops",
+    options=OVERLOAD,
+)
+def overload(f: Field) -> float:
+    f.site.stand_in.slow(0.9)
+    f.wait(lambda: f.count("sink_spool_full") >= 1, 60, "the spool full")
+    f.run_for(15.0)
+    assert f.count("ledger_bytes") <= f.count("ledger_bytes_bound")
+    assert f.count("disconnects") == 0, "keep-alives were not answered"
+    f.site.stand_in.slow(0.0)
+    return f.recovered(timeout=60)
+
+
+BEST_EFFORT = {
+    "settings": {
+        "sinks": {"kafka": {"policy": "best_effort"}},
+        "spool": {"max_bytes": 200_000, "segment_bytes": 65_536},
+    }
+}
+
+
+@row(
+    "Kafka is best effort and frozen for 12 s: InfluxDB and acknowledgements do not wait",
+    short=True,
+    counts="sink_dropped_readings",
+    seeded="best_effort_waits",
+    options=BEST_EFFORT,
+)
+def slow_best_effort(f: Field) -> float:
+    os.kill(f.site.kafka.pid, signal.SIGSTOP)
+    f.run_for(12.0)
+    os.kill(f.site.kafka.pid, signal.SIGCONT)
+    assert f.latency() < 2.0, f"acknowledged after {f.latency():.1f} s"
+    return f.recovered()
+
+
+def _one_device() -> Iterable[Message]:
+    registry = fleet_registry(FleetOptions(devices=100, seed=7, history=20))
+    device = registry["devices"][0]
+    metric, wanted = sorted(registry["types"][device["type"]]["metrics"].items())[0]
+    value = float(wanted["range"][0])
+    topic = f"greenlang/{device['org']}/{device['site']}/{FLOODER}/telemetry"
+    for number in range(12_000):
+        ts_ns = time.time_ns()
+        body = f'{{"ts":{ts_ns},"metric":"{metric}","value":{value},"seq":{number}}}'
+        reading = Reading(FLOODER, metric, ts_ns, value, number)
+        yield Message(number / 2_000, topic, body.encode(), [reading], (), FLOOD)
+
+
+@row(
+    "one device sends 2,000 messages a second (others 4), its rate is limited to 20",
+    counts="messages_undecodable",
+    extra=_one_device,
+    seeded="rates_drop",
+    options={"settings": {"limits": {"device_rate": 20}}},
+)
+def one_device_floods(f: Field) -> float:
+    f.run_for(6.0)
+    assert f.latency() < 2.0, f"others were acknowledged after {f.latency():.1f} s"
     return f.recovered()

@@ -26,7 +26,7 @@ from confluent_kafka.admin import (
     ConfigResource,
     NewTopic,
 )
-from tests.faults.check import Verdict, judge
+from tests.faults.check import FLOOD, Verdict, judge
 from tests.faults.kafka_proxy import KafkaProxy
 from tests.faults.load import Load
 from tests.faults.proxy import Key, Proxy
@@ -62,6 +62,8 @@ TOPICS = {
     "deadletter_topic": "iot.deadletter",
 }
 
+FLOODER = "flooder"
+"""A device that the fleet does not have and the registry has, of the first one's type and place."""
 TOPIC_SETTINGS = {"max_message_bytes": 1_048_588, "min_insync_replicas": 1}
 
 
@@ -81,7 +83,9 @@ class Site:
         self.stand_in = StandIn()
         self._topic_settings = dict(TOPIC_SETTINGS)
         self.registry = folder / "fleet.json"
-        self.registry.write_text(json.dumps(fleet_registry(self.options)))
+        registry = fleet_registry(self.options)
+        registry["devices"].append(registry["devices"][0] | {"id": FLOODER})
+        self.registry.write_text(json.dumps(registry))
         self._setup()
 
     def _setup(self) -> None:
@@ -395,6 +399,17 @@ class Field:
                 total += float(line.rsplit(" ", 1)[1])
         return total
 
+    def latency(self, share: float = 0.99) -> float:
+        """Seconds within which that share of the messages was acknowledged; floods left out."""
+        assert self.load is not None
+        sent = self.load.sent
+        waited = sorted(
+            seconds
+            for key, seconds in list(self.proxy.record.waited.items())
+            if key in sent and sent[key].kind != FLOOD
+        )
+        return waited[int(share * (len(waited) - 1))]
+
     def spool_records(self) -> float:
         """Records in all spools that are not delivered."""
         sinks = self.gateway.get("/status")[1].get("sinks", {}).values()
@@ -566,7 +581,14 @@ class Field:
         letters = [decode(value) for value in self._letters.values()]
         found = read_all(self.data_dir, kafka, set(self._influx_identities()), letters)
         record = self.proxy.record
-        verdict = judge(self.load.sent, record.forwarded, record.acked, found, self._cut_keys())
+        required = [
+            name
+            for name in ("kafka", "influxdb")
+            if self.settings["sinks"][name].get("policy") != "best_effort"
+        ]
+        verdict = judge(
+            self.load.sent, record.forwarded, record.acked, found, self._cut_keys(), required
+        )
         verdict.stray_acks = record.stray_acks
         unacked = self.load.confirmed - record.acked.keys()
         verdict.unacked = len(unacked)
@@ -593,18 +615,21 @@ class Field:
         }
 
     def close(self) -> None:
+        """Raises what went wrong with the load, after everything is cleared away."""
         self._watching.set()
-        if self.load is not None:
-            self.load.stop(60)
-        self.gateway.end()
-        self.proxy.close()
-        self._kafka.close()
-        self._letters.close()
-        if self._disk:
-            _run("umount", "-l", str(self.data_dir))
-        if self._influx == "1":
-            self.site.influx.query(f"DROP DATABASE {self._database}")
-        shutil.rmtree(self.data_dir, ignore_errors=True)
+        try:
+            if self.load is not None:
+                self.load.stop(60)
+        finally:
+            self.gateway.end()
+            self.proxy.close()
+            self._kafka.close()
+            self._letters.close()
+            if self._disk:
+                _run("umount", "-l", str(self.data_dir))
+            if self._influx == "1":
+                self.site.influx.query(f"DROP DATABASE {self._database}")
+            shutil.rmtree(self.data_dir, ignore_errors=True)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

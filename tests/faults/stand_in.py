@@ -37,6 +37,10 @@ class StandIn:
         """From now on this is the right one."""
         self._server.token = token
 
+    def slow(self, seconds: float) -> None:
+        """Every write takes so long; several go side by side."""
+        self._server.delay = seconds
+
     def limit_body(self, size: int) -> None:
         """Larger bodies are answered with 413; 0: no limit."""
         self._server.max_body = size
@@ -72,6 +76,7 @@ class StandIn:
         self._server.add_bucket("iot_data")
         self._server.writes.clear()
         self._server.max_body = 0
+        self._server.delay = 0.0
         self._server.token = self.token
 
     def _call(self, coroutine: Coroutine[Any, Any, None]) -> None:

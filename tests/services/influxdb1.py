@@ -86,13 +86,16 @@ class InfluxDB1:
         ]
 
 
-def start_influxdb1(folder: Path, *, max_body: int = 25_000_000) -> InfluxDB1:
+def start_influxdb1(
+    folder: Path, *, max_body: int = 25_000_000, port: int | None = None
+) -> InfluxDB1:
     """Start influxd with its data under `folder`; the caller stops it.
 
-    max_body: bytes of a body that it takes before it answers 413.
+    max_body: bytes of a body that it takes before it answers 413. port: default: a free one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    port, rpc_port = _free_ports(2)
+    free, rpc_port = _free_ports(2)
+    port = port or free
     (folder / "influxdb.conf").write_text(f"""reporting-disabled = true
 bind-address = "127.0.0.1:{rpc_port}"
 [meta]

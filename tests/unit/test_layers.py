@@ -10,7 +10,7 @@ LAYERS = (
     ("model",),
     ("settings", "devices", "formats"),
     ("decode", "detect", "alerts", "quality", "encode", "acks"),
-    ("mqtt", "sinks", "spool", "observe", "simulate"),
+    ("mqtt", "sinks", "spool", "observe", "console", "simulate"),
     ("pipeline",),
     ("runtime", "bench"),
     ("cli",),

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from greenlang_iot.alerts import words
+from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
 from greenlang_iot.alerts.silences import Silence
 from greenlang_iot.model.errors import InputError
 from greenlang_iot.settings.model import AlertSettings
@@ -69,8 +70,9 @@ class Alert:
 class Book:
     """alerts: by id, those that are not resolved and the newest that are. silences: by id."""
 
-    def __init__(self, settings: AlertSettings) -> None:
+    def __init__(self, settings: AlertSettings, rules: RuleSet = NO_RULES) -> None:
         self.settings = settings
+        self.rules = rules
         self.alerts: dict[str, Alert] = {}
         self.silences: dict[str, Silence] = {}
         self._resolved: OrderedDict[str, None] = OrderedDict()
@@ -256,10 +258,10 @@ class Book:
 
     def _join(self, document: Document, joined: dict[str, list[str]]) -> None:
         """Many devices of a site with alerts of one kind within the window are one incident."""
-        if not self.settings.group_devices:
+        devices, window = self._grouping(document["rule"])
+        if not devices:
             return
         place, at_ns = _place(document), document["at"]
-        window = int(self.settings.group_window * 1e9)
         incident = self._incidents.get(place)
         if incident is None:  # or is one about to begin?
             incident = next((i for i, m in joined.items() if self._place(m[0]) == place), None)
@@ -269,12 +271,19 @@ class Book:
         near = [a for a, at in self._loose.get(place, {}).items() if abs(at - at_ns) <= window]
         if incident is not None and near_incident:
             near = [document["alert_id"]]
-        elif len({self.alerts[a].last["device"] for a in near}) < self.settings.group_devices:
+        elif len({self.alerts[a].last["device"] for a in near}) < devices:
             return
         if incident is None:
             incident = _incident_id(place, min(_order(self.alerts[a].last) for a in near))
         known = joined.setdefault(incident, [])
         known += [a for a in near if a not in known]
+
+    def _grouping(self, rule: str) -> tuple[int, int]:
+        """(devices that make an incident, 0: never; window in ns): the rule's own, or the settings'."""
+        own = self.rules.named(rule)
+        if own is not None and own.group is not None:
+            return own.group.devices, int(own.group.window * 1e9)
+        return self.settings.group_devices, int(self.settings.group_window * 1e9)
 
     def _place(self, alert_id: str) -> _Place:
         return _place(self.alerts[alert_id].last)
@@ -376,7 +385,7 @@ class Book:
                 self._members.pop(group, None)
         loose = self._loose.setdefault(place, {})
         if opens and document["device"] and not group:
-            oldest = document["at"] - int(self.settings.group_window * 1e9)
+            oldest = document["at"] - self._grouping(document["rule"])[1]
             for other in [a for a, opened in loose.items() if opened < oldest]:
                 del loose[other]
             loose[alert_id] = document["at"]

@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 
 from greenlang_iot.alerts import words
-from greenlang_iot.alerts.episodes import CERTAIN, Alert, Seen, change, new, restored
+from greenlang_iot.alerts.engine import RuleEngine
+from greenlang_iot.alerts.episode import CERTAIN, Episode, Seen, begin, change, restored
+from greenlang_iot.alerts.matching import Bools
+from greenlang_iot.alerts.rule_file import NO_RULES, RESERVED, RuleSet
 from greenlang_iot.alerts.wide import NOWHERE, Standing, WideAlerts
-from greenlang_iot.model.batches import U8, ReadingBatch, Reject, ScoreBatch
+from greenlang_iot.model.batches import I64, U8, ReadingBatch, Reject, ScoreBatch
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.flags import (
     DETECTOR_NAMES,
@@ -55,12 +58,15 @@ class Alerter:
     suppressed: openings refused because `max_active` alerts are not resolved.
     """
 
-    def __init__(self, directory: Directory, settings: AlertSettings) -> None:
+    def __init__(
+        self, directory: Directory, settings: AlertSettings, rules: RuleSet = NO_RULES
+    ) -> None:
         self.settings = settings
+        self._engine = RuleEngine(rules, directory, settings)
         self.active: U8 = np.zeros(directory.n_series, np.uint8)
         self.suppressed = 0
         self._directory = directory
-        self._alerts: dict[tuple[int, int], Alert] = {}
+        self._alerts: dict[tuple[int, int], Episode] = {}
         self._cool: dict[tuple[int, int], int] = {}  # event time until which nothing opens
         self._wide = WideAlerts(settings.max_active)
 
@@ -75,7 +81,7 @@ class Alerter:
         result: list[Transition] = []
         for row in rows.tolist():
             self._row(batch, scores, row, result)
-        return result
+        return result + self._engine.evaluate(batch, scores)
 
     def evaluate_rejects(self, rejects: list[Reject]) -> list[Transition]:
         """Readings outside their valid range never reach a sink, but a person should know."""
@@ -125,9 +131,11 @@ class Alerter:
         result: list[Transition] = []
         index = self._index() if open_alerts else {}
         for saved in open_alerts:
+            if saved["rule"] not in RESERVED:
+                continue
             scope = (saved["org"], saved["site"], saved["device"], saved["metric"])
             alert = restored(saved)
-            if not saved["metric"]:
+            if not saved["device"]:
                 self._wide.keep(alert)
                 continue
             series = index.get(scope)
@@ -135,7 +143,7 @@ class Alerter:
                 result.append(_unwatched(alert))
                 continue
             self._keep(series, KIND_OF.get(alert.rule, VALUE), alert)
-        return result
+        return result + self._engine.restore([a for a in open_alerts if a["rule"] not in RESERVED])
 
     def grow(self, directory: Directory) -> list[Transition]:
         """Go on with a newer Directory; alerts move with their series, and those of series that it
@@ -157,7 +165,23 @@ class Alerter:
                 self._keep(series, kind, alert)
             else:
                 result.append(_unwatched(alert))
-        return result
+        return result + self._engine.grow(directory)
+
+    def configure(self, settings: AlertSettings, rules: RuleSet) -> list[Transition]:
+        """Go on with reloaded settings and rules; alerts of rules that are gone are resolved."""
+        self.settings = self._engine.settings = settings
+        return self._engine.grow(self._directory, rules)
+
+    def evaluate_quiet(
+        self, quiet_ns: I64, last_ns: I64, watched: Bools | None = None
+    ) -> list[Transition]:
+        """Silence by a person's own rules; see `RuleEngine.evaluate_quiet`."""
+        return self._engine.evaluate_quiet(quiet_ns, last_ns, watched)
+
+    @property
+    def asks_for_quiet(self) -> bool:
+        """Whether some rule is about silence."""
+        return self._engine.asks_for_quiet
 
     def _row(
         self, batch: ReadingBatch, scores: ScoreBatch, row: int, result: list[Transition]
@@ -212,7 +236,7 @@ class Alerter:
             if len(self._alerts) >= self.settings.max_active:
                 self.suppressed += 1
                 return
-            alert = new(seen.detector, self._scope(series), seen)
+            alert = begin(seen.detector, self._scope(series), seen)
             alert.type = self._type(series)
             self._keep(series, kind, alert)
         elif seen.ts_ns <= alert.last_ns:
@@ -258,7 +282,7 @@ class Alerter:
         seen = Seen(ts_ns, value, None, None, 0.0, alert.detector, alert.severity, summary)
         result.append(change(alert, "resolved", seen, ts_ns))
 
-    def _keep(self, series: int, kind: int, alert: Alert) -> None:
+    def _keep(self, series: int, kind: int, alert: Episode) -> None:
         self._alerts[(series, kind)] = alert
         self.active[series] |= kind
 
@@ -285,7 +309,7 @@ class Alerter:
         return {self._scope(s): s for s in range(self._directory.n_series) if self._on(s)}
 
 
-def _unwatched(alert: Alert) -> Transition:
+def _unwatched(alert: Episode) -> Transition:
     summary = words.unwatched(alert.scope[3], alert.scope[2])
     seen = Seen(alert.last_ns, None, None, None, 0.0, alert.detector, alert.severity, summary)
     return change(alert, "resolved", seen, alert.last_ns)

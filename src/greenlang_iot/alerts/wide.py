@@ -5,7 +5,7 @@ Somebody else decides that a condition holds (`stand`) or not any more (`fall`);
 
 from typing import NamedTuple
 
-from greenlang_iot.alerts.episodes import CERTAIN, Alert, Scope, Seen, change, new
+from greenlang_iot.alerts.episode import CERTAIN, Episode, Scope, Seen, begin, change
 from greenlang_iot.model.outcomes import Transition
 
 NOWHERE: Scope = ("", "", "", "")
@@ -33,7 +33,7 @@ class WideAlerts:
     def __init__(self, max_active: int) -> None:
         self.suppressed = 0
         self._max_active = max_active
-        self._alerts: dict[tuple[str, Scope, str], Alert] = {}
+        self._alerts: dict[tuple[str, Scope, str], Episode] = {}
 
     def stand(self, condition: Standing) -> list[Transition]:
         """The condition holds: open its alert, if it is not open."""
@@ -45,7 +45,7 @@ class WideAlerts:
             return []
         c = condition
         seen = Seen(c.at_ns, c.value, c.expected, None, CERTAIN, c.detector, c.severity, c.summary)
-        alert = self._alerts[key] = new(c.rule, c.scope, seen)
+        alert = self._alerts[key] = begin(c.rule, c.scope, seen)
         return [change(alert, "open", seen, c.at_ns)]
 
     def fall(
@@ -62,6 +62,6 @@ class WideAlerts:
         """(scope, detector) of the open alerts of a rule."""
         return [(scope, detector) for of, scope, detector in self._alerts if of == rule]
 
-    def keep(self, alert: Alert) -> None:
+    def keep(self, alert: Episode) -> None:
         """Take over an alert that was opened before a restart."""
         self._alerts[(alert.rule, alert.scope, alert.detector)] = alert

@@ -1,7 +1,9 @@
 """What an alert says to a person: one sentence."""
 
 import math
+import re
 
+from greenlang_iot.alerts.rule_file import Rule
 from greenlang_iot.model.directory import Directory
 
 
@@ -104,3 +106,37 @@ def incident(site: str, kind: str, devices: int) -> str:
 def incident_over(site: str) -> str:
     """The last member of an incident is resolved."""
     return f"all alerts of the incident at site {site} are resolved"
+
+
+def rule_holds(rule: Rule, site: str, device: str, metric: str, measured: float, unit: str) -> str:
+    """A person's own rule, in its own words where it has some."""
+    if rule.summary:
+        given = {"site": site, "device": device, "metric": metric, "value": number(measured)}
+        return re.sub(r"\{(site|device|metric|value)\}", lambda m: given[m[1]], rule.summary)
+    if rule.expression is not None:
+        return f"{device}: {rule.expression.holds}"
+    if rule.silence is not None:
+        return f"{device} has sent no {metric} for {duration(int(rule.silence * 1e9))}"
+    if rule.stuck is not None:
+        since = duration(int(rule.stuck * 1e9))
+        return f"{metric} of {device} has been {number(measured)}{unit} for {since}"
+    limit = rule.range or rule.rate or rule.score
+    assert limit is not None
+    bounds = [f"above {number(limit.above)}"] if limit.above is not None else []
+    bounds += [f"below {number(limit.below)}"] if limit.below is not None else []
+    subject, unit = {
+        "range": (f"{metric} of {device} read", unit),
+        "rate": (f"{metric} of {device} changes by", f"{unit} a second"),
+        "score": (f"{metric} of {device} has the score", ""),
+    }[rule.kind]
+    return f"{subject} {number(measured)}{unit}; {rule.name} says {' or '.join(bounds)}"
+
+
+def rule_over(rule: str, device: str, metric: str) -> str:
+    """The end of an alert of a person's own rule."""
+    return f"{f'{metric} of ' if metric else ''}{device}: {rule} is over"
+
+
+def rule_gone(rule: str, device: str, metric: str) -> str:
+    """The end of an alert whose rule went, or does not match any more."""
+    return f"{f'{metric} of ' if metric else ''}{device} is no longer watched by {rule}"

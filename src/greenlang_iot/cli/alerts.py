@@ -10,7 +10,7 @@ import typer
 
 from greenlang_iot.cli.alerts_manage import add_commands
 from greenlang_iot.cli.options import CONFIG, CONFIG_FILES, AsJsonLines
-from greenlang_iot.cli.terminal import say
+from greenlang_iot.cli.terminal import console, say
 
 if TYPE_CHECKING:
     from greenlang_iot.cli.alert_lines import Wanted
@@ -120,23 +120,20 @@ def _settings(
 async def _print(
     source: AsyncIterator[bytes], wanted: "Wanted", as_json: bool, count: int | None
 ) -> None:
-    from rich.console import Console
-
     from greenlang_iot.cli.alert_lines import json_line, line, parse
 
-    # rich leaves colours out where stdout is no terminal, and where NO_COLOR is set
-    console = Console(highlight=False, markup=False, emoji=False)
+    out = console(wrap=True)
     shown = 0
     async for body in source:
         alert = parse(body)
         if alert is None:
-            sys.stderr.write(f"a message of {len(body)} bytes is no alert; left out\n")
+            say(f"a message of {len(body)} bytes is no alert; left out")
         elif alert in wanted:
             if as_json:
                 sys.stdout.write(json_line(alert) + "\n")
             else:
                 # a terminal breaks it between words; elsewhere an alert is one line
-                console.print(line(alert), soft_wrap=not console.is_terminal)
+                out.print(line(alert), soft_wrap=not out.is_terminal)
             sys.stdout.flush()
             shown += 1
             if shown == count:
@@ -157,7 +154,6 @@ async def from_mqtt(
 
     from greenlang_iot.model.errors import GatewayError
     from greenlang_iot.mqtt.client import client_options
-    from greenlang_iot.observe.printable import printable
 
     topic = f"greenlang/+/{_level(site)}/{_level(device)}/alert/+"
     options = client_options(broker)
@@ -181,11 +177,11 @@ async def from_mqtt(
                     if isinstance(message.payload, bytes) and message.payload:
                         yield message.payload  # an empty one only clears a resolved alert
         except aiomqtt.MqttError as error:
-            why = printable(str(error))
+            why = str(error)
             if not connected:
                 raise GatewayError(f"No alerts from the broker at {where}: {why}.") from error
             wait = min(4.0, random.uniform(0.1, 3 * wait))
-            sys.stderr.write(f"connection to {where} lost ({why}); connecting again\n")
+            say(f"connection to {where} lost ({why}); connecting again")
             await asyncio.sleep(wait)
 
 

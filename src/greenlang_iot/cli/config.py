@@ -12,6 +12,7 @@ from greenlang_iot.cli.terminal import PROBLEMS_SHOWN, console, print_json
 from greenlang_iot.model.errors import InputError
 
 if TYPE_CHECKING:
+    from greenlang_iot.alerts.rule_file import RuleSet
     from greenlang_iot.model.directory import Directory
     from greenlang_iot.settings.model import Settings
 
@@ -89,6 +90,7 @@ def check(
     from rich.text import Text
 
     from greenlang_iot.devices.registry import load as load_registry
+    from greenlang_iot.runtime.rules import load_rules
     from greenlang_iot.settings.load import load as load_settings
 
     failures: list[InputError] = []
@@ -104,7 +106,14 @@ def check(
     except InputError as error:
         failures.append(error)
 
-    summary = _summary(settings, directory) if settings and directory else []
+    rules = None
+    if settings is not None:
+        try:
+            rules = load_rules(settings.alerts)
+        except InputError as error:
+            failures.append(error)
+
+    summary = _summary(settings, directory, rules) if settings and directory and rules else []
     if as_json:
         print_json(
             {
@@ -130,8 +139,9 @@ def check(
         raise typer.Exit(2)
 
 
-def _summary(settings: "Settings", directory: "Directory") -> list[str]:
+def _summary(settings: "Settings", directory: "Directory", rules: "RuleSet") -> list[str]:
     """What these two files make together: fleet, filters, the rate that the windows allow."""
+    from greenlang_iot.alerts.matching import match_rules
     from greenlang_iot.runtime.layout import plan
     from greenlang_iot.settings.checks import ASSUMED_ACK_LATENCY
 
@@ -149,6 +159,10 @@ def _summary(settings: "Settings", directory: "Directory") -> list[str]:
         f"{settings.runtime.shards} shards, {connections} connections to "
         f"{len(settings.mqtt.brokers)} broker(s), {len(filters)} topic filters",
     ]
+    matched = [item.series.any() for item in match_rules(rules.rules, directory)]
+    lines += [f"{len(matched)} alert rules"] if matched else []
+    unmatched = [r.name for r, any_ in zip(rules.rules, matched, strict=True) if not any_]
+    lines += [f"alert rule {name} matches nothing in this registry" for name in unmatched]
     lines += [f"{entry.topic}: {entry.format}" for entry in settings.mqtt.formats]
     if settings.mqtt.qos == 1:
         lines.append(

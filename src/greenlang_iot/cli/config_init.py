@@ -97,7 +97,10 @@ def init(
         say(f"warning: {warning}")
     say(f"wrote {output}")
     for number, step in enumerate(steps, 1):
-        say(f"  {number}. {step}")
+        say(
+            f"  {number}. "
+            + (step if len(step) < 75 else step.replace(" --out", " \\\n     --out"))
+        )
 
 
 def _answer(ask: bool, given: str | None, question: str, standard: str) -> str:

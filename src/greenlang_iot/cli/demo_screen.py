@@ -56,8 +56,8 @@ class Screen:
             f"{directory.n_series:,} series, {self._settings.runtime.shards} shards\n"
             f"  from  mqtts://{broker.host}:{broker.port} (embedded broker, TLS, QoS 1)\n"
             f"  to    the lake in {self._settings.data_dir}; alerts back to MQTT\n"
-            f"  see   http://{self._settings.admin.host}:{gateway.admin_port}/status"
-            " · /metrics · /readyz\n"
+            f"  see   http://{self._settings.admin.host}:{gateway.admin_port}/ in a browser"
+            " · /status · /metrics · /readyz\n"
             f"  for   {self._seconds:.0f} s; Ctrl-C ends it early",
             highlight=False,
         )

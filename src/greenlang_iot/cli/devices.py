@@ -296,7 +296,6 @@ def _range(ends: list[float | None]) -> str:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -309,7 +308,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(Text(_shown(value)) for value in row.values()))
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 80
-    Console(width=width).print(table)
+    console(wrap=True, width=width).print(table)
 
 
 def _shown(value: Any) -> str:

@@ -1,6 +1,5 @@
 """`greenlang-iot query`: SQL over the lake."""
 
-import json
 import os
 import sys
 from enum import StrEnum
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from greenlang_iot.cli.options import CONFIG_FILES, ConfigFiles
+from greenlang_iot.cli.terminal import console, print_json_line
+from greenlang_iot.observe.printable import printable_block
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,7 +49,7 @@ def query(
     rows = _times_as_text(LakeReader(lake if lake is not None else _configured(config)).query(sql))
     if as_json or output is Format.json:
         for row in rows.to_pylist():
-            sys.stdout.write(json.dumps(row, default=str, ensure_ascii=False) + "\n")
+            print_json_line(row)
     elif output is Format.csv:
         _print_csv(rows)
     else:
@@ -80,16 +81,15 @@ def _print_csv(rows: "pa.Table") -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(rows.column_names)
     for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-        writer.writerow("" if cell is None else cell for cell in row)
+        writer.writerow("" if cell is None else printable_block(str(cell)) for cell in row)
 
 
 def _print_table(rows: "pa.Table") -> None:
     import pyarrow as pa
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    out = console(wrap=True)
     shown = rows.slice(0, _SHOWN)
     table = Table(header_style="bold")
     for field in rows.schema:
@@ -98,14 +98,14 @@ def _print_table(rows: "pa.Table") -> None:
     cells = list(zip(*(column.to_pylist() for column in shown.columns), strict=True))
     for row in cells:
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    unbounded = console.options.update(max_width=10_000)
-    if console.measure(table, options=unbounded).minimum <= console.width:
-        console.print(table)
+    unbounded = out.options.update(max_width=10_000)
+    if out.measure(table, options=unbounded).minimum <= out.width:
+        out.print(table)
     else:  # words would be cut: one line a column
         wide = max(map(len, rows.column_names))
         for number, row in enumerate(cells, 1):
-            console.print(f"── {number} ──")
+            out.print(f"── {number} ──")
             for name, cell in zip(rows.column_names, row, strict=True):
-                console.print(f"{name:>{wide}}  {'' if cell is None else cell}")
+                out.print(f"{name:>{wide}}  {'' if cell is None else cell}")
     if rows.num_rows > _SHOWN:
-        console.print(f"{_SHOWN} of {rows.num_rows} rows; --format json or csv prints all")
+        out.print(f"{_SHOWN} of {rows.num_rows} rows; --format json or csv prints all")

@@ -14,8 +14,10 @@ from greenlang_iot.cli.options import (
     DevicesFile,
     JsonSummary,
 )
+from greenlang_iot.cli.terminal import say
 
 if TYPE_CHECKING:
+    from greenlang_iot.alerts.rule_file import RuleSet
     from greenlang_iot.model.directory import Directory
     from greenlang_iot.runtime.gateway import Gateway
     from greenlang_iot.settings.model import Settings
@@ -47,6 +49,7 @@ def run(
     from greenlang_iot.devices.registry import load as load_registry
     from greenlang_iot.observe.logs import configure
     from greenlang_iot.runtime.gateway import Gateway, run_gateway
+    from greenlang_iot.runtime.rules import load_rules
     from greenlang_iot.runtime.service_manager import ServiceManager
     from greenlang_iot.settings.load import load as load_settings
 
@@ -55,15 +58,23 @@ def run(
     configure(settings.log)
     directory = load_registry(devices_file)
     for warning in loaded.warnings:
-        sys.stderr.write(f"warning: {warning}\n")
+        say(f"warning: {warning}")
+    rules = load_rules(settings.alerts)
     gateway: list[Gateway] = []
 
-    def read() -> "tuple[Settings, Directory]":
-        return load_settings(config, os.environ).settings, load_registry(devices_file)
+    def read() -> "tuple[Settings, Directory, RuleSet]":
+        now = load_settings(config, os.environ).settings
+        return now, load_registry(devices_file), load_rules(now.alerts)
 
     def make() -> Gateway:
         gateway.append(
-            Gateway(settings, directory, read=read, service_manager=ServiceManager(os.environ))
+            Gateway(
+                settings,
+                directory,
+                rules=rules,
+                read=read,
+                service_manager=ServiceManager(os.environ),
+            )
         )
         _announce(gateway[0])
         return gateway[0]
@@ -107,7 +118,7 @@ def _announce(gateway: "Gateway") -> None:
     target = settings.sinks.dead_letter
     where = dead_letter_folder(settings) if target.target == "files" else target.target
     lines.append(f"  bad   data goes to the dead letter ({where}) with its reason")
-    lines.append(
-        f"  see   http://{settings.admin.host}:{settings.admin.port}/readyz · /status · /metrics"
-    )
-    sys.stderr.write("\n".join(lines) + "\n")
+    address = f"{settings.admin.host}:{settings.admin.port}"
+    scheme = "http" if settings.admin.tls is None else "https"
+    lines.append(f"  see   {scheme}://{address}/ in a browser · /readyz · /status · /metrics")
+    say("\n".join(lines))

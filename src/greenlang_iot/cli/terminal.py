@@ -6,7 +6,7 @@ rich leaves colours out where the stream is no terminal and where NO_COLOR is se
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,29 @@ Advance = Callable[[int], None]
 """Called with how much is done so far."""
 
 
-def console(*, stderr: bool = False) -> "Console":
-    """A console whose output is not re-wrapped and whose text is never taken for markup."""
-    from rich.console import Console
+def console(*, stderr: bool = False, wrap: bool = False, width: int | None = None) -> "Console":
+    """A console whose text is never taken for markup, and cannot steer the terminal.
 
-    return Console(soft_wrap=True, highlight=False, markup=False, emoji=False, stderr=stderr)
+    Its output is not re-wrapped, or with `wrap` (for tables) to `width` or the terminal's.
+    """
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+    class Printable(Console):
+        """Whatever is printed, texts from outside in tables too, is escaped on its way out."""
+
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                if segment.control:
+                    yield segment
+                else:
+                    yield Segment(printable_block(segment.text), segment.style)
+
+    return Printable(
+        soft_wrap=not wrap, highlight=False, markup=False, emoji=False, stderr=stderr, width=width
+    )
 
 
 def print_json(document: Any) -> None:

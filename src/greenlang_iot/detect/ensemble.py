@@ -5,10 +5,11 @@ import numpy.typing as npt
 
 from greenlang_iot.detect import checkpoint, kernels, state
 from greenlang_iot.detect.limits import limits
+from greenlang_iot.detect.outlook import outlook
 from greenlang_iot.detect.river_bank import RiverBank
 from greenlang_iot.model.batches import I64, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory
-from greenlang_iot.model.outcomes import Silences
+from greenlang_iot.model.outcomes import Silences, Standing
 from greenlang_iot.settings.model import DetectSettings
 
 
@@ -100,23 +101,72 @@ class Detector:
         all series, so that a start or restart has the same grace as a reading. `watched` says per
         device whether this shard is the one that listens to it (default: all).
         """
-        clock = now_ns - self._paused_ns
         if self._started is None:
-            self._started = clock
+            self._started = now_ns - self._paused_ns
         d = self._directory
-        on = (d.enabled[d.series_device] != 0) & (d.series_enabled != 0) & (d.interval_ns > 0)
+        on = self._expected_to_speak()
         if watched is not None:
             on &= watched[d.series_device]
         which = np.flatnonzero(on)
         interval = d.interval_ns[which]
-        heard = np.maximum(self._rows["heard_ns"][which], self._started)
-        quiet = ((clock - heard) * self._time_scale).astype(np.int64)
+        quiet = self._quiet(which, now_ns)
         overdue = quiet > interval * self.settings.silence_intervals
         which = which[overdue]
         rows = self._rows[which]
         never = ~state.seen(rows)
         last: I64 = np.where(never, 0, rows["recent_ts"].max(axis=1, initial=state.NO_TS))
         return Silences(which.astype(np.int32), last, (quiet - interval)[overdue], never)
+
+    def presence(self, now_ns: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Per device: (has anything ever come, is every series overdue that has an interval)."""
+        d = self._directory
+        quiet = self._quiet(slice(None), now_ns)
+        on = self._expected_to_speak()
+        overdue = on & (quiet > d.interval_ns * self.settings.silence_intervals)
+        seen = state.seen(self._rows)
+        heard = _per_device(d, seen) > 0
+        expected = _per_device(d, on)
+        return heard, (expected > 0) & (_per_device(d, overdue) == expected)
+
+    def standing(self, series: npt.NDArray[np.intp], now_ns: int) -> Standing:
+        """How some series stand now, for somebody who looks at them."""
+        rows, limit = self._rows[series], self._limits[series]
+        expected, band = outlook(rows, limit, self.settings.warmup)
+        heard = rows["heard_ns"] > 0
+        return Standing(
+            seen=state.seen(rows),
+            last_ts=rows["last_ts"],
+            last_value=rows["last_value"],
+            quiet_ns=np.where(heard, self._quiet(series, now_ns), -1),
+            learning=rows["n"] < self.settings.warmup,
+            expected=expected,
+            band=band,
+        )
+
+    def _expected_to_speak(self) -> npt.NDArray[np.bool_]:
+        d = self._directory
+        on: npt.NDArray[np.bool_] = (
+            (d.enabled[d.series_device] != 0) & (d.series_enabled != 0) & (d.interval_ns > 0)
+        )
+        return on
+
+    def _quiet(self, series: npt.NDArray[np.intp] | slice, now_ns: int) -> I64:
+        """Event time since the last reading, or since the first look where there was none."""
+        clock = now_ns - self._paused_ns
+        started = clock if self._started is None else self._started
+        heard = np.maximum(self._rows["heard_ns"][series], started)
+        quiet: I64 = ((clock - heard) * self._time_scale).astype(np.int64)
+        return quiet
+
+    def quiet(self, now_ns: int) -> tuple[I64, I64]:
+        """Per series: (ns without a reading, as `silent` counts them; event time of the newest, 0: none)."""
+        clock = now_ns - self._paused_ns
+        if self._started is None:
+            self._started = clock
+        heard = np.maximum(self._rows["heard_ns"], self._started)
+        quiet: I64 = ((clock - heard) * self._time_scale).astype(np.int64)
+        newest = self._rows["recent_ts"].max(axis=1, initial=state.NO_TS)
+        return quiet, np.where(state.seen(self._rows), newest, 0)
 
     def pause_clock(self, from_ns: int, to_ns: int) -> None:
         """Wall time between the two does not count as silence: input was away or behind."""
@@ -134,6 +184,13 @@ class Detector:
         self._rows[saved.series] = saved.rows
         self._bank.restore(saved.extra)
         return len(saved.series)
+
+
+def _per_device(d: Directory, series: npt.NDArray[np.bool_]) -> I64:
+    """How many of each device's series it is true for."""
+    running = np.concatenate((np.zeros(1, np.int64), np.cumsum(series, dtype=np.int64)))
+    count: I64 = running[d.series_start[1:]] - running[d.series_start[:-1]]
+    return count
 
 
 def _silence_scores(scores: ScoreBatch) -> None:

@@ -29,9 +29,13 @@ _BOUNDS = ("low", "high", "warn_low", "warn_high", "step", "interval_ns", "profi
 
 @dataclass(slots=True, frozen=True)
 class Reloaded:
-    """directory: the newer one. added, removed, moved: devices (moved: known ones at a new entry)."""
+    """directory: the newer one. entries: per registered device, its index there.
+
+    added, removed, moved: devices (moved: known ones at a new entry).
+    """
 
     directory: Directory
+    entries: I64
     added: int
     removed: int
     moved: int
@@ -100,6 +104,7 @@ def reloaded(live: Directory, wanted: Directory, guest_type: str = "") -> Reload
             **{name: per_series(name, getattr(wanted, name)) for name in _BOUNDS},
             **_conversions(live, wanted, unit.index_of),
         ),
+        device,
         plan.added,
         plan.removed,
         plan.moved,

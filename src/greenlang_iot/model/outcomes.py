@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from greenlang_iot.model.batches import I32, I64
+from greenlang_iot.model.batches import F64, I32, I64
 
 
 @dataclass(slots=True, frozen=True)
@@ -59,6 +59,24 @@ class Silences:
     last_seen_ns: I64
     overdue_ns: I64
     never: npt.NDArray[np.bool_]  # registered, and not heard of since the start
+
+
+@dataclass(slots=True, frozen=True)
+class Standing:
+    """How some series stand, for somebody who looks at them. Columns of equal length.
+
+    seen: has anything ever come; where not, the others say nothing. last_ts: event time (ns) of the
+    newest reading that was learnt. quiet_ns: since the last arrival, outages left out; −1: none since
+    the start. expected, band: what the next reading should be (± band); NaN where nothing can be said.
+    """
+
+    seen: npt.NDArray[np.bool_]
+    last_ts: I64
+    last_value: F64
+    quiet_ns: I64
+    learning: npt.NDArray[np.bool_]
+    expected: F64
+    band: F64
 
 
 @dataclass(slots=True, frozen=True)

@@ -1,10 +1,10 @@
 """Who may ask the admin endpoint for what.
 
-| asked from | /healthz, /readyz | other reading | anything that changes |
-|---|---|---|---|
-| this machine | free | free | admin token |
-| elsewhere, with TLS | free, without reasons | admin or read token | admin token |
-| elsewhere, without TLS | free, without reasons | refused | refused |
+| asked from | /healthz, /readyz | the console's files | other reading | anything that changes |
+|---|---|---|---|---|
+| this machine | free | free | free | admin token |
+| elsewhere, with TLS | free, without reasons | free: they hold no data | admin or read token | admin token |
+| elsewhere, without TLS | free, without reasons | refused | refused | refused |
 
 "This machine" is a connection over loopback whose `Host` is an address or `localhost` and that no
 proxy passed on: a web page whose name was pointed at 127.0.0.1 (DNS rebinding) is elsewhere.
@@ -21,6 +21,7 @@ from pathlib import Path
 ADMIN_TOKEN = "admin-token"  # noqa: S105 (a file's name)
 READ_TOKEN = "read-token"  # noqa: S105 (a file's name)
 _PROBES = ("/healthz", "/readyz")
+_CONSOLE = "/console/"
 _READING = ("GET", "HEAD")
 _PASSED_ON = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
 
@@ -78,6 +79,8 @@ def refusal(asked: Asked, tokens: Tokens) -> Refusal | None:
             "insecure",
             "from another machine only /healthz and /readyz are answered without TLS: set admin.tls",
         )
+    if reading and (asked.path == "/" or asked.path.startswith(_CONSOLE)):
+        return None  # a browser that opens a page cannot send a token; the page then asks for it
     given = asked.headers.get("Authorization", "").encode(errors="replace")
     # both are always compared, each in constant time
     admin = hmac.compare_digest(given, b"Bearer " + tokens.admin.encode())
@@ -128,7 +131,9 @@ def _token(path: Path) -> str:
     try:
         token = path.read_text().strip()
         if token:
-            path.chmod(0o600)
+            mode = path.stat()
+            if mode.st_uid == os.getuid() and mode.st_mode & 0o077 and os.access(path, os.W_OK):
+                path.chmod(0o600)  # not of a secret that somebody else mounted there
             return token
     except FileNotFoundError:
         pass

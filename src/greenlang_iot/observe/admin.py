@@ -43,6 +43,9 @@ class Status:
         return not self.reasons
 
 
+SHUTDOWN_WITHIN = 2.0
+"""Seconds that an answer may still take when the gateway stops."""
+
 AddRoutes = Callable[[web.Application], None]
 Reload = Callable[[str], Awaitable[tuple[bool, dict[str, Any]]]]
 """Given who asks, for the audit log: (whether it was done, what to tell)."""
@@ -92,7 +95,7 @@ class AdminServer:
         app.router.add_post("/-/reload", self._serve_reload)
         for add_routes in self._more:
             add_routes(app)
-        self._runner = web.AppRunner(app, handle_signals=False)
+        self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=SHUTDOWN_WITHIN)
         await self._runner.setup()
         self._server = await self._listen(self._runner.server, context)
         return int(self._server.sockets[0].getsockname()[1])
@@ -233,8 +236,14 @@ def _asked(request: web.Request) -> Asked:
 
 async def _headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = "greenlang-iot"
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+def goes_on(request: web.Request) -> None:
+    """An answer without an end, whose reader takes what it is sent: it has IDLE seconds more."""
+    if isinstance(request.protocol, _Connection):
+        request.protocol.begin()
 
 
 def json_response(document: dict[str, Any], status: int = 200) -> web.Response:

@@ -348,6 +348,7 @@ CATALOG: tuple[Metric, ...] = (
     ),
     _counter("cpu_seconds", "CPU time of this shard's process.", "seconds"),
     _gauge("resident_bytes", "Resident memory of this shard's process.", "bytes"),
+    _gauge("tasks", "Tasks of this shard's event loop."),
     # the registry
     _gauge("devices", "Devices in the registry."),
     _gauge("series", "Series (device × metric) in the registry."),

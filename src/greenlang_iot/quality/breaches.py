@@ -3,7 +3,7 @@
 A device of a site that misses a target as a whole gets no alert of its own for it: that is one incident.
 """
 
-from greenlang_iot.alerts.episodes import Scope
+from greenlang_iot.alerts.episode import Scope
 from greenlang_iot.alerts.wide import Standing, WideAlerts
 from greenlang_iot.alerts.words import duration
 from greenlang_iot.model.outcomes import Transition

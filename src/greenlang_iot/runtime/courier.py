@@ -21,6 +21,7 @@ from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime.sinks import lake_folder, outbox_folder
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.alert_store import AlertStore, Published
+from greenlang_iot.sinks.endings import end
 from greenlang_iot.sinks.outbox import OutboxReader
 from greenlang_iot.spool.log import SpoolFull
 
@@ -154,9 +155,7 @@ class Courier:
                         await task
         finally:
             stop_listening()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
             for close in self._closers:
                 await close()
 
@@ -284,8 +283,7 @@ class Courier:
 
         async def close() -> None:
             await control.close()
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            await end([running])
 
         self._add("mqtt", deliver, close)
 

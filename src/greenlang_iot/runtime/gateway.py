@@ -14,6 +14,8 @@ from typing import Any
 import structlog
 
 from greenlang_iot import __version__
+from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
+from greenlang_iot.console.api import Console
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.observe import health
@@ -31,11 +33,12 @@ from greenlang_iot.runtime.quality import QualityWatch
 from greenlang_iot.runtime.reloader import Read, Reloader
 from greenlang_iot.runtime.service_manager import ServiceManager
 from greenlang_iot.runtime.shard import ShardSpec
-from greenlang_iot.runtime.sinks import alerts_folder, lake_folder
+from greenlang_iot.runtime.sinks import alerts_folder, dead_letter_folder, lake_folder
 from greenlang_iot.runtime.summary import Summary, summarize
 from greenlang_iot.runtime.supervisor import Supervisor, install_signals
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.alert_store import AlertStore
+from greenlang_iot.sinks.endings import end
 from greenlang_iot.spool.files import OS_FILES, replace_durably
 from greenlang_iot.spool.format import FormatError
 from greenlang_iot.spool.store import LogInUse
@@ -46,7 +49,7 @@ log = structlog.get_logger(__name__)
 class Gateway:
     """One instance. on_transition: told of every alert transition, for a screen.
 
-    read: settings and registry as their files say now, for a reload; raises InputError.
+    read: settings, registry and alert rules as their files say now, for a reload; raises InputError.
     service_manager: told that the gateway has started, is alive, drains.
     """
 
@@ -55,6 +58,7 @@ class Gateway:
         settings: Settings,
         directory: Directory,
         *,
+        rules: RuleSet = NO_RULES,
         on_transition: Callable[[dict[str, Any]], None] | None = None,
         read: Read | None = None,
         service_manager: ServiceManager | None = None,
@@ -63,6 +67,7 @@ class Gateway:
         self._service_manager = service_manager or ServiceManager()
         self.settings = settings
         self.directory = directory
+        self.rules = rules
         self.ready = asyncio.Event()
         self.admin_port = 0
         self.shards: dict[int, Counters] = {}
@@ -79,14 +84,21 @@ class Gateway:
         """Run until stopped. GatewayError where nothing can run (port taken, every shard lost)."""
         settings = self.settings
         run = settings.data_dir / "run"
-        run.mkdir(parents=True, exist_ok=True)
         with _InstanceLock(run / "gateway.pid", settings.instance):
             own = Counters.create(run / "gateway.counters")
             supervisor = self._supervisor(run)
             quality = QualityWatch(settings, own)
-            store = _alert_store(settings)
+            store = _alert_store(settings, self.rules)
             audit = Audit(settings.data_dir, settings.admin.audit_max_bytes)
             reloader = Reloader(self, supervisor, self._read, audit, store.configure)
+            console = Console(
+                self,
+                own,
+                supervisor,
+                lake=lake_folder(settings) if settings.sinks.lake.enabled else None,
+                letters=dead_letter_folder(settings),
+            )
+            store.listen(lambda said: console.alerts_changed(len(said.transitions)))
             admin = AdminServer(
                 settings.admin,
                 Exporter(self.shards, own, quality.sites).generate,
@@ -94,7 +106,7 @@ class Gateway:
                 Tokens.of(settings.data_dir),
                 reloader.reload,
                 lambda reason: own.add(cell("admin_refused", reason=reason)),
-                [AlertApi(store, audit).add_routes],
+                [AlertApi(store, audit).add_routes, console.add_routes],
             )
             self.admin_port = await admin.start()
             courier = Courier(settings, own, store, self._on_transition)
@@ -110,6 +122,7 @@ class Gateway:
                     courier.run(),
                     self._compact_lake(),
                     quality.run(),
+                    console.run(),
                     Discovery(settings.mqtt, self.directory, own).run(),
                 )
             ]
@@ -121,9 +134,7 @@ class Gateway:
                 clean = await supervisor.stop()
                 await courier.drain()
                 failed = [t.exception() for t in tasks if t.done() and not t.cancelled()]
-                for task in (*tasks, stopping):
-                    task.cancel()
-                await asyncio.gather(*tasks, stopping, return_exceptions=True)
+                await end([*tasks, stopping])
                 await admin.stop()
                 await store.close()
         for error in failed:
@@ -158,6 +169,7 @@ class Gateway:
                     path,
                     tuple(r for n, r in enumerate(retired) if n % len(plans) == item.index),
                     os.getpid(),
+                    self.rules,
                 )
             )
         return Supervisor(specs, self.settings.runtime, self._beat, self._restarted)
@@ -175,7 +187,7 @@ class Gateway:
         while True:
             for index, counters in self.shards.items():
                 counters.set(cell("shard_up"), float(supervisor.alive(index)))
-            if not self.ready.is_set() and not self._reasons():
+            if not self.ready.is_set() and not self.reasons:
                 self.ready.set()
                 log.info("ready", seconds=round(time.monotonic() - self._started, 2))
             await asyncio.sleep(0.05)
@@ -187,20 +199,27 @@ class Gateway:
             await asyncio.Event().wait()
         manager.started()
         while not self._stop.is_set():
-            manager.beat("; ".join(self._reasons()) or "ready")
+            manager.beat("; ".join(self.reasons) or "ready")
             await asyncio.sleep(manager.every)
         await asyncio.Event().wait()  # the drain has its own bound
 
-    def _reasons(self) -> list[str]:
+    @property
+    def reasons(self) -> list[str]:
+        """Why the gateway is not ready, one sentence each."""
         return health.not_ready(self.settings, self.shards, time.monotonic_ns())
+
+    @property
+    def uptime(self) -> float:
+        """Seconds."""
+        return time.monotonic() - self._started
 
     def _status(self) -> Status:
         document = {
             "version": __version__,
-            "uptime_seconds": round(time.monotonic() - self._started, 3),
+            "uptime_seconds": round(self.uptime, 3),
             **health.document(self.settings, self.shards, time.monotonic_ns()),
         }
-        return Status(self._reasons(), document)
+        return Status(self.reasons, document)
 
     # ---- lake ---------------------------------------------------------------------------------------
 
@@ -220,10 +239,10 @@ class Gateway:
                 log.error("the lake was not compacted; its log keeps the data", why=str(error))
 
 
-def _alert_store(settings: Settings) -> AlertStore:
+def _alert_store(settings: Settings, rules: RuleSet) -> AlertStore:
     folder = alerts_folder(settings)
     try:
-        return AlertStore(folder, settings.alerts)
+        return AlertStore(folder, settings.alerts, rules)
     except (OSError, LogInUse, FormatError) as error:
         raise GatewayError(f"The book of alerts in {folder} cannot be opened: {error}.") from error
 
@@ -238,14 +257,22 @@ class _InstanceLock:
     def __enter__(self) -> None:
         import fcntl
 
-        self._file = open(self._path, "a+")
+        folder = self._path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._path, "a+")
+        except OSError as error:
+            raise GatewayError(
+                f"The data_dir {folder.parent} cannot be written ({error.strerror}): make it, give "
+                "it to the gateway's user, or choose another."
+            ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.seek(0)
             pid = self._file.read().strip() or "unknown"
             raise GatewayError(
-                f"Another gateway (process {pid}) uses the data_dir {self._path.parent.parent}: "
+                f"Another gateway (process {pid}) uses the data_dir {folder.parent}: "
                 "stop it, or give this one its own data_dir."
             ) from error
         self._file.truncate(0)

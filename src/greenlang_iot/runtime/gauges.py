@@ -1,5 +1,6 @@
 """A shard's gauges: its bounds once, what it holds and uses once a second."""
 
+import asyncio
 import resource
 import time
 from math import isnan
@@ -76,6 +77,7 @@ class ShardGauges:
         with open("/proc/self/statm") as statm:
             pages = int(statm.read().split()[1])
         set_(cell("resident_bytes"), pages * resource.getpagesize())
+        set_(cell("tasks"), len(asyncio.all_tasks()))
         set_(cell("messages_unacked"), ledger.messages)
         set_(cell("ledger_tickets"), ledger.tickets)
         opened = ledger.opened

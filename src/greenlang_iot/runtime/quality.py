@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from greenlang_iot.alerts.episodes import restored
+from greenlang_iot.alerts.episode import restored
 from greenlang_iot.alerts.wide import WideAlerts
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.model.outcomes import Transition

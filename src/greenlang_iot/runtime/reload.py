@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import structlog
 
+from greenlang_iot.alerts.rule_file import RuleSet
 from greenlang_iot.devices.reload import Reloaded
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import InputError
@@ -31,13 +32,13 @@ class Answer:
 
 
 class Reloading(Protocol):
-    def reload(self, registry: Directory, settings: Settings) -> Reloaded: ...
+    def reload(self, registry: Directory, settings: Settings, rules: RuleSet) -> Reloaded: ...
 
 
-def ask(control: Control, registry: Directory, settings: Settings) -> Answer:
+def ask(control: Control, registry: Directory, settings: Settings, rules: RuleSet) -> Answer:
     """The parent's side, in a thread."""
     try:
-        control.send((registry, settings))
+        control.send((registry, settings, rules))
         if not control.poll(ANSWER_WITHIN):
             return Answer(error=f"no answer within {ANSWER_WITHIN:g} s")
         answer: Answer = control.recv()
@@ -52,12 +53,12 @@ def answer_reloads(shard: Reloading, control: Control) -> None:
 
     def requested() -> None:
         try:
-            registry, settings = control.recv()
+            registry, settings, rules = control.recv()
         except (OSError, EOFError):
             loop.remove_reader(control.fileno())  # the parent is gone; so are we, in a moment
             return
         try:
-            done = shard.reload(registry, settings)
+            done = shard.reload(registry, settings, rules)
         except InputError as error:
             answer = Answer(error=str(error))
         else:

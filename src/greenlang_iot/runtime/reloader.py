@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import structlog
 
+from greenlang_iot.alerts.rule_file import RuleSet
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import InputError
 from greenlang_iot.observe.audit import Audit
@@ -19,8 +20,8 @@ from greenlang_iot.settings.secrets import secrets as secrets_of
 
 log = structlog.get_logger(__name__)
 
-Read = Callable[[], tuple[Settings, Directory]]
-"""Settings and registry as their files say now. Raises InputError."""
+Read = Callable[[], tuple[Settings, Directory, RuleSet]]
+"""Settings, registry and alert rules as their files say now. Raises InputError."""
 
 _SITES_SAID = 20
 
@@ -42,7 +43,7 @@ class Reloader:
         supervisor: Supervisor,
         read: Read | None,
         audit: Audit,
-        configure_alerts: Callable[[AlertSettings], None],
+        configure_alerts: Callable[[AlertSettings, RuleSet], None],
     ) -> None:
         self._audit = audit
         self._configure_alerts = configure_alerts
@@ -71,22 +72,22 @@ class Reloader:
             return False, {"reasons": ["this gateway was not started from files"]}
         async with self._one_at_a_time:
             try:
-                wanted, registry = await asyncio.to_thread(self._read)
+                wanted, registry, rules = await asyncio.to_thread(self._read)
             except InputError as error:
                 reasons = list(error.problems) or [str(error)]
                 log.error("reload refused: the old settings go on", reasons=reasons[:_SITES_SAID])
                 return False, {"reasons": reasons}
-            return True, await self._apply(wanted, registry)
+            return True, await self._apply(wanted, registry, rules)
 
-    async def _apply(self, wanted: Settings, registry: Directory) -> dict[str, Any]:
+    async def _apply(self, wanted: Settings, registry: Directory, rules: RuleSet) -> dict[str, Any]:
         running = self._running
         change = reload_settings(running.settings, wanted)
         restart = [f"setting {name}" for name in change.needs_restart]
         restart += _unsubscribed(running.plans, registry, running.settings.mqtt)
         running.settings, running.directory = change.settings, registry
-        self._configure_alerts(change.settings.alerts)
+        self._configure_alerts(change.settings.alerts, rules)
         configure(change.settings.log, secrets=secrets_of(change.settings))
-        answers = await self._supervisor.reload(registry, change.settings)
+        answers = await self._supervisor.reload(registry, change.settings, rules)
         restart += [f"shard {i}: {a.error}" for i, a in answers.items() if a.error]
         counts = [a for a in answers.values() if not a.error]
         document = {
@@ -95,6 +96,7 @@ class Reloader:
                 "added": max((a.added for a in counts), default=0),
                 "removed": max((a.removed for a in counts), default=0),
             },
+            "alert_rules": len(rules.rules),
             "settings": list(change.applied),
             "needs_restart": restart,
         }

@@ -15,6 +15,7 @@ import structlog
 import uvloop
 
 from greenlang_iot.acks.ledger import Ledger
+from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
 from greenlang_iot.alerts.rules import Alerter
 from greenlang_iot.decode.decoder import Decoder
 from greenlang_iot.decode.guests import GUEST_TYPE
@@ -34,7 +35,7 @@ from greenlang_iot.quality.counter import QualityCounter
 from greenlang_iot.runtime.durable import DurableSettler, OutboxPort
 from greenlang_iot.runtime.gauges import ShardGauges
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
-from greenlang_iot.runtime.meters import BatchMeter
+from greenlang_iot.runtime.looks import LookingMeter, Looks, answer_looks
 from greenlang_iot.runtime.quality_windows import save_window, window_file
 from greenlang_iot.runtime.reload import Control, answer_reloads
 from greenlang_iot.runtime.sinks import (
@@ -47,6 +48,7 @@ from greenlang_iot.runtime.watches import Watches
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.settings.secrets import secrets
 from greenlang_iot.sinks.deadletter import DeadLetterStats, DeadLetterWriter
+from greenlang_iot.sinks.endings import end
 from greenlang_iot.sinks.outbox import Outbox, open_alerts
 from greenlang_iot.sinks.runner import Runner
 from greenlang_iot.spool.files import OS_FILES, replace_durably
@@ -70,15 +72,19 @@ class ShardSpec:
     counters: Path
     retired: tuple[ConnectionPlan, ...] = ()
     supervisor: int = 0
+    rules: RuleSet = NO_RULES
 
 
-def shard_process(spec: ShardSpec, control: Control) -> None:
-    """Entry point in the forked process; exit code 0 after a clean drain. control: see `reload`."""
+def shard_process(spec: ShardSpec, control: Control, window: Control) -> None:
+    """Entry point in the forked process; exit code 0 after a clean drain.
+
+    control: see `reload`; window: see `looks`.
+    """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent drains us
     configure(spec.settings.log, shard=spec.index, secrets=secrets(spec.settings))
     try:
-        uvloop.run(Shard(spec, control).run())
+        uvloop.run(Shard(spec, control, window).run())
     except GatewayError as error:
         log.error("shard stopped", reason=str(error))
         raise SystemExit(1) from None
@@ -87,9 +93,10 @@ def shard_process(spec: ShardSpec, control: Control) -> None:
 class Shard:
     """Composes one shard and keeps it ticking; a `ConnectionHandler` for its connections."""
 
-    def __init__(self, spec: ShardSpec, control: Control) -> None:
+    def __init__(self, spec: ShardSpec, control: Control, window: Control) -> None:
         self.spec = spec
         self._control = control
+        self._window = window
         settings = spec.settings
         self.settings = settings
         self.counters = Counters.open(spec.counters)
@@ -121,7 +128,8 @@ class Shard:
             outbox_folder(settings) / f"shard-{self.spec.index}", settings.alerts.outbox_max_bytes
         )
         self.detector = Detector(directory, settings.detect)
-        self.alerter = Alerter(directory, settings.alerts)
+        self.looks = Looks(self.detector, directory, lambda: self.pipeline.decoder.directory)
+        self.alerter = Alerter(directory, settings.alerts, self.spec.rules)
         self.quality = (
             QualityCounter(directory, settings.quality, time.time_ns())
             if settings.quality.enabled
@@ -156,7 +164,7 @@ class Shard:
             self.runners,
             self,
             self.outbox_port,
-            BatchMeter(self.counters),
+            LookingMeter(self.counters, self.looks),
             self._acknowledge,
             self._publish,
             self.clock,
@@ -248,6 +256,7 @@ class Shard:
             self._end_with(self.spec.supervisor)
         self._compose()
         answer_reloads(self, self._control)
+        answer_looks(self.looks, self._window)
         self.gauges.bounds(self.settings, self.spec.plan, self.spec.directory)
         gc.collect()
         gc.freeze()
@@ -300,16 +309,17 @@ class Shard:
         if isinstance(error, MemoryError | RuntimeError) and not self._stop.is_set():
             os._exit(1)
 
-    def reload(self, registry: Directory, settings: Settings) -> Reloaded:
+    def reload(self, registry: Directory, settings: Settings, rules: RuleSet) -> Reloaded:
         """Take over a newer registry and settings that need no restart. Raises InputError."""
         done = reloaded(self.pipeline.decoder.directory, registry, GUEST_TYPE)
         self.settings = settings
         configure(settings.log, shard=self.spec.index, secrets=secrets(settings))
         self.pipeline.decoder.configure(settings.limits)
         self.detector.settings = settings.detect
-        self.alerter.settings = settings.alerts
         self.pipeline.reload(done.directory)
+        self.pipeline.announce(self.alerter.configure(settings.alerts, rules))
         self.watches.follow(done.directory)
+        self.looks.follow(done.directory, done.entries)
         self.counters.add(cell("registry_reloads"))
         self.gauges.registry(registry)
         return done
@@ -452,9 +462,7 @@ class Shard:
                 log.error("the disk failed in the drain", why=str(error))
             elif isinstance(error, BaseException):
                 raise error
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
 
     @property
     def outbox_bytes(self) -> int:

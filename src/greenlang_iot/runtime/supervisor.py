@@ -12,17 +12,22 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
+from typing import Any
 
 import structlog
 
+from greenlang_iot.alerts.rule_file import RuleSet
+from greenlang_iot.console.questions import Question
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError
+from greenlang_iot.runtime.looks import Window
 from greenlang_iot.runtime.reload import Answer, Control, ask
 from greenlang_iot.runtime.shard import ShardSpec, shard_process
 from greenlang_iot.settings.model import RuntimeSettings, Settings
 
 log = structlog.get_logger(__name__)
 CHECK_EVERY = 0.1
+LOOK_WITHIN = 1.0
 CLOSE_WITHIN = 5.0
 """Seconds beyond the drain for closing connections, senders and files."""
 
@@ -34,6 +39,7 @@ class _Child:
         self.spec = spec
         self.process: ForkServerProcess | None = None
         self.control: Control | None = None
+        self.window: Window | None = None
         self.started = 0.0
         self.restarts: deque[float] = deque()
         self.total_restarts = 0
@@ -97,17 +103,29 @@ class Supervisor:
                 )
             await asyncio.sleep(CHECK_EVERY)
 
-    async def reload(self, registry: Directory, settings: Settings) -> dict[int, Answer]:
+    async def reload(
+        self, registry: Directory, settings: Settings, rules: RuleSet
+    ) -> dict[int, Answer]:
         """Have every shard take these over; also those that are started later. shard → its answer."""
         asked = []
         for child in self._children:
-            child.spec = replace(child.spec, directory=registry, settings=settings)
+            child.spec = replace(child.spec, directory=registry, settings=settings, rules=rules)
             if child.alive and child.control is not None:
                 asked.append((child.spec.index, child.control))
         answers = await asyncio.gather(
-            *(asyncio.to_thread(ask, control, registry, settings) for _, control in asked)
+            *(asyncio.to_thread(ask, control, registry, settings, rules) for _, control in asked)
         )
         return {index: answer for (index, _), answer in zip(asked, answers, strict=True)}
+
+    async def look(self, question: Question, within: float = LOOK_WITHIN) -> dict[int, Any]:
+        """Shard → its answer; without those that do not answer in time."""
+        asked = [(c.spec.index, c.window) for c in self._children if c.alive and c.window]
+        answers = await asyncio.gather(*(window.ask(question, within) for _, window in asked))
+        return {
+            index: answer
+            for (index, _), answer in zip(asked, answers, strict=True)
+            if answer is not None
+        }
 
     async def stop(self) -> bool:
         """Drain: SIGTERM to all, wait runtime.drain_timeout, then SIGKILL. True if all ended by themselves."""
@@ -134,15 +152,20 @@ class Supervisor:
     def _spawn(self, child: _Child) -> None:
         if child.control is not None:
             child.control.close()
+        if child.window is not None:
+            child.window.close()
         child.control, theirs = self._context.Pipe()
+        ours, window = self._context.Pipe()
+        child.window = Window(ours)
         child.process = self._context.Process(
             target=shard_process,
-            args=(child.spec, theirs),
+            args=(child.spec, theirs, window),
             name=f"shard-{child.spec.index}",
             daemon=False,
         )
         child.process.start()
         theirs.close()
+        window.close()
         child.started = time.monotonic()
 
     def _check(self, child: _Child) -> None:

@@ -92,6 +92,9 @@ class Watches:
             self.follow(directory)
         silences = self._detector.silent(now_ns, self._owned)
         self._announce(self._alerter.evaluate_silence(silences, now_ns))
+        if self._alerter.asks_for_quiet:
+            quiet = self._detector.quiet(now_ns)
+            self._announce(self._alerter.evaluate_quiet(*quiet, self._owned))
 
     @property
     def owned(self) -> npt.NDArray[np.bool_]:

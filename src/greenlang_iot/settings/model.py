@@ -365,6 +365,8 @@ class AlertSettings(Section):
     """Event time before the same alert opens again."""
     outbox_max_bytes: Bytes = 268_435_456
     """Alerts on disk that wait for their targets; full: messages that open alerts wait."""
+    rules_file: Path | None = None
+    """Alert rules of your own (YAML), beside what the detectors find."""
     group_devices: int = Field(5, ge=0)
     """Devices of a site whose alerts of one kind become one incident; 0: never."""
     group_window: Seconds = 120.0

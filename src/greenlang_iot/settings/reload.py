@@ -31,6 +31,7 @@ RELOADABLE: Final[dict[str, frozenset[str]]] = {
             "resolve_spike_after",
             "max_active",
             "cooldown",
+            "rules_file",
             "group_devices",
             "group_window",
             "flap_count",

@@ -18,6 +18,7 @@ import orjson
 import structlog
 
 from greenlang_iot.alerts.book import Book, Document, Entry
+from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
 from greenlang_iot.alerts.silences import Silence
 from greenlang_iot.settings.model import AlertSettings
 from greenlang_iot.spool.files import OS_FILES, Files, replace_durably
@@ -52,11 +53,12 @@ class AlertStore:
         self,
         folder: Path,
         settings: AlertSettings,
+        rules: RuleSet = NO_RULES,
         *,
         files: Files = OS_FILES,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self.book = Book(settings)
+        self.book = Book(settings, rules)
         self._path = folder / SNAPSHOT
         self._files = files
         self._clock_ns = clock_ns
@@ -73,9 +75,9 @@ class AlertStore:
         )
         self._undelivered = self._replay(self._read_snapshot())
 
-    def configure(self, settings: AlertSettings) -> None:
-        """Go on with reloaded settings."""
-        self.book.settings = settings
+    def configure(self, settings: AlertSettings, rules: RuleSet) -> None:
+        """Go on with reloaded settings and rules."""
+        self.book.settings, self.book.rules = settings, rules
 
     # ---- changes ------------------------------------------------------------------------------------
 
@@ -171,7 +173,7 @@ class AlertStore:
                 file=str(aside),
                 why=str(error),
             )
-            self.book = Book(self.book.settings)
+            self.book = Book(self.book.settings, self.book.rules)
             return 0
 
     def _replay(self, in_snapshot: int) -> list[Published]:

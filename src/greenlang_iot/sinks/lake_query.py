@@ -26,10 +26,14 @@ _TRIES = 5
 
 
 class LakeReader:
-    """Queries a lake folder; keeps the rows of segments that did not grow for the next query."""
+    """Queries a lake folder; keeps the rows of segments that did not grow for the next query.
 
-    def __init__(self, folder: Path) -> None:
+    threads: of DuckDB; None takes all cores.
+    """
+
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
         self._folder = folder
+        self._threads = threads
         self._cache: dict[tuple[Path, int], tuple[str, pa.Table]] = {}
 
     def query(self, sql: str) -> pa.Table:
@@ -47,7 +51,8 @@ class LakeReader:
         raise AssertionError("unreachable")
 
     def _run(self, sql: str) -> pa.Table:
-        with duckdb.connect() as database:
+        config = {} if self._threads is None else {"threads": self._threads}
+        with duckdb.connect(config=config) as database:
             fresh: dict[tuple[Path, int], tuple[str, pa.Table]] = {}
             logs = [(path, path.parent.name) for path in reading_logs(self._folder)]
             self._table(database, fresh, READINGS, SCHEMA, logs, reading_rows)

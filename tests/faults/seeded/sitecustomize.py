@@ -162,6 +162,29 @@ def letters_forgotten(module: Any) -> None:
     module._KafkaTarget._offer = bug
 
 
+def best_effort_waits(module: Any) -> None:
+    """Tickets wait for best-effort sinks, too."""
+    genuine = module.Pipeline.__init__
+
+    def bug(self: Any, *arguments: Any, **named: Any) -> None:
+        genuine(self, *arguments, **named)
+        self._required = sum(runner.bit for runner in self.runners)
+
+    module.Pipeline.__init__ = bug
+
+
+def rates_drop(module: Any) -> None:
+    """What is over a rate is acknowledged and kept nowhere."""
+    genuine = module.Decoder.decode
+
+    def bug(self: Any, *arguments: Any) -> Any:
+        decoded = genuine(self, *arguments)
+        decoded.rejects = [r for r in decoded.rejects if r.paths[0][1] != "over_rate"]
+        return decoded
+
+    module.Decoder.decode = bug
+
+
 BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "acks_first": ("greenlang_iot.pipeline", acks_first),
     "forgets_chunks": ("greenlang_iot.sinks.runner", forgets_chunks),
@@ -176,6 +199,8 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "trusts_the_clock": ("greenlang_iot.runtime.clockwatch", trusts_the_clock),
     "reload_trusts_files": ("greenlang_iot.runtime.reloader", reload_trusts_files),
     "letters_forgotten": ("greenlang_iot.sinks.deadletter", letters_forgotten),
+    "best_effort_waits": ("greenlang_iot.pipeline", best_effort_waits),
+    "rates_drop": ("greenlang_iot.decode.decoder", rates_drop),
     "no_adoption": ("greenlang_iot.runtime.sinks", no_adoption),
 }
 

@@ -45,6 +45,22 @@ def test_a_rejected_message_must_be_a_dead_letter_or_in_the_digest() -> None:
     assert verdict(found(digested=1), BAD, other).acked_lost == 1
 
 
+def test_what_floods_may_be_a_dead_letter_or_in_the_digest_but_not_nowhere() -> None:
+    flood = Message(0.0, TOPIC, b"good", [READING], (), "flood")
+    assert verdict(found(kafka=1, influx=True), flood).acked_lost == 0
+    assert verdict(found(), flood).acked_lost == 1
+    assert verdict(found(letters={(TOPIC, b"good")}), flood).acked_lost == 0
+    assert verdict(found(digested=1), flood).acked_lost == 0
+
+
+def test_a_best_effort_sink_may_miss_what_was_acked() -> None:
+    key = (GOOD.topic, GOOD.payload)
+    nowhere = found(influx=True)
+    once = Counter({key: 1})
+    assert judge({key: GOOD}, once, once, nowhere, set(), ("influxdb",)).acked_lost == 0
+    assert judge({key: GOOD}, once, once, nowhere, set(), ("kafka",)).acked_lost == 1
+
+
 def test_duplicates_need_an_explanation() -> None:
     twice = found(kafka=2, influx=True)
     assert verdict(twice, GOOD).unexplained_duplicates == 1

@@ -118,3 +118,11 @@ def test_tokens_are_made_once_for_their_owner_only(tmp_path: Path) -> None:
     again = Tokens.of(tmp_path)
     assert (again.read, again.admin != tokens.admin) == (tokens.read, True)
     assert stat.S_IMODE((tmp_path / "read-token").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("path", ["/", "/console/app.js"])
+def test_the_consoles_files_hold_no_data_and_can_ask_for_the_token(path: str) -> None:
+    assert status(asked(path=path, peer=AWAY, secure=True)) == 200
+    assert status(asked(path=path, peer=LOCAL, X_Forwarded_For="192.0.2.9")) == 200
+    assert status(asked(path=path, peer=AWAY)) == 403
+    assert status(asked("POST", path, peer=AWAY, secure=True)) == 401

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from greenlang_iot.alerts.episodes import restored
+from greenlang_iot.alerts.episode import restored
 from greenlang_iot.alerts.wide import WideAlerts
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.quality.breaches import judge

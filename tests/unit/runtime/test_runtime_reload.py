@@ -145,6 +145,7 @@ async def test_a_reload_takes_what_it_can_and_says_the_rest(
     assert document == {
         "reloaded": True,
         "devices": {"registered": 3, "added": 2, "removed": 0},
+        "alert_rules": 0,
         "settings": ["alerts.cooldown"],
         "needs_restart": ["setting instance", "site o/elsewhere: 1 device not subscribed to"],
     }

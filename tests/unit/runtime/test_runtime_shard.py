@@ -23,7 +23,7 @@ def make(folder: Path, *retired: str) -> Shard:
     Counters.create(counters)
     plans = tuple(ConnectionPlan(0, client_id, ("a/b",)) for client_id in retired)
     spec = ShardSpec(0, settings, directory(2, ("m",)), ShardPlan(0, ()), counters, plans)
-    return Shard(spec, Pipe()[1])
+    return Shard(spec, Pipe()[1], Pipe()[1])
 
 
 async def until(condition: Callable[[], bool]) -> None:

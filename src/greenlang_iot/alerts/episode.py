@@ -1,14 +1,15 @@
-"""One alert from its opening to its end, and its transitions."""
+"""One alert from its first suspicion to its end, and the transitions in between. Pure."""
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from greenlang_iot.model.outcomes import Transition
 
 CERTAIN = 12.0
 """Score of what rests on a limit, not on statistics."""
+
 
 Scope = tuple[str, str, str, str]
 """org, site, device, metric; "" for what does not apply."""
@@ -28,9 +29,7 @@ class Seen(NamedTuple):
 
 
 @dataclass(slots=True)
-class Alert:
-    """An alert that is not resolved."""
-
+class Episode:
     alert_id: str
     rule: str
     detector: str
@@ -43,19 +42,21 @@ class Alert:
     suspects: int = 0
     normal: int = 0  # in a row
     type: str = ""  # of the device
+    labels: dict[str, str] = field(default_factory=dict)  # of the rule
+    runbook: str = ""
 
 
-def new(rule: str, scope: Scope, seen: Seen) -> Alert:
+def begin(rule: str, scope: Scope, seen: Seen) -> Episode:
     """An alert that `seen` begins; its id is the same whoever computes it."""
     wide = () if scope[3] else (seen.detector,)
     text = "\0".join((rule, *scope, *wide, str(seen.ts_ns)))
     alert_id = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    return Alert(alert_id, rule, seen.detector, seen.severity, scope, seen.ts_ns, "pending")
+    return Episode(alert_id, rule, seen.detector, seen.severity, scope, seen.ts_ns, "pending")
 
 
-def restored(saved: dict[str, Any]) -> Alert:
+def restored(saved: dict[str, Any]) -> Episode:
     """The alert whose last transition (`Transition.as_dict`) this is."""
-    return Alert(
+    return Episode(
         alert_id=saved["alert_id"],
         rule=saved["rule"],
         detector=saved["detector"],
@@ -70,8 +71,7 @@ def restored(saved: dict[str, Any]) -> Alert:
     )
 
 
-def change(alert: Alert, state: str, seen: Seen, at_ns: int) -> Transition:
-    """The alert's next transition."""
+def change(alert: Episode, state: str, seen: Seen, at_ns: int) -> Transition:
     alert.state = state
     alert.number += 1
     org, site, device, metric = alert.scope
@@ -94,6 +94,8 @@ def change(alert: Alert, state: str, seen: Seen, at_ns: int) -> Transition:
         detector=alert.detector,
         summary=seen.summary,
         type=alert.type,
+        labels=alert.labels,
+        runbook=alert.runbook,
     )
 
 

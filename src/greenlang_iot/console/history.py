@@ -1,0 +1,84 @@
+"""A series' last minutes from the lake, for a picture; bounded, because the parent is not a data base."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+from greenlang_iot.model.errors import GatewayError, InputError
+from greenlang_iot.sinks.lake import reading_logs
+from greenlang_iot.sinks.lake_query import LakeReader
+from greenlang_iot.spool.reader import list_segments
+
+MAX_POINTS: Final = 2_000
+"""Of one picture: the newest."""
+MAX_LOG_BYTES: Final = 67_108_864
+"""Segments that are not Parquet yet have to be read whole: beyond this there is no history, only live."""
+ANSWER_WITHIN: Final = 10.0
+MAX_ASKED: Final = 32
+"""Pictures that may wait for the lake; one is made at a time."""
+
+
+class History:
+    """Asks the lake in a thread of its own, one question at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._reader = LakeReader(folder, threads=1)
+        self._thread = ThreadPoolExecutor(1, "history")
+        self._asked = 0
+
+    async def series(self, device: str, metric: str, since_ns: int) -> tuple[list[list[Any]], str]:
+        """([time in s, value, score, None, None, suspect], oldest first), and why there are none."""
+        if self._asked >= MAX_ASKED:
+            return [], "The lake is busy with other pictures."
+        self._asked += 1
+        try:
+            asked = asyncio.get_running_loop().run_in_executor(
+                self._thread, self._query, device, metric, since_ns
+            )
+            asked.add_done_callback(self._answered)
+            return await asyncio.wait_for(asyncio.shield(asked), ANSWER_WITHIN)
+        except TimeoutError:
+            return [], "The lake did not answer in time: the picture begins when you look."
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _answered(self, _: object) -> None:
+        self._asked -= 1
+
+    def _query(self, device: str, metric: str, since_ns: int) -> tuple[list[list[Any]], str]:
+        logs = sum(
+            _size(segment.path)
+            for folder in reading_logs(self._folder)
+            for segment in list_segments(folder)
+        )
+        if logs > MAX_LOG_BYTES:
+            return [], "Readings come too fast to read them back: the picture begins when you look."
+        sql = (
+            "SELECT ts, value, score, verdict FROM readings "  # noqa: S608 (quoted)
+            f"WHERE device = {_quoted(device)} AND metric = {_quoted(metric)} AND ts >= {since_ns} "
+            f"ORDER BY ts DESC LIMIT {MAX_POINTS}"
+        )
+        try:
+            table = self._reader.query(sql)
+        except (GatewayError, InputError) as error:
+            return [], str(error)
+        rows = zip(*(table.column(i).to_pylist() for i in range(4)), strict=True)
+        points = [
+            [ts / 1e9, value, score, None, None, verdict == "suspect"]
+            for ts, value, score, verdict in rows
+        ]
+        return points[::-1], ""
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # it became Parquet
+        return 0
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

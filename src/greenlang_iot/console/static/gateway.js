@@ -1,0 +1,111 @@
+// Everything that is said to the gateway: questions, actions with the token, the stream of events.
+
+const TOKEN = "admin-token";
+
+export class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+let askToken = async () => null;
+
+// how a token is asked for: resolves to the token, or null where the person gives up
+export function onToken(ask) {
+  askToken = ask;
+}
+
+export const hasToken = () => sessionStorage.getItem(TOKEN) !== null;
+export const forgetToken = () => sessionStorage.removeItem(TOKEN);
+
+async function send(path, options = {}) {
+  const headers = new Headers(options.headers);
+  const token = sessionStorage.getItem(TOKEN);
+  if (token !== null) headers.set("Authorization", `Bearer ${token}`);
+  return fetch(path, { ...options, headers, cache: "no-store", credentials: "omit" });
+}
+
+async function withToken(path, options) {
+  let answer = await send(path, options);
+  while (answer.status === 401) {
+    const wrong = hasToken();
+    forgetToken();
+    const token = await askToken(wrong);
+    if (token === null) throw new Refused(401, "This needs the token.");
+    sessionStorage.setItem(TOKEN, token);
+    answer = await send(path, options);
+  }
+  return answer;
+}
+
+async function parsed(answer) {
+  const document = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Refused(answer.status, document.error ?? `The gateway answered ${answer.status}.`);
+  return document;
+}
+
+export async function get(path, query = {}, signal = undefined) {
+  const given = Object.entries(query).filter(([, v]) => v !== "" && v != null);
+  const search = given.length ? `?${new URLSearchParams(given)}` : "";
+  return parsed(await withToken(`api/v1/${path}${search}`, { signal }));
+}
+
+// an action: asks for the token first, where the page has none yet
+export async function act(method, path, body) {
+  if (!hasToken()) {
+    const token = await askToken(false);
+    if (token === null) throw new Refused(401, "This needs the token.");
+    sessionStorage.setItem(TOKEN, token);
+  }
+  const options = { method };
+  if (body !== undefined) {
+    options.headers = { "Content-Type": "application/json" };
+    options.body = JSON.stringify(body);
+  }
+  return parsed(await withToken(`api/v1/${path}`, options));
+}
+
+// Server-sent events over fetch, because EventSource cannot send a token. Reconnects until closed.
+// on: event name → function of its document; state: function of "live" | "lost".
+export function listen(device, on, state) {
+  const ended = new AbortController();
+  (async () => {
+    let wait = 500;
+    while (!ended.signal.aborted) {
+      try {
+        const query = device ? `?${new URLSearchParams({ device })}` : "";
+        const answer = await withToken(`api/v1/events${query}`, { signal: ended.signal });
+        if (!answer.ok) throw new Refused(answer.status, "no events");
+        state("live");
+        wait = 500;
+        await read(answer.body, on);
+      } catch (error) {
+        if (ended.signal.aborted) return;
+        if (!(error instanceof TypeError || error instanceof Refused || error.name === "AbortError")) console.error(error);
+      }
+      if (ended.signal.aborted) return;
+      state("lost");
+      await new Promise((done) => setTimeout(done, wait));
+      wait = Math.min(wait * 2, 4000);
+    }
+  })();
+  return () => ended.abort();
+}
+
+async function read(body, on) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const events = (rest + value).split("\n\n");
+    rest = events.pop();
+    for (const event of events) {
+      const lines = event.split("\n");
+      const name = lines.find((line) => line.startsWith("event: "))?.slice(7);
+      const data = lines.find((line) => line.startsWith("data: "))?.slice(6);
+      if (name !== undefined && data !== undefined) on[name]?.(JSON.parse(data));
+    }
+  }
+}

@@ -1,0 +1,35 @@
+"""What a series would be expected to say next, for whoever looks at it. Pure.
+
+The same sums as `kernels.judge`, for many series at once and without learning: the two are held
+together by a test.
+"""
+
+import numpy as np
+
+from greenlang_iot.detect.kernels import (
+    HEAVIER,
+    LIGHTEST,
+    LOG10E,
+    MAX_REACH,
+    SIGMA,
+    TAIL_FROM,
+    TAIL_SCORE,
+)
+from greenlang_iot.detect.limits import COUNTER, RESOLUTION
+from greenlang_iot.detect.state import GAUSS_TAIL, Rows
+from greenlang_iot.model.batches import F64
+
+
+def outlook(rows: Rows, limits: Rows, warmup: int) -> tuple[F64, F64]:
+    """(expected, band) per row, in the value's unit; NaN while learning, and for counters.
+
+    A counter's expectation is one of its increase: it depends on when the next reading comes.
+    """
+    level = rows["level"] + rows["drift"].astype(np.float64)
+    floor = np.where(limits["floor"] == 0.0, RESOLUTION * np.abs(level), limits["floor"])
+    sigma = np.maximum(SIGMA * rows["spread"], floor)
+    weight = LIGHTEST + HEAVIER * np.maximum(rows["spike_tail"].astype(np.float64) - GAUSS_TAIL, 0)
+    decades = np.maximum(limits["threshold"].astype(np.float64) - TAIL_SCORE, 0.0)
+    band = sigma * TAIL_FROM * np.exp(np.minimum(weight * decades / LOG10E, MAX_REACH))
+    unknown = (rows["n"] < warmup) | ((limits["detectors"] & COUNTER) != 0)
+    return np.where(unknown, np.nan, level), np.where(unknown, np.nan, band)

@@ -1,0 +1,333 @@
+"""The console's API over real HTTP, on real detectors: two shards, of which each hears one site."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+from aiohttp import web
+from tests.fakes.directory import directory
+from tests.fakes.readings import SECOND, readings
+
+from greenlang_iot.console.api import Console
+from greenlang_iot.console.questions import Answer, Question
+from greenlang_iot.detect.ensemble import Detector
+from greenlang_iot.encode.deadletter import encode
+from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.outcomes import DeadLetter
+from greenlang_iot.observe.catalog import cell
+from greenlang_iot.observe.counters import Counters
+from greenlang_iot.runtime.looks import Looks
+from greenlang_iot.settings.model import DetectSettings, Settings
+
+NAMES = ["pump-1", "pump-2", "<img src=x onerror=alert(1)>", "valve-1"]
+DETECT = DetectSettings(warmup=5)
+
+
+class Shard:
+    """A shard's part of the console: its detector and its looks."""
+
+    def __init__(self, registry: Directory) -> None:
+        self.detector = Detector(registry, DETECT)
+        self.looks = Looks(self.detector, registry, lambda: registry)
+        self.answers = True
+
+    def hear(self, series: int, values: list[float], first_s: float = 0.0) -> None:
+        """Readings one second apart, the last one now."""
+        now = time.time_ns()
+        for i, value in enumerate(values):
+            at = now - (len(values) - 1 - i) * SECOND
+            batch = readings([series], [at], [value], received_ns=at)
+            scores = self.detector.score(batch)
+            if self.looks.watching:
+                self.looks.note(batch, scores)
+
+
+class FakeShards:
+    def __init__(self, registry: Directory) -> None:
+        self.all = [Shard(registry), Shard(registry)]
+
+    async def look(self, question: Question) -> dict[int, Answer]:
+        return {
+            i: shard.looks.answer(question, time.time_ns(), time.monotonic())
+            for i, shard in enumerate(self.all)
+            if shard.answers
+        }
+
+
+class Api:
+    """The console behind HTTP. `get` returns (status, JSON)."""
+
+    def __init__(self, folder: Path) -> None:
+        registry = directory(4, ("flow", "heat"), units=("m3/h", "Cel"), names=NAMES)
+        self.counters = {0: Counters.local(), 1: Counters.local()}
+        self.parent = SimpleNamespace(
+            settings=Settings(data_dir=folder),
+            directory=registry,
+            shards=self.counters,
+            reasons=[],
+            uptime=7.4,
+        )
+        self.shards = FakeShards(registry)
+        self.letters = folder / "dead-letter"
+        self.console = Console(
+            self.parent, Counters.local(), self.shards, lake=None, letters=self.letters
+        )
+
+    async def start(self) -> None:
+        app = web.Application()
+        self.console.add_routes(app)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.5)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.session = aiohttp.ClientSession(f"http://127.0.0.1:{self._runner.addresses[0][1]}")
+
+    async def stop(self) -> None:
+        await self.session.close()
+        await self._runner.cleanup()
+
+    async def get(self, path: str, **query: str | int) -> tuple[int, dict[str, Any]]:
+        async with self.session.get(f"/api/v1/{path}", params=query) as answer:
+            assert answer.headers["Cache-Control"] == "no-store"
+            return answer.status, await answer.json()
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    api = Api(tmp_path)
+    await api.start()
+    yield api
+    await api.stop()
+
+
+def ids(document: dict[str, Any]) -> list[str]:
+    return [device["id"] for device in document["devices"]]
+
+
+async def test_devices_are_searched_narrowed_and_paged(api: Api) -> None:
+    status, page = await api.get("devices", limit=3)
+    assert (status, page["total"], ids(page)) == (200, 4, sorted(NAMES)[:3])
+    assert page["next"] == sorted(NAMES)[2]
+    _, rest = await api.get("devices", limit=3, cursor=page["next"])
+    assert (ids(rest), rest["next"], rest["total"]) == ([sorted(NAMES)[3]], None, 4)
+    assert ids((await api.get("devices", q="PUMP"))[1]) == ["pump-1", "pump-2"]
+    assert ids((await api.get("devices", q="pump site-1"))[1]) == ["pump-2"]
+    assert ids((await api.get("devices", site="acme/site-1"))[1]) == ["pump-2", "valve-1"]
+    assert ids((await api.get("devices", site="site-1", q="v"))[1]) == ["valve-1"]
+    assert ids((await api.get("devices", type="sensor", limit=1))[1]) == [sorted(NAMES)[0]]
+    assert ids((await api.get("devices", type="other"))[1]) == []
+
+
+async def test_a_device_says_what_came_last_and_what_was_expected(api: Api) -> None:
+    heard = api.shards.all[1]
+    heard.hear(2, [20.0, 20.2, 19.8, 20.1, 19.9, 20.0, 20.4])
+    status, device = await api.get("devices/pump-2")
+    assert status == 200
+    assert (device["org"], device["site"], device["state"]) == ("acme", "site-1", "ok")
+    flow, heat = device["series"]
+    assert (flow["metric"], flow["value"], flow["unit"]) == ("flow", 20.4, "m3/h")
+    assert flow["learning"] is False
+    assert flow["expected"] == pytest.approx(20.0, abs=0.3)
+    assert 0.0 <= flow["quiet"] < 5.0
+    assert flow["range"] == [-50.0, 150.0]
+    assert (heat["value"], heat["ts"], heat["expected"]) == (None, None, None)
+
+
+async def test_the_expectation_is_the_detectors_own(api: Api) -> None:
+    """What the page draws before a reading is what the kernel then judges it by."""
+    shard, rng = api.shards.all[0], np.random.default_rng(3)
+    for value in rng.normal(50.0, 2.0, 200).tolist():
+        before = shard.detector.standing(np.array([0]), 0)
+        at = int(before.last_ts[0]) + SECOND if before.seen[0] else SECOND
+        scored = shard.detector.score(readings([0], [at], [value]))
+        assert np.float32(before.expected[0]) == pytest.approx(scored.expected[0], nan_ok=True)
+        assert np.float32(before.band[0]) == pytest.approx(scored.band[0], rel=1e-5, nan_ok=True)
+
+
+async def test_who_is_silent_and_who_was_never_heard(api: Api) -> None:
+    one, two = api.shards.all
+    now = time.time_ns()
+    one.detector.silent(now - 1000 * SECOND)  # the clocks began long ago
+    two.detector.silent(now - 1000 * SECOND)
+    at = now - 500 * SECOND
+    one.detector.score(readings([0, 1], [at, at], [1.0, 1.0], received_ns=at))
+    two.hear(2, [1.0])
+    two.hear(3, [1.0])
+    _, sites = await api.get("sites")
+    by_site = {s["site"]: (s["ok"], s["silent"], s["never"]) for s in sites["sites"]}
+    assert by_site == {"site-0": (0, 1, 1), "site-1": (1, 0, 1)}
+    assert sites["answering"] == 2
+    assert ids((await api.get("devices", state="silent"))[1]) == ["pump-1"]
+    assert ids((await api.get("devices", state="never"))[1]) == [NAMES[2], "valve-1"]
+    _, device = await api.get("devices/pump-1")
+    assert device["state"] == "silent"
+    assert device["quiet"] == pytest.approx(500, abs=5)
+
+
+async def test_a_shard_that_does_not_answer_is_left_out(api: Api) -> None:
+    for shard in api.shards.all:
+        shard.answers = False
+    _, sites = await api.get("sites")
+    assert sites["answering"] == 0
+    assert sum(s["never"] for s in sites["sites"]) == 4
+    status, device = await api.get("devices/pump-1")
+    assert (status, device["series"]) == (200, [])
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "status", "words"),
+    [
+        ("devices", {"limit": "0"}, 400, "limit: a whole number from 1 to 200"),
+        ("devices", {"limit": "²"}, 400, "limit: a whole number"),
+        ("devices", {"limit": "201"}, 400, "limit: a whole number"),
+        ("devices", {"state": "dead"}, 400, "state: one of ok, silent, never, disabled"),
+        ("devices", {"sort": "id"}, 400, "'sort' means nothing here"),
+        ("devices", {"q": "x" * 257}, 400, "q: at most 256 characters"),
+        ("devices/pump-9", {}, 404, "There is no device 'pump-9'"),
+        ("devices/pump-9/series", {"metric": "flow"}, 404, "There is no device 'pump-9'"),
+        ("devices/pump-1/series", {}, 400, "metric: say which one"),
+        ("devices/pump-1/series", {"metric": "flow", "minutes": "-1"}, 400, "minutes: a whole"),
+        ("overview", {"x": "1"}, 400, "'x' means nothing here"),
+        ("dead-letters", {"limit": "many"}, 400, "limit: a whole number"),
+    ],
+)
+async def test_what_is_wrong_is_one_sentence(
+    api: Api, path: str, query: dict[str, str], status: int, words: str
+) -> None:
+    answered, document = await api.get(path, **query)
+    assert answered == status
+    assert words in document["error"]
+
+
+async def test_the_overview_counts_per_second(api: Api) -> None:
+    overview, shard = api.console._overview, api.counters[1]
+    overview.sample(100.0, 1_000.0)
+    shard.add(cell("messages_received"), 50)
+    shard.add(cell("readings_decoded"), 200)
+    shard.add(cell("readings_rejected", reason="out_of_range"), 3)
+    shard.observe(cell("ack_seconds"), 0.004, 99)
+    shard.observe(cell("ack_seconds"), 0.4, 1)
+    shard.set(cell("sink_up", sink="lake"), 0)
+    overview.sample(102.0, 1_002.0)
+    _, document = await api.get("overview")
+    assert document["rates"]["messages"] == 25.0
+    assert document["rates"]["readings"] == 100.0
+    assert document["totals"]["readings"] == 200
+    assert document["history"]["time"] == [1_002]
+    assert document["history"]["readings"] == [100.0]
+    assert document["second"]["messages"] == 25.0
+    assert 0.0025 < document["latency"]["p50"] <= 0.005
+    assert document["shards"][1]["messages"] == 25.0
+    assert document["shards"][0]["messages"] == 0.0
+    assert document["sinks"][0]["sink"] == "lake"
+    assert document["sinks"][0]["up"] is False
+    assert document["dead_letters"]["reasons"] == [{"reason": "out_of_range", "count": 3}]
+    assert (document["ready"], document["devices"], document["fleet"]) == (True, 4, None)
+
+
+async def test_a_counter_that_began_anew_gives_no_negative_rate(api: Api) -> None:
+    overview, shard = api.console._overview, api.counters[0]
+    shard.add(cell("messages_received"), 500)
+    overview.sample(1.0, 1.0)
+    shard.set(cell("messages_received"), 30)
+    overview.sample(2.0, 2.0)
+    assert (await api.get("overview"))[1]["rates"]["messages"] == 30.0
+
+
+async def test_readings_of_a_watched_device_come_as_events(api: Api) -> None:
+    shard = api.shards.all[0]
+    shard.hear(0, [5.0] * 8)
+    await api.get("devices/pump-1")  # somebody looks
+    running = asyncio.ensure_future(api.console.run())
+    async with api.session.get("/api/v1/events", params={"device": "pump-1"}) as stream:
+        assert stream.headers["Content-Type"] == "text/event-stream"
+        seen: list[list[Any]] = []
+        async with asyncio.timeout(20):
+            async for name, document in events(stream):
+                if name == "overview":
+                    assert document["instance"] == "gateway"
+                elif not shard.looks.watching:
+                    continue
+                elif not seen:
+                    shard.hear(0, [5.5])
+                    seen = [[0.0]]
+                elif points := document["points"].get("flow"):
+                    seen = points
+                    break
+        assert [point[1] for point in seen] == [5.5]
+        assert seen[0][3] == pytest.approx(5.0)  # what was expected of it
+        _, series = await api.get("devices/pump-1/series", metric="flow", minutes=1)
+        assert [point[1] for point in series["points"]] == [5.5]
+        assert "no lake" in series["note"]
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        async with asyncio.timeout(5):
+            async for _ in stream.content:  # the stream ends with the gateway
+                pass
+
+
+async def events(stream: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    name = ""
+    async for line in stream.content:
+        if line.startswith(b"event: "):
+            name = line[7:].strip().decode()
+        elif line.startswith(b"data: "):
+            yield name, json.loads(line[6:])
+
+
+def write_letters(folder: Path, letters: list[DeadLetter]) -> None:
+    shard = folder / "shard-0"
+    shard.mkdir(parents=True)
+    lines = b"".join(encode(letter) + b"\n" for letter in letters)
+    (shard / "dead-letters-000000000001.jsonl").write_bytes(lines + b'{"v": 1, "torn')
+
+
+async def test_dead_letters_are_shown_newest_first_with_what_came(api: Api) -> None:
+    def letter(i: int, reason: str, device: str, payload: bytes) -> DeadLetter:
+        paths = (("value", reason),)
+        return DeadLetter("message", i * SECOND, device, "a/b", payload, paths, 1)
+
+    write_letters(
+        api.letters,
+        [
+            letter(1, "out_of_range", "pump-1", b'{"value": 1e9}'),
+            letter(2, "unknown_metric", "pump-2", b"\xff\xfe"),
+            letter(3, "out_of_range", "pump-2", b"<script>alert(1)</script>" + b"x" * 3000),
+        ],
+    )
+    _, document = await api.get("dead-letters")
+    first, second, third = document["letters"]
+    assert [first["time"], second["time"], third["time"]] == [3, 2, 1]
+    assert first["payload"].startswith("<script>alert(1)</script>x")
+    assert (len(first["payload"]), first["bytes"], first["cut"]) == (2000, 3025, True)
+    assert (second["encoding"], second["payload"]) == ("base64", "//4=")
+    _, some = await api.get("dead-letters", reason="out_of_range", limit=1)
+    assert [item["device"] for item in some["letters"]] == ["pump-2"]
+    _, of_device = await api.get("dead-letters", device="pump-1")
+    assert [item["payload"] for item in of_device["letters"]] == ['{"value": 1e9}']
+
+
+async def test_pages_are_served_under_a_strict_policy(api: Api) -> None:
+    async with api.session.get("/") as page:
+        assert page.status == 200
+        assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+        policy = page.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
+        assert page.headers["X-Frame-Options"] == "DENY"
+        tag = page.headers["ETag"]
+    async with api.session.get("/", headers={"If-None-Match": tag}) as again:
+        assert again.status == 304
+    for path in ("/console/app.js", "/console/style.css", "/console/vendor/uplot.js"):
+        async with api.session.get(path) as file:
+            assert file.status == 200, path
+    for path in ("/console/../api.py", "/console/vendor/LICENSE-htm", "/console/nothing.js"):
+        async with api.session.get(path) as file:
+            assert file.status == 404, path
