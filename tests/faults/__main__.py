@@ -31,6 +31,7 @@ class Result:
     verdict: Verdict = field(default_factory=Verdict)
     recovery: float | None = None
     logged: bool = True
+    errors: list[str] = field(default_factory=list)
     seconds: float = 0.0
     said: list[str] = field(default_factory=list)
     counts: dict[str, float] = field(default_factory=dict)
@@ -79,7 +80,7 @@ def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
         result.logged = field_.logged(row.logs)
         result.said = [reason for reason, _ in field_.said.most_common()]
         field_.run_for(AFTER)
-        load.stop(60)
+        load.stop()
         if row.drains:
             field_.settled()
         result.counts = {name: field_.count(name) for name in COUNTED}
@@ -88,12 +89,14 @@ def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
     except Exception as error:  # a row that breaks is a failed row; the others go on
         traceback.print_exc()
         result.problems.append(f"{type(error).__name__}: {str(error)[:2_000]}")
-    finally:
-        site.mend()
+    result.errors = field_.errors()
     try:
+        site.mend()
         field_.close()
     except Exception as error:
         result.problems.append(f"{type(error).__name__}: {str(error)[:2_000]}")
+    finally:
+        site.mosquitto.forget()  # the sessions of this row's gateway would go on queueing
     result.seconds = time.monotonic() - begun
     result.problems += problems_of(result)
     return result
@@ -177,7 +180,7 @@ def _print(result: Result) -> None:
         f"(forwarded twice {verdict.explained_by_forward}, cut {verdict.explained_by_cut}), "
         f"recovery {recovery}, {result.seconds:.0f} s, load {result.load:.1f}, {counts}, said {result.said[:4]}"
     )
-    for line in (*result.problems, *verdict.examples):
+    for line in (*result.problems, *verdict.examples, *result.errors[:5]):
         print(f"     {line}")
     sys.stdout.flush()
 

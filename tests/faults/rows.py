@@ -81,7 +81,7 @@ def no_fault(f: Field) -> None:
 )
 def shard_killed(f: Field) -> float:
     killed = time.monotonic()
-    f.replaced(f.kill_shard(), 10)
+    f.replaced(f.kill_shard(), 40)
     return f.recovered(killed)
 
 
@@ -133,7 +133,7 @@ def terminated_early(f: Field) -> float:
 def shard_frozen(f: Field) -> float:
     victim = f.gateway.shard_pids()[0]
     os.kill(victim, signal.SIGSTOP)
-    f.replaced(victim, 15)
+    f.replaced(victim, 40)
     return f.recovered()
 
 

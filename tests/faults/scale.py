@@ -95,7 +95,7 @@ def overload(seconds: float, plot: Path) -> dict[str, Any]:
         f.site.stand_in.slow(0.0)
         recovery = f.recovered(timeout=120)
         assert f.load is not None
-        f.load.stop(120)
+        f.load.stop()
         f.settled(240)
         sampler.stop()
         _plot(sampler, plot, seconds)
@@ -187,7 +187,7 @@ def _run(
                 f.gateway.wait_ready()
                 load = f.publish(seconds=86_400.0)
                 report = act(f)
-                load.stop(120)
+                load.stop()
                 f.settled(240)
                 f.gateway.stop()
                 result = Result(row, f.verdict())

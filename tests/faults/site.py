@@ -252,7 +252,7 @@ class Field:
             # the second stage has no part in the promise, and loading it takes seconds
             "detect": {"checkpoint_every": 2.0, "second_stage": {"enabled": False}},
             "alerts": {"mqtt": False},
-            "runtime": {"shards": 2, "heartbeat_timeout": 5.0},
+            "runtime": {"shards": 2},
             "admin": {"port": admin},
             "log": {"format": "json"},
         }
@@ -297,6 +297,16 @@ class Field:
             path.with_suffix(".new").rename(path)
         else:
             path.unlink(missing_ok=True)
+
+    def errors(self) -> list[str]:
+        """What the gateway logged as errors, each sentence once."""
+        found: dict[str, None] = {}
+        for line in self.gateway.log.read_text(errors="replace").splitlines():
+            if '"level":"error"' in line:
+                item = json.loads(line)
+                why = item.get("reason") or item.get("why") or item.get("exception") or ""
+                found[f"{item['event']}: {str(why)[-300:]}"] = None
+        return list(found)
 
     def logged(self, words: str) -> bool:
         """Whether the gateway's log holds these words."""
@@ -456,11 +466,12 @@ class Field:
         """SIGKILL of every shard, and new ones in their place."""
         for pid in self.gateway.shard_pids():
             os.kill(pid, signal.SIGKILL)
-            self.replaced(pid, 10)
+            self.replaced(pid, 40)
 
     def take_over(self) -> None:
-        """Connect to the broker with a client id of the gateway's."""
-        name = min(self.proxy.record.client_ids)
+        """Connect to the broker with a client id of a shard's (discovery has none of its own)."""
+        instance = self.settings["instance"]
+        name = min(n for n in self.proxy.record.client_ids if n.startswith(f"{instance}-"))
         password = self.site.mosquitto.password_file("gateway").read_bytes()
         context = ssl_context(TlsSettings(ca_file=self.site.ca_file))
         packet = mqtt5.ConnectPacket(
@@ -619,7 +630,7 @@ class Field:
         self._watching.set()
         try:
             if self.load is not None:
-                self.load.stop(60)
+                self.load.stop()
         finally:
             self.gateway.end()
             self.proxy.close()

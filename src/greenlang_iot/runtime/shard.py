@@ -5,6 +5,7 @@ import ctypes
 import gc
 import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -270,9 +271,16 @@ class Shard:
             self._start(self._run_connection(connection))
         self._start(self._retire())
         self.pipeline.announce(self._orphaned_alerts)
-        self._start(asyncio.to_thread(self.detector.load_second_stage))
+        # Not in the loop's executor: a drain would wait for an import that takes seconds.
+        threading.Thread(target=self._load_second_stage, daemon=True).start()
         await self._tick_until_stopped()
         await self._drain()
+
+    def _load_second_stage(self) -> None:
+        try:
+            self.detector.load_second_stage()
+        except ImportError as error:
+            log.error("the second stage cannot be loaded: its scores are shed", why=str(error))
 
     def _end_with(self, supervisor: int) -> None:
         """The fork server lives as long as one of its shards does, so its death tells us nothing."""
@@ -306,7 +314,8 @@ class Shard:
         still and say that it is well: it ends instead."""
         error = context.get("exception")
         log.error("unhandled in the event loop", what=context.get("message"), exc_info=error)
-        if isinstance(error, MemoryError | RuntimeError) and not self._stop.is_set():
+        starved = isinstance(error, MemoryError) or "can't start new thread" in str(error)
+        if starved and not self._stop.is_set():
             os._exit(1)
 
     def reload(self, registry: Directory, settings: Settings, rules: RuleSet) -> Reloaded:
