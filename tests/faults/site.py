@@ -150,7 +150,7 @@ class Field:
     the common one. disk: size of a file system of its own for data_dir. own_ca: the gateway trusts a
     CA file of its own, which the row may replace. proxied: Kafka is reached by way of the proxy.
     switched: `switch` works. own_kernels: a kernel cache of its own, which the row may damage.
-    connections: of the load. bug: the seeded one.
+    connections: of the load. receive_maximum: of each of the gateway's connections. bug: the seeded one.
     """
 
     def __init__(
@@ -166,6 +166,7 @@ class Field:
         switched: bool = False,
         own_kernels: bool = False,
         connections: int = 2,
+        receive_maximum: int = 65_535,
         settings: dict[str, Any] | None = None,
         bug: str = "",
     ) -> None:
@@ -188,6 +189,7 @@ class Field:
             _run("mount", "-t", "tmpfs", "-o", f"size={disk}", "tmpfs", str(self.data_dir))
         self._proxied = proxied
         self._connections = connections
+        self._receive_maximum = receive_maximum
         self._topic = topic
         self._influx = influx
         self._database = f"row_{name.replace('-', '_')}"
@@ -232,6 +234,7 @@ class Field:
                         "host": "127.0.0.1",
                         "port": self.proxy.port,
                         "keep_alive": 6,
+                        "receive_maximum": self._receive_maximum,
                         "tls": {"ca_file": str(self.own_ca)},
                         "username": "gateway",
                         "password_file": str(site.mosquitto.password_file("gateway")),
@@ -350,7 +353,7 @@ class Field:
         self.gateway.wait(condition, timeout, what)
         return time.monotonic() - begun
 
-    def recovered(self, since: float = 0.0, timeout: float = 30.0) -> float:
+    def recovered(self, since: float = 0.0, timeout: float = 120.0) -> float:
         """Seconds since `since` (0: this call) until the gateway is ready and acknowledges again."""
         begun = time.monotonic()
 

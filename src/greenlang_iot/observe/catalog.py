@@ -34,7 +34,7 @@ OTHER = "other"
 """A label whose values end with this word takes every value that is not listed as this one."""
 
 SINKS = ("influxdb", "kafka", "lake", "dead_letter")
-TARGETS = ("mqtt", "kafka", "influxdb", "lake")
+TARGETS = ("mqtt", "kafka", "influxdb", "lake", "alertmanager", "webhook", "log")
 STAGES = ("decode", "score", "alert", "encode")
 STATES = ("pending", "open", "acknowledged", "resolved")
 SEVERITIES = ("info", "warning", "critical")

@@ -129,6 +129,7 @@ class Gateway:
             stopping = asyncio.ensure_future(self._stop.wait())
             try:
                 await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+                log.info("draining", at_most_seconds=settings.runtime.drain_timeout)
             finally:
                 self._service_manager.stopping()
                 clean = await supervisor.stop()

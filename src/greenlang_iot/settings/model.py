@@ -344,6 +344,35 @@ class DetectSettings(Section):
     second_stage: SecondStageSettings = SecondStageSettings()
 
 
+class NotifierSettings(Section):
+    """Somebody who is told of alerts: Alertmanager, a webhook, or the gateway's log."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")
+    """For logs; unique."""
+    kind: Literal["alertmanager", "webhook", "log"]
+    """What it is."""
+    url: str = ""
+    """Of Alertmanager (without /api/v2) or the webhook."""
+    severity: Literal["info", "warning", "critical"] = "warning"
+    """The least severity that is told."""
+    flapping: bool = False
+    """Flapping alerts are told, too."""
+    resend: Seconds = Field(60.0, ge=1)
+    """How often Alertmanager gets open alerts again; it forgets them after four times that."""
+    template: str | None = None
+    """JSON body of a webhook with ${summary} and other members of the alert; unset: the alert itself."""
+    secret: SecretStr | None = None
+    """Key of a webhook's HMAC-SHA256 signature."""
+    secret_file: Path | None = None
+    """File that holds secret."""
+    console_url: str = ""
+    """Where people reach this gateway's admin endpoint, for links."""
+    timeout: Seconds = Field(10.0, gt=0)
+    """Longest wait for an answer."""
+    tls: TlsSettings | None = None
+    """For https with a CA or certificate of your own."""
+
+
 class AlertSettings(Section):
     """When scores become alerts, and where these go."""
 
@@ -367,6 +396,8 @@ class AlertSettings(Section):
     """Alerts on disk that wait for their targets; full: messages that open alerts wait."""
     rules_file: Path | None = None
     """Alert rules of your own (YAML), beside what the detectors find."""
+    notifiers: list[NotifierSettings] = Field(default_factory=list, max_length=32)
+    """Who is told of alerts, beside MQTT and Kafka."""
     group_devices: int = Field(5, ge=0)
     """Devices of a site whose alerts of one kind become one incident; 0: never."""
     group_window: Seconds = 120.0
