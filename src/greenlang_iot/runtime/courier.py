@@ -260,7 +260,7 @@ class Courier:
             self._counters.set(cell("alerts_open", severity=severity), is_open[severity])
 
     def _outboxes(self) -> list[OutboxReader]:
-        for folder in sorted(outbox_folder(self._settings).glob("shard-*")):
+        for folder in sorted(outbox_folder(self._settings).glob("*")):
             if folder.name not in self._readers:
                 self._readers[folder.name] = OutboxReader(folder)
         return list(self._readers.values())

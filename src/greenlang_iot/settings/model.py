@@ -414,6 +414,34 @@ class AlertSettings(Section):
     """Silences that hold or will hold."""
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class QualitySettings(Section):
+    """How good the data is, per device, site and fleet, and what is good enough."""
+
+    enabled: bool = True
+    """Quality is counted and reported."""
+    window: Seconds = Field(3_600.0, ge=6, le=604_800)
+    """Length of the sliding window; it moves on by a sixth."""
+    lag: Seconds = 3_600.0
+    """A reading is on time when it arrives at most this long after it was measured."""
+    completeness: Share = 0.95
+    """Target: readings received, of those due by the registry's intervals."""
+    timeliness: Share = 0.99
+    """Target: readings on time, of those that arrived."""
+    validity: Share = 0.97
+    """Target: readings that pass validation, of all."""
+    consistency: Share = 0.99
+    """Target: readings of the agreed unit and type, in order and new, of all."""
+    accuracy: Share = 0.98
+    """Target: readings within the detectors' expected band, of those judged."""
+    min_readings: int = Field(20, ge=1)
+    """A figure that rests on fewer readings opens no alert."""
+    alerts: Literal["devices", "sites", "none"] = "devices"
+    """For whom a missed target opens an alert; devices: for sites, too."""
+
+
 class AdminTlsSettings(Section):
     """The admin endpoint's own certificate."""
 
@@ -489,6 +517,7 @@ class Settings(Section):
     batch: BatchSettings = BatchSettings()
     detect: DetectSettings = DetectSettings()
     alerts: AlertSettings = AlertSettings()
+    quality: QualitySettings = QualitySettings()
     sinks: SinksSettings = SinksSettings()
     spool: SpoolSettings = SpoolSettings()
     runtime: RuntimeSettings = RuntimeSettings()
