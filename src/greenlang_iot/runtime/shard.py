@@ -32,10 +32,12 @@ from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.observe.logs import configure
 from greenlang_iot.pipeline import DEAD_LETTER, OUTBOX, Clock, Pipeline
+from greenlang_iot.quality.counter import QualityCounter
 from greenlang_iot.runtime.durable import DurableSettler, OutboxPort
 from greenlang_iot.runtime.gauges import ShardGauges
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
 from greenlang_iot.runtime.looks import LookingMeter, Looks, answer_looks
+from greenlang_iot.runtime.quality_windows import save_window, window_file
 from greenlang_iot.runtime.reload import Control, answer_reloads
 from greenlang_iot.runtime.sinks import (
     SinkFactory,
@@ -129,6 +131,11 @@ class Shard:
         self.detector = Detector(directory, settings.detect)
         self.looks = Looks(self.detector, directory, lambda: self.pipeline.decoder.directory)
         self.alerter = Alerter(directory, settings.alerts, self.spec.rules)
+        self.quality = (
+            QualityCounter(directory, settings.quality, time.time_ns())
+            if settings.quality.enabled
+            else None
+        )
         self.watches = Watches(
             self.spec.plan, settings, directory, self.detector, self.alerter, self._announce
         )
@@ -153,6 +160,7 @@ class Shard:
             Decoder(directory, settings.limits, settings.mqtt.topic, routes(settings.mqtt)),
             self.detector,
             self.alerter,
+            self.quality,
             self.ledger,
             self.runners,
             self,
@@ -366,6 +374,7 @@ class Shard:
                 listening = self._all_up() and not self._paused
                 self.watches.silence(self.pipeline.decoder.directory, listening)
                 self.gauges.look(self)
+                self._close_quality()
             try:
                 await asyncio.wait_for(self._stop.wait(), TICK)
             except TimeoutError:
@@ -394,6 +403,15 @@ class Shard:
             if over:
                 self.counters.add(cell("pauses"))
                 log.warning("sockets paused: a memory bound is reached", bytes=self.ledger.nbytes)
+
+    def _close_quality(self) -> None:
+        """A slot is over: leave the window's counts for the parent, which judges them."""
+        window = self.quality.close(time.time_ns()) if self.quality is not None else None
+        if window is not None:
+            path = window_file(self.settings.data_dir, self.spec.index)
+            directory, mine = self.pipeline.decoder.directory, self.watches.owned
+            loop = asyncio.get_running_loop()
+            loop.run_in_executor(None, save_window, path, window, directory, mine)
 
     # ---- state --------------------------------------------------------------------------------------
 
