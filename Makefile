@@ -25,9 +25,10 @@ $(STAMP): requirements-dev.txt pyproject.toml
 dist: setup
 	@$(BIN)/python -m hatchling build --target wheel
 
-# Passwords, tokens and certificates of a throw-away CA for compose.yaml, in secrets/.
+# Passwords, tokens and certificates of a throw-away CA for compose.yaml, in secrets/; DEVICES="id id"
+# makes logins for these devices.
 compose-secrets: setup
-	@$(BIN)/python config/compose/make_secrets.py
+	@$(BIN)/python config/compose/make_secrets.py $(DEVICES:%=--device %)
 
 demo: setup
 	@$(BIN)/greenlang-iot demo $(DEMO_ARGS)

@@ -29,6 +29,8 @@ from greenlang_iot.observe.exporter import Exporter
 from greenlang_iot.runtime.courier import Courier
 from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
+from greenlang_iot.runtime.presence import PresenceWatch
+from greenlang_iot.runtime.quality import QualityWatch
 from greenlang_iot.runtime.reloader import Read, Reloader
 from greenlang_iot.runtime.service_manager import ServiceManager
 from greenlang_iot.runtime.shard import ShardSpec
@@ -86,6 +88,7 @@ class Gateway:
         with _InstanceLock(run / "gateway.pid", settings.instance):
             own = Counters.create(run / "gateway.counters")
             supervisor = self._supervisor(run)
+            quality = QualityWatch(settings, own)
             store = _alert_store(settings, self.rules)
             audit = Audit(settings.data_dir, settings.admin.audit_max_bytes)
             reloader = Reloader(self, supervisor, self._read, audit, store.configure)
@@ -99,7 +102,7 @@ class Gateway:
             store.listen(lambda said: console.alerts_changed(len(said.transitions)))
             admin = AdminServer(
                 settings.admin,
-                Exporter(self.shards, own).generate,
+                Exporter(self.shards, own, quality.sites).generate,
                 self._status,
                 Tokens.of(settings.data_dir),
                 reloader.reload,
@@ -119,13 +122,16 @@ class Gateway:
                     self._tell_service_manager(),
                     courier.run(),
                     self._compact_lake(),
+                    quality.run(),
                     console.run(),
                     Discovery(settings.mqtt, self.directory, own).run(),
+                    PresenceWatch(settings, store, lambda: self.directory).run(),
                 )
             ]
             stopping = asyncio.ensure_future(self._stop.wait())
             try:
                 await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+                log.info("draining", at_most_seconds=settings.runtime.drain_timeout)
             finally:
                 self._service_manager.stopping()
                 clean = await supervisor.stop()
