@@ -6,7 +6,6 @@ The last line of the output is one JSON object: rows, passed, acked_lost, unexpl
 
 import argparse
 import json
-import os
 import signal
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from tests.faults.check import Verdict
 from tests.faults.report import keep, write_report
 from tests.faults.rows import ROWS, Row
 from tests.faults.seeded import LOSING
-from tests.faults.site import Field, Site
+from tests.faults.site import Field, Site, slack
 from tests.services import influxdb1, kafka_server, mosquitto_server
 
 
@@ -82,7 +81,7 @@ def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
         field_.run_for(BEFORE)
         field_.said.clear()  # what it said before it was ready
         result.recovery = row.act(field_)
-        result.load = os.getloadavg()[0] / (os.cpu_count() or 1)
+        result.load = slack()
         result.logged = field_.logged(row.logs)
         result.said = [reason for reason, _ in field_.said.most_common()]
         field_.run_for(AFTER)

@@ -646,6 +646,11 @@ class Field:
             shutil.rmtree(self.data_dir, ignore_errors=True)
 
 
+def slack() -> float:
+    """How many times longer things may take: what wants to run here, per core; at least 1."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in changes.items():

@@ -24,7 +24,6 @@ LOSING = {
     "forgets_chunks",
     "forgets_failed",
     "spool_lies",
-    "full_spool_drops",
     "drain_forgets",
     "dead_letters_lie",
     "letters_forgotten",

@@ -17,16 +17,20 @@ from types import ModuleType
 from typing import Any
 
 
-def acks_first(module: Any) -> None:
-    """Tickets wait for nobody; what they stand for is sent half a second later."""
-    genuine = module.Pipeline._open_ticket
-    send = module.Runner._send_once
+def _send_late(runner: Any) -> None:
+    genuine = runner._send_once
 
     async def late(self: Any, chunk: Any) -> None:
         await asyncio.sleep(0.5)
-        await send(self, chunk)
+        await genuine(self, chunk)
 
-    module.Runner._send_once = late
+    runner._send_once = late
+
+
+def acks_first(module: Any) -> None:
+    """Tickets wait for nobody; what they stand for is sent half a second later."""
+    _send_late(module.Runner)
+    genuine = module.Pipeline._open_ticket
 
     def bug(self: Any, frames: Any, decoded: Any, alerts: bool) -> int:
         required, self._required = self._required, 0
@@ -86,7 +90,8 @@ def full_spool_drops(module: Any) -> None:
 
 
 def drain_forgets(module: Any) -> None:
-    """The drain settles what still waits instead of delivering it."""
+    """The drain settles what still waits instead of delivering it; sending takes half a second."""
+    _send_late(module.Runner)
 
     def bug(self: Any) -> bool:
         for runner in self.runners:
