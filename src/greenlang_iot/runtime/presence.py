@@ -23,7 +23,7 @@ FOLLOW_EVERY = 1.0
 
 
 class PresenceWatch:
-    """Runs in the parent, one connection per broker; nothing where alerts.presence is off."""
+    """Runs in the parent, one connection per broker; nothing where alerts.presence is none."""
 
     def __init__(
         self, settings: Settings, store: AlertStore, directory: Callable[[], Directory]
@@ -35,7 +35,7 @@ class PresenceWatch:
     async def run(self) -> None:
         """Until cancelled."""
         severity = self._settings.alerts.presence
-        if severity == "off":
+        if severity == "none":
             await asyncio.Event().wait()
         presence = Presence(self._store.book, self._directory(), severity)
         async with asyncio.TaskGroup() as group:

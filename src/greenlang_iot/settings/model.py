@@ -396,8 +396,8 @@ class AlertSettings(Section):
     """Alerts on disk that wait for their targets; full: messages that open alerts wait."""
     rules_file: Path | None = None
     """Alert rules of your own (YAML), beside what the detectors find."""
-    presence: Literal["off", "info", "warning", "critical"] = "off"
-    """Severity of a device that is offline by its status topic (its last will); off: not followed."""
+    presence: Literal["none", "info", "warning", "critical"] = "none"
+    """Severity of a device that is offline by its status topic (its last will); none: not followed."""
     notifiers: list[NotifierSettings] = Field(default_factory=list, max_length=32)
     """Who is told of alerts, beside MQTT and Kafka."""
     group_devices: int = Field(5, ge=0)
