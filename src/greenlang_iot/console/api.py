@@ -2,22 +2,25 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import numpy as np
 import orjson
 from aiohttp import web
 
 from greenlang_iot import __version__
 from greenlang_iot.console.assets import HEADERS, Assets
+from greenlang_iot.console.band import bands, series_of
 from greenlang_iot.console.events import Events
 from greenlang_iot.console.fleet import STATES, Fleet, Wanted
-from greenlang_iot.console.history import MAX_POINTS, History
+from greenlang_iot.console.history import MAX_POINTS, History, Judge
 from greenlang_iot.console.letters import newest_letters
 from greenlang_iot.console.overview import Overview
 from greenlang_iot.console.questions import Shards
 from greenlang_iot.console.watch import Watch, point_json
+from greenlang_iot.model.batches import F32
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import InputError
 from greenlang_iot.observe.counters import Counters
@@ -170,7 +173,8 @@ class Console:
         stored: list[list[Any]] = []
         note = "There is no lake: the picture begins when you look."
         if self._history is not None:
-            stored, note = await self._history.series(name, metric, since_ns)
+            judge = self._judge(named[0], metric)
+            stored, note = await self._history.series(name, metric, since_ns, judge)
         points = {point[0]: point for point in stored}
         for point in self._watch.points(name, metric):
             if point[0] >= since_ns:
@@ -181,6 +185,18 @@ class Console:
             "points": [points[ts] for ts in sorted(points)][-MAX_POINTS:],
             "note": note,
         }
+
+    def _judge(self, entry: int, metric: str) -> Judge:
+        registry, settings = self._parent.directory, self._parent.settings.detect
+        series = series_of(registry, entry, metric)
+
+        def judge(ts_ns: Sequence[int], value: Sequence[float]) -> tuple[F32, F32]:
+            if series is None:
+                unknown = np.full(len(ts_ns), np.nan, np.float32)
+                return unknown, unknown
+            return bands(registry, series, settings, ts_ns, value)
+
+        return judge
 
     async def _get_letters(self, request: web.Request) -> dict[str, Any]:
         given = _query(request, "reason", "device", "limit")

@@ -16,6 +16,7 @@ from tests.fakes.directory import directory
 from tests.fakes.readings import SECOND, readings
 
 from greenlang_iot.console.api import Console
+from greenlang_iot.console.band import bands, series_of
 from greenlang_iot.console.questions import Answer, Question
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.encode.deadletter import encode
@@ -331,3 +332,20 @@ async def test_pages_are_served_under_a_strict_policy(api: Api) -> None:
     for path in ("/console/../api.py", "/console/vendor/LICENSE-htm", "/console/nothing.js"):
         async with api.session.get(path) as file:
             assert file.status == 404, path
+
+
+def test_a_detector_that_is_shown_stored_readings_expects_the_same() -> None:
+    registry = directory(3, ("flow", "heat"), units=("m3/h", "Cel"))
+    series = series_of(registry, 1, "heat")
+    assert series == 3
+    assert series_of(registry, 1, "no such metric") is None
+    assert series_of(registry, -1, "heat") is None
+    rng = np.random.default_rng(5)
+    ts = [i * SECOND for i in range(1, 301)]
+    values = (40.0 + rng.normal(0.0, 1.0, 300)).tolist()
+    own = Detector(registry, DETECT).score(readings([3] * 300, ts, values))
+    expected, band = bands(registry, series, DETECT, ts, values)
+    np.testing.assert_array_equal(expected, own.expected)
+    np.testing.assert_array_equal(band, own.band)
+    later, _ = bands(registry, series, DETECT, ts[150:], values[150:])  # it began only here
+    assert np.abs(later[60:] - own.expected[210:]).max() < 0.2

@@ -14,8 +14,8 @@ export function Chart({ data, lines, bands = [], format, height = 150, label, fr
   const plot = useRef(null);
   const [at, setAt] = useState(null);
   const [theme, setTheme] = useState(document.documentElement.dataset.theme);
-  const range = useRef(from);
-  range.current = from;
+  const range = useRef(null);
+  range.current = { from: from ?? data[0][0], to: data[0].at(-1) };
   const marked = useRef(marks);
   marked.current = marks;
 
@@ -35,7 +35,7 @@ export function Chart({ data, lines, bands = [], format, height = 150, label, fr
       cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
       padding: [8, 6, 0, 0],
       scales: {
-        x: { time: true, range: (_, low, high) => [range.current ?? low, Math.max(high, (range.current ?? low) + 1)] },
+        x: { time: true, range: () => span(range.current) },
         y: { range: (_, low, high) => limits(low, high, zero) },
       },
       axes: [
@@ -99,6 +99,9 @@ function drawMarks(u, moments) {
   }
   ctx.restore();
 }
+
+// of the time axis; uPlot's own answer for a single point is a whole day
+const span = ({ from, to }) => (from == null ? [0, 1] : [from, Math.max(to, from + 1)]);
 
 function limits(low, high, zero) {
   if (low == null) return [0, 1];

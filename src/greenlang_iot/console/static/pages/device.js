@@ -50,8 +50,8 @@ function AlertsOf({ device, version }) {
   return html`<${AlertTable} alerts=${found.alerts} />`;
 }
 
-// every: milliseconds after which the series is asked for again, where no events bring it.
-export function Metric({ device, series: s, minutes, fresh, every = 0, marks = [], height = 140, wide = false }) {
+// every: milliseconds after which the series is asked for again: where no events bring it, or the lake was busy.
+export function Metric({ device, series: s, minutes, fresh, every = 60000, marks = [], height = 140, wide = false }) {
   const { document: past } = useAnswer(`devices/${encodeURIComponent(device)}/series`, { metric: s.metric, minutes }, every);
   const [points, setPoints] = useState([]);
   useEffect(() => past && setPoints((old) => merged(past.points, old)), [past]);
