@@ -529,8 +529,14 @@ def spool_full(f: Field) -> float:
     seeded="never_reconnects",
 )
 def session_taken_over(f: Field) -> float:
-    f.take_over()
-    f.wait(lambda: f.gateway.get("/readyz")[0] == 503, 30, "not ready")
+    # Mosquitto's DISCONNECT is lost where its close resets the connection: then the gateway, which
+    # cannot know better, connects again and takes the session back.
+    for _ in range(20):
+        f.take_over()
+        f.run_for(1.0)
+        if f.logged("a connection is given up"):
+            break
+    f.wait(lambda: f.gateway.get("/readyz")[0] == 503, 5, "not ready")
     f.run_for(1.0)
     assert any("connections subscribed" in reason for reason in f.said), f.said
     f.gateway.stop()
