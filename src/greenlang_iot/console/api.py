@@ -124,7 +124,6 @@ class Console:
             "series": parent.directory.n_series,
             "fleet": self._fleet.counts(),
             "alert_changes": self._alert_changes,
-            "quality": None,
             **self._overview.document(parent.settings),
         }
 

@@ -67,6 +67,7 @@ class Api:
 
     def __init__(self, folder: Path) -> None:
         registry = directory(4, ("flow", "heat"), units=("m3/h", "Cel"), names=NAMES)
+        self.gateway = Counters.local()
         self.counters = {0: Counters.local(), 1: Counters.local()}
         self.parent = SimpleNamespace(
             settings=Settings(data_dir=folder),
@@ -78,7 +79,7 @@ class Api:
         self.shards = FakeShards(registry)
         self.letters = folder / "dead-letter"
         self.console = Console(
-            self.parent, Counters.local(), self.shards, lake=None, letters=self.letters
+            self.parent, self.gateway, self.shards, lake=None, letters=self.letters
         )
 
     async def start(self) -> None:
@@ -231,6 +232,18 @@ async def test_the_overview_counts_per_second(api: Api) -> None:
     assert document["sinks"][0]["up"] is False
     assert document["dead_letters"]["reasons"] == [{"reason": "out_of_range", "count": 3}]
     assert (document["ready"], document["devices"], document["fleet"]) == (True, 4, None)
+
+
+async def test_quality_is_told_with_its_targets(api: Api) -> None:
+    api.gateway.set(cell("quality_ratio", figure="completeness"), 0.5)
+    api.gateway.set(cell("quality_devices_below_target", figure="completeness"), 3)
+    _, document = await api.get("overview")
+    told = {"score": 0.5, "target": 0.95, "below": 3}
+    assert document["quality"]["completeness"] == told
+    assert document["quality"]["accuracy"]["score"] is None  # no window is over yet
+    off = {"quality": {"enabled": False}}
+    api.parent.settings = Settings.model_validate(off)
+    assert (await api.get("overview"))[1]["quality"] is None
 
 
 async def test_a_counter_that_began_anew_gives_no_negative_rate(api: Api) -> None:

@@ -164,15 +164,17 @@ function Samples({ reason }) {
 }
 
 function Quality({ quality }) {
+  const figures = Object.entries(quality ?? {});
   return html`<section class="card span-4">
-    <header><h2>Data quality</h2></header>
-    ${quality
-      ? html`<div class="table"><table class="bars"><tbody>
-          ${Object.entries(quality.scores).map(([name, score]) => html`<tr key=${name}>
+    <header><h2>Data quality</h2><span class="muted small">${figures.some(([, f]) => f.score != null) ? "of the fleet" : ""}</span></header>
+    ${figures.length === 0
+      ? html`<${Empty} title="Not measured">Quality is switched off.</${Empty}>`
+      : html`<div class="table"><table class="bars"><tbody>
+          ${figures.map(([name, { score, target, below }]) => html`<tr key=${name} title=${below ? `${plural(below, "device")} below the target` : ""}>
             <th scope="row">${words(name)}</th>
-            <td class="n ${score < quality.targets[name] ? "critical" : ""}">${percent(score)}</td>
-            <td class="n muted small">target ${percent(quality.targets[name])}</td>
-          </tr>`)}</tbody></table></div>`
-      : html`<${Empty} title="Not measured">This gateway keeps no quality scores.</${Empty}>`}
+            <td class="n ${score != null && score < target ? "critical" : ""}">${percent(score)}</td>
+            <td class="n muted small">target ${percent(target)}</td>
+          </tr>`)}</tbody></table></div>
+        ${figures.every(([, f]) => f.score == null) && html`<p class="empty small">The first window is not over yet.</p>`}`}
   </section>`;
 }
