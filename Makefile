@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check dist compose-secrets docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded overload-test soak fleet-test clean
+.PHONY: setup demo test check fuzz fuzz-bounds sbom dist compose-secrets docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded overload-test soak fleet-test clean
 
 setup: $(STAMP)
 
@@ -25,9 +25,10 @@ $(STAMP): requirements-dev.txt pyproject.toml
 dist: setup
 	@$(BIN)/python -m hatchling build --target wheel
 
-# Passwords, tokens and certificates of a throw-away CA for compose.yaml, in secrets/.
+# Passwords, tokens and certificates of a throw-away CA for compose.yaml, in secrets/; DEVICES="id id"
+# makes logins for these devices.
 compose-secrets: setup
-	@$(BIN)/python config/compose/make_secrets.py
+	@$(BIN)/python config/compose/make_secrets.py $(DEVICES:%=--device %)
 
 demo: setup
 	@$(BIN)/greenlang-iot demo $(DEMO_ARGS)
@@ -50,7 +51,7 @@ docs: setup
 docs-reference: setup
 	$(BIN)/python -m docs.generator.reference
 
-# The servers of the service tests: Mosquitto, InfluxDB, Prometheus from Debian (needs root), Kafka by Maven.
+# The servers of the service tests: Mosquitto, InfluxDB, Prometheus and Chromium from Debian (needs root), Kafka by Maven, axe-core by npm.
 services:
 	@if ! command -v mosquitto >/dev/null || ! command -v influxd >/dev/null; then \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends mosquitto influxdb; \
@@ -61,7 +62,14 @@ services:
 	@if ! command -v mvn >/dev/null; then \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends maven openjdk-17-jre-headless; \
 	fi
+	@if ! command -v chromium >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
+	fi
+	@if ! command -v npm >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends npm; \
+	fi
 	@tests/services/kafka/fetch.sh
+	@tests/services/axe/fetch.sh
 
 services-test: setup
 	$(BIN)/python -m pytest tests/services -m services
@@ -87,6 +95,24 @@ soak: setup
 fleet-test: setup
 	@$(BIN)/python -m tests.faults.scale fleet --seconds $(or $(SECONDS),120) \
 	  --connections $(or $(CONNECTIONS),5000) --devices $(or $(DEVICES),100000) --rate $(or $(RATE),1500)
+
+# Mutated inputs through framing and the JSON scanner, each read in several ways that must agree, and
+# hypothesis on everything else that reads bytes from outside. FUZZ_INPUTS: at least so many per target.
+FUZZ_SECONDS ?= 60
+FUZZ_INPUTS ?= 0
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --inputs $(FUZZ_INPUTS)
+
+# The same for a moment with every index of every kernel checked, in a kernel cache of its own.
+fuzz-bounds: setup
+	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m tests.fuzz --seconds 10
+	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest tests/unit/decode/test_decode_fuzz.py tests/unit/mqtt/test_mqtt_framing.py
+
+# What the wheel brings with it: a CycloneDX document of the pinned, hashed packages.
+sbom: setup
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application \
+	  --output-reproducible --of JSON -o dist/greenlang-iot.cdx.json requirements.txt
 
 # New pins: the runtime's (what the image installs) and, with the same versions, the developers'.
 lock:

@@ -12,13 +12,13 @@ import base64
 import hashlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from greenlang_iot.simulate.ca import Authority
 
 USERS = ("gateway", "operator", "simulator")
-"""Logins of config/mosquitto/acl that are no device."""
+"""Logins of config/mosquitto/acl that are no device; a device's login is its id."""
 SERVERS = ("mosquitto", "gateway")
 """Services with a certificate, which holds for that name."""
 RANDOM = ("influxdb-password", "influxdb-token", "admin-token", "read-token", "grafana-password")
@@ -36,8 +36,8 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def make(folder: Path) -> None:
-    """Everything that compose.yaml names below `secrets:`."""
+def make(folder: Path, devices: Sequence[str] = ()) -> None:
+    """Everything that compose.yaml names below `secrets:`, with logins for these devices."""
     folder.mkdir(mode=0o700, exist_ok=True)
     folder.chmod(0o700)
     authority = Authority(folder / "ca")
@@ -48,12 +48,15 @@ def make(folder: Path) -> None:
         _write(folder / f"{name}.key", server.key_file.read_text())
     for name in RANDOM:
         _once(folder / name, _random)
-    passwords = {user: _once(folder / f"mqtt-password-{user}", _random) for user in USERS}
-    _once(folder / "mqtt-password", lambda: passwords["gateway"])
-    _once(
-        folder / "mosquitto-passwd",
-        lambda: "".join(mosquitto_entry(user, word) for user, word in passwords.items()),
-    )
+    logins = folder / "mosquitto-passwd"
+    entries = logins.read_text() if logins.exists() else ""
+    known = {line.split(":")[0] for line in entries.splitlines()}
+    for user in (*USERS, *devices):
+        password = _once(folder / f"mqtt-password-{user}", _random)
+        if user not in known:
+            entries += mosquitto_entry(user, password)
+    _write(logins, entries)
+    _once(folder / "mqtt-password", (folder / "mqtt-password-gateway").read_text)
 
 
 def _random() -> str:
@@ -68,7 +71,9 @@ def _once(path: Path, text: Callable[[], str]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
+    """In place: a container that has the file mounted sees the change."""
+    if path.exists():
+        path.chmod(0o644)
     path.write_text(text)
     path.chmod(0o444)
 
@@ -76,4 +81,6 @@ def _write(path: Path, text: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=Path("secrets"))
-    make(parser.parse_args().folder)
+    parser.add_argument("--device", action="append", default=[], help="make a login for it")
+    given = parser.parse_args()
+    make(given.folder, given.device)

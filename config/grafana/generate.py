@@ -89,9 +89,10 @@ def _panels(rows: list[dict[str, Any]], variables: list[str]) -> list[dict[str, 
         x, y, height = 0, y + 1, 0
         for panel in row["panels"]:
             if x + panel["width"] > 24:
-                x, y = 0, y + height
-            height = HEIGHT.get(panel.get("kind", "timeseries"), 8)
-            place = {"h": height, "w": panel["width"], "x": x, "y": y}
+                x, y, height = 0, y + height, 0
+            own = HEIGHT.get(panel.get("kind", "timeseries"), 8)
+            height = max(height, own)
+            place = {"h": own, "w": panel["width"], "x": x, "y": y}
             panels.append(_panel(panel, len(panels) + 1, place, scope))
             x += panel["width"]
         y += height
@@ -100,7 +101,7 @@ def _panels(rows: list[dict[str, Any]], variables: list[str]) -> list[dict[str, 
 
 def _panel(item: dict[str, Any], number: int, place: dict[str, int], scope: str) -> dict[str, Any]:
     defaults: dict[str, Any] = {"unit": item.get("unit", "short"), "min": 0}
-    defaults |= {key: item[key] for key in ("max", "decimals") if key in item}
+    defaults |= {key: item[key] for key in ("min", "max", "decimals") if key in item}
     return {
         "type": item.get("kind", "timeseries"),
         "id": number,

@@ -26,6 +26,7 @@ from greenlang_iot.model.batches import (
 )
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.outcomes import Transition
+from greenlang_iot.quality.counter import QualityCounter
 from greenlang_iot.sinks.runner import Runner
 
 # Bits of the ledger: who has to settle a ticket.
@@ -79,6 +80,7 @@ class Pipeline:
         decoder: Decoder,
         detector: Detector,
         alerter: Alerter,
+        quality: QualityCounter | None,
         ledger: Ledger,
         runners: Sequence[Runner],
         dead_letters: DeadLetters,
@@ -91,6 +93,7 @@ class Pipeline:
         self.decoder = decoder
         self.detector = detector
         self.alerter = alerter
+        self.quality = quality
         self.ledger = ledger
         self.runners = list(runners)
         self.clock_suspect: Callable[[int, float], bool] = lambda wall_ns, monotonic: False
@@ -113,6 +116,8 @@ class Pipeline:
         decoded_at = monotonic()
         readings = decoded.readings
         scores = self.detector.score(readings)
+        if self.quality is not None:
+            self.quality.count(readings, scores, decoded.rejects)
         scored_at = monotonic()
         transitions = self.alerter.evaluate(readings, scores)
         if decoded.rejects:
@@ -153,6 +158,8 @@ class Pipeline:
         """Go on with a newer Directory in which known series keep their index."""
         self._directory = directory
         self.detector.grow(directory)
+        if self.quality is not None:
+            self.quality.grow(directory)
         self.announce(self.alerter.grow(directory))
         for runner in self.runners:
             runner.grow(directory)

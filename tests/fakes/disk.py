@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+PAGE = 64
+"""Bytes that reach the platter together: small, so that short files have many."""
+
 
 class Crash(BaseException):
     """The machine stops in the middle of a call."""
@@ -62,9 +65,12 @@ class SimulatedDisk:
 
     def _torn(self, inode: _Inode) -> bytes:
         lost = inode.cached[len(inode.stored) :]
-        kept = lost[: self._random.randint(0, len(lost))]
+        kept = bytearray(lost[: self._random.randint(0, len(lost))])
+        for start in range(0, len(kept), PAGE):  # pages reach the platter in any order
+            if self._random.random() < 0.2:
+                kept[start : start + PAGE] = bytes(len(kept[start : start + PAGE]))
         tail = self._random.choice([b"", bytes(7), bytes(64)])
-        return kept + tail[: len(lost) - len(kept)]
+        return bytes(kept) + tail[: len(lost) - len(kept)]
 
     def process_death(self) -> None:
         """The page cache survives, open files do not."""

@@ -35,6 +35,7 @@ class Load:
         self.sent: dict[Key, Message] = {}
         self.confirmed: set[Key] = set()
         self.error: BaseException | None = None
+        self._patience = 90.0 + connections / 20
         target = Target(
             "127.0.0.1",
             port,
@@ -56,11 +57,11 @@ class Load:
     def running(self) -> bool:
         return self._thread.is_alive()
 
-    def stop(self, timeout: float) -> None:
+    def stop(self) -> None:
         """Publish nothing more, wait until everything is confirmed."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self.publisher.stop)
-        self._thread.join(timeout)
+        self._thread.join(self._patience)
         assert not self._thread.is_alive(), "the load did not end"
         if self.error is not None:
             raise self.error

@@ -24,7 +24,7 @@ def keep(result: "Result", *, seeded: bool) -> None:
     if seeded:
         row["seeded"] = {
             "bug": result.row.seeded,
-            "failed": not result.passed,
+            "failed": result.noticed,
             "with": "; ".join(result.problems)[:160].partition("\n")[0],
             "commit": _commit(),
         }
@@ -78,7 +78,7 @@ def _table(rows: "Sequence[Row]") -> str:
 def _line(row: "Row", result: dict[str, Any]) -> str:
     seeded = result.get("seeded")
     bug = f"`{row.seeded}`: " + (
-        (seeded["with"] if seeded["failed"] else "**passed**") if seeded else "not tried"
+        (seeded["with"] if seeded["failed"] else "**not noticed**") if seeded else "not tried"
     )
     if "passed" not in result:
         return f"| {row.what} |  |  |  |  | not run |  | {bug} |"

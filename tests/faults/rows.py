@@ -14,7 +14,7 @@ from typing import Any
 from tests.fakes.influxdb2 import Fault, busy
 from tests.faults.check import FLOOD
 from tests.faults.kafka_proxy import NOT_LEADER, OUT_OF_ORDER, UNKNOWN_PRODUCER
-from tests.faults.site import FLOODER, TOPIC_SETTINGS, Field
+from tests.faults.site import FLOODER, TOPIC_SETTINGS, Field, slack
 
 from greenlang_iot.simulate.fleet import FleetOptions, fleet_registry
 from greenlang_iot.simulate.manifest import Message, Reading
@@ -81,7 +81,7 @@ def no_fault(f: Field) -> None:
 )
 def shard_killed(f: Field) -> float:
     killed = time.monotonic()
-    f.replaced(f.kill_shard(), 10)
+    f.replaced(f.kill_shard(), 40)
     return f.recovered(killed)
 
 
@@ -133,7 +133,7 @@ def terminated_early(f: Field) -> float:
 def shard_frozen(f: Field) -> float:
     victim = f.gateway.shard_pids()[0]
     os.kill(victim, signal.SIGSTOP)
-    f.replaced(victim, 15)
+    f.replaced(victim, 40)
     return f.recovered()
 
 
@@ -439,7 +439,7 @@ def influxdb_resets(f: Field) -> float:
 
 
 @row(
-    "Kafka stopped for 5 s", short=True, seeded="forgets_failed", says="is down", logs="sink failed"
+    "Kafka stopped for 5 s", short=True, seeded="forgets_chunks", says="is down", logs="sink failed"
 )
 def kafka_down(f: Field) -> float:
     with f.kafka_cut():
@@ -451,7 +451,7 @@ def kafka_down(f: Field) -> float:
 
 @row(
     "Kafka killed (SIGKILL), started after 2 s",
-    seeded="forgets_failed",
+    seeded="forgets_chunks",
     says="is down",
     logs="sink failed",
 )
@@ -463,7 +463,7 @@ def kafka_killed(f: Field) -> float:
     return f.recovered()
 
 
-@row("Kafka frozen for 8 s (SIGSTOP)", seeded="forgets_failed", says="is down", logs="sink failed")
+@row("Kafka frozen for 8 s (SIGSTOP)", seeded="forgets_chunks", says="is down", logs="sink failed")
 def kafka_frozen(f: Field) -> float:
     with f.kafka_cut():
         os.kill(f.site.kafka.pid, signal.SIGSTOP)
@@ -529,7 +529,13 @@ def spool_full(f: Field) -> float:
     seeded="never_reconnects",
 )
 def session_taken_over(f: Field) -> float:
-    f.take_over()
+    # Mosquitto's DISCONNECT is lost where its close resets the connection: then the gateway, which
+    # cannot know better, connects again and takes the session back.
+    for _ in range(20):
+        f.take_over()
+        f.run_for(1.0)
+        if f.logged("a connection is given up"):
+            break
     f.wait(lambda: f.gateway.get("/readyz")[0] == 503, 5, "not ready")
     f.run_for(1.0)
     assert any("connections subscribed" in reason for reason in f.said), f.said
@@ -593,7 +599,7 @@ def dead_letters_flooded(f: Field) -> float:
     says="is down",
     logs="topic_missing",
     ready=False,
-    seeded="forgets_failed",
+    seeded="forgets_chunks",
     options={"topic": "iot.late"},
 )
 def kafka_topic_missing(f: Field) -> float:
@@ -602,7 +608,7 @@ def kafka_topic_missing(f: Field) -> float:
     return f.recovered()
 
 
-@row("Kafka takes no batch over 1,000 bytes for 4 s: batches are halved", seeded="forgets_failed")
+@row("Kafka takes no batch over 1,000 bytes for 4 s: batches are halved", seeded="forgets_chunks")
 def kafka_batch_too_large(f: Field) -> float:
     f.site.configure_topic(max_message_bytes=1_000)
     f.run_for(4.0)
@@ -612,7 +618,7 @@ def kafka_batch_too_large(f: Field) -> float:
 
 @row(
     "Kafka takes no batch over 100 bytes for 3 s: every record is a dead letter",
-    seeded="forgets_failed",
+    seeded="forgets_chunks",
 )
 def kafka_record_too_large(f: Field) -> float:
     f.site.configure_topic(max_message_bytes=100)
@@ -688,12 +694,12 @@ def _kafka_answers(f: Field, code: int, times: int) -> float:
 PROXIED = {"proxied": True}
 
 
-@row("Kafka answers OUT_OF_ORDER_SEQUENCE, 3 times", options=PROXIED, seeded="forgets_failed")
+@row("Kafka answers OUT_OF_ORDER_SEQUENCE, 3 times", options=PROXIED, seeded="forgets_chunks")
 def kafka_out_of_order(f: Field) -> float:
     return _kafka_answers(f, OUT_OF_ORDER, 3)
 
 
-@row("Kafka answers UNKNOWN_PRODUCER_ID, 3 times", options=PROXIED, seeded="forgets_failed")
+@row("Kafka answers UNKNOWN_PRODUCER_ID, 3 times", options=PROXIED, seeded="forgets_chunks")
 def kafka_unknown_producer(f: Field) -> float:
     return _kafka_answers(f, UNKNOWN_PRODUCER, 3)
 
@@ -711,7 +717,7 @@ def kafka_leader_change(f: Field) -> float:
 @row(
     "Kafka's topic has too few replicas for 5 s (min.insync.replicas)",
     counts="sink_spooled_readings",
-    seeded="forgets_failed",
+    seeded="forgets_chunks",
 )
 def kafka_too_few_replicas(f: Field) -> float:
     f.site.configure_topic(min_insync_replicas=2)
@@ -796,7 +802,7 @@ def reconnect_storm(f: Field) -> float:
     f.run_for(2.0)
     f.site.mosquitto.stop()
     f.site.mosquitto.start()
-    return f.recovered(timeout=60)
+    return f.recovered()
 
 
 # ---- certificates, configuration ---------------------------------------------------------------
@@ -870,13 +876,15 @@ def dead_letters_without_kafka(f: Field) -> float:
 
 OVERLOAD: dict[str, Any] = {
     "influx": "2",
+    "receive_maximum": 400,
     "settings": {
-        "mqtt": {"brokers": [{"receive_maximum": 400}]},
-        "sinks": {"influxdb": {"chunk_rows": 100, "in_flight": 1}},
+        "sinks": {"influxdb": {"chunk_rows": 400, "in_flight": 1}},
         "spool": {"max_bytes": 300_000, "segment_bytes": 65_536},
     },
 }
-"""A window of 1,600 messages, and InfluxDB takes at most 100 readings a request and shard."""
+"""A window of 1,600 messages, and InfluxDB takes at most 400 readings a request and shard."""
+SLOW = 2.0
+"""Seconds that InfluxDB takes for a request of an overload."""
 
 
 @row(
@@ -887,13 +895,13 @@ OVERLOAD: dict[str, Any] = {
     options=OVERLOAD,
 )
 def overload(f: Field) -> float:
-    f.site.stand_in.slow(0.9)
+    f.site.stand_in.slow(SLOW)
     f.wait(lambda: f.count("sink_spool_full") >= 1, 60, "the spool full")
     f.run_for(15.0)
     assert f.count("ledger_bytes") <= f.count("ledger_bytes_bound")
     assert f.count("disconnects") == 0, "keep-alives were not answered"
     f.site.stand_in.slow(0.0)
-    return f.recovered(timeout=60)
+    return f.recovered()
 
 
 BEST_EFFORT = {
@@ -915,7 +923,7 @@ def slow_best_effort(f: Field) -> float:
     os.kill(f.site.kafka.pid, signal.SIGSTOP)
     f.run_for(12.0)
     os.kill(f.site.kafka.pid, signal.SIGCONT)
-    assert f.latency() < 2.0, f"acknowledged after {f.latency():.1f} s"
+    assert f.latency() < 2.0 * slack(), f"acknowledged after {f.latency():.1f} s"
     return f.recovered()
 
 
@@ -933,13 +941,13 @@ def _one_device() -> Iterable[Message]:
 
 
 @row(
-    "one device sends 2,000 messages a second (others 4), its rate is limited to 20",
+    "one device sends 2,000 messages a second (others 4); the rate of a device is limited to 200",
     counts="messages_undecodable",
     extra=_one_device,
     seeded="rates_drop",
-    options={"settings": {"limits": {"device_rate": 20}}},
+    options={"settings": {"limits": {"device_rate": 200}}},
 )
 def one_device_floods(f: Field) -> float:
     f.run_for(6.0)
-    assert f.latency() < 2.0, f"others were acknowledged after {f.latency():.1f} s"
+    assert f.latency() < 2.0 * slack(), f"others were acknowledged after {f.latency():.1f} s"
     return f.recovered()

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from tests.faults.__main__ import Result, problems_of
-from tests.faults.rows import OVERLOAD, Row
+from tests.faults.rows import OVERLOAD, SLOW, Row
 from tests.faults.site import Field, Site
 
 PER_PROCESS = ("memory", "descriptors", "threads")
@@ -80,7 +80,7 @@ def _resident(pid: int) -> int:
     return 0
 
 
-def overload(seconds: float, plot: Path) -> dict[str, Any]:
+def overload(seconds: float, rate: float, plot: Path) -> dict[str, Any]:
     """Far beyond capacity for so long, then until everything is acknowledged."""
     row = Row("overload", "", lambda f: None, bar=15.0)
 
@@ -88,14 +88,14 @@ def overload(seconds: float, plot: Path) -> dict[str, Any]:
         sampler = Sampler(f)
         f.run_for(5.0)
         before = f.count("sink_delivered_readings")
-        f.site.stand_in.slow(0.9)
+        f.site.stand_in.slow(SLOW)
         f.run_for(seconds)
         took = f.count("sink_delivered_readings") - before
         came = f.count("readings_decoded")
         f.site.stand_in.slow(0.0)
         recovery = f.recovered(timeout=120)
         assert f.load is not None
-        f.load.stop(120)
+        f.load.stop()
         f.settled(240)
         sampler.stop()
         _plot(sampler, plot, seconds)
@@ -114,7 +114,7 @@ def overload(seconds: float, plot: Path) -> dict[str, Any]:
             "disconnects": int(f.count("disconnects")),
         }
 
-    return _run(row, act, rate=800.0, options=OVERLOAD)
+    return _run(row, act, rate=rate, options=OVERLOAD)
 
 
 def soak(seconds: float, rate: float) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _run(
                 f.gateway.wait_ready()
                 load = f.publish(seconds=86_400.0)
                 report = act(f)
-                load.stop(120)
+                load.stop()
                 f.settled(240)
                 f.gateway.stop()
                 result = Result(row, f.verdict())
@@ -239,7 +239,7 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, default=Path("docs/images/overload.png"))
     given = parser.parse_args()
     if given.what == "overload":
-        report = overload(given.seconds, given.plot)
+        report = overload(given.seconds, given.rate, given.plot)
     elif given.what == "soak":
         report = soak(given.seconds, given.rate)
     else:

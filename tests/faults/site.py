@@ -150,7 +150,7 @@ class Field:
     the common one. disk: size of a file system of its own for data_dir. own_ca: the gateway trusts a
     CA file of its own, which the row may replace. proxied: Kafka is reached by way of the proxy.
     switched: `switch` works. own_kernels: a kernel cache of its own, which the row may damage.
-    connections: of the load. bug: the seeded one.
+    connections: of the load. receive_maximum: of each of the gateway's connections. bug: the seeded one.
     """
 
     def __init__(
@@ -166,6 +166,7 @@ class Field:
         switched: bool = False,
         own_kernels: bool = False,
         connections: int = 2,
+        receive_maximum: int = 65_535,
         settings: dict[str, Any] | None = None,
         bug: str = "",
     ) -> None:
@@ -188,6 +189,7 @@ class Field:
             _run("mount", "-t", "tmpfs", "-o", f"size={disk}", "tmpfs", str(self.data_dir))
         self._proxied = proxied
         self._connections = connections
+        self._receive_maximum = receive_maximum
         self._topic = topic
         self._influx = influx
         self._database = f"row_{name.replace('-', '_')}"
@@ -232,6 +234,7 @@ class Field:
                         "host": "127.0.0.1",
                         "port": self.proxy.port,
                         "keep_alive": 6,
+                        "receive_maximum": self._receive_maximum,
                         "tls": {"ca_file": str(self.own_ca)},
                         "username": "gateway",
                         "password_file": str(site.mosquitto.password_file("gateway")),
@@ -252,7 +255,7 @@ class Field:
             # the second stage has no part in the promise, and loading it takes seconds
             "detect": {"checkpoint_every": 2.0, "second_stage": {"enabled": False}},
             "alerts": {"mqtt": False},
-            "runtime": {"shards": 2, "heartbeat_timeout": 5.0},
+            "runtime": {"shards": 2},
             "admin": {"port": admin},
             "log": {"format": "json"},
         }
@@ -298,6 +301,16 @@ class Field:
         else:
             path.unlink(missing_ok=True)
 
+    def errors(self) -> list[str]:
+        """What the gateway logged as errors, each sentence once."""
+        found: dict[str, None] = {}
+        for line in self.gateway.log.read_text(errors="replace").splitlines():
+            if '"level":"error"' in line:
+                item = json.loads(line)
+                why = item.get("reason") or item.get("why") or item.get("exception") or ""
+                found[f"{item['event']}: {str(why)[-300:]}"] = None
+        return list(found)
+
     def logged(self, words: str) -> bool:
         """Whether the gateway's log holds these words."""
         return words in self.gateway.log.read_text()
@@ -340,7 +353,7 @@ class Field:
         self.gateway.wait(condition, timeout, what)
         return time.monotonic() - begun
 
-    def recovered(self, since: float = 0.0, timeout: float = 30.0) -> float:
+    def recovered(self, since: float = 0.0, timeout: float = 120.0) -> float:
         """Seconds since `since` (0: this call) until the gateway is ready and acknowledges again."""
         begun = time.monotonic()
 
@@ -456,11 +469,12 @@ class Field:
         """SIGKILL of every shard, and new ones in their place."""
         for pid in self.gateway.shard_pids():
             os.kill(pid, signal.SIGKILL)
-            self.replaced(pid, 10)
+            self.replaced(pid, 40)
 
     def take_over(self) -> None:
-        """Connect to the broker with a client id of the gateway's."""
-        name = min(self.proxy.record.client_ids)
+        """Connect to the broker with a client id of a shard's (discovery has none of its own)."""
+        instance = self.settings["instance"]
+        name = min(n for n in self.proxy.record.client_ids if n.startswith(f"{instance}-"))
         password = self.site.mosquitto.password_file("gateway").read_bytes()
         context = ssl_context(TlsSettings(ca_file=self.site.ca_file))
         packet = mqtt5.ConnectPacket(
@@ -619,7 +633,7 @@ class Field:
         self._watching.set()
         try:
             if self.load is not None:
-                self.load.stop(60)
+                self.load.stop()
         finally:
             self.gateway.end()
             self.proxy.close()
@@ -630,6 +644,11 @@ class Field:
             if self._influx == "1":
                 self.site.influx.query(f"DROP DATABASE {self._database}")
             shutil.rmtree(self.data_dir, ignore_errors=True)
+
+
+def slack() -> float:
+    """How many times longer things may take: what wants to run here, per core; at least 1."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

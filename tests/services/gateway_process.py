@@ -45,7 +45,7 @@ class GatewayProcess:
             return 0, {}
 
     def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as answer:
             return answer.read().decode()
 
     def wait_ready(self, timeout: float = 180.0) -> None:

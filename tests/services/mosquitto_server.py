@@ -132,6 +132,15 @@ class Mosquitto:
                 continue
         raise TimeoutError("mosquitto did not listen within 10 s")
 
+    def forget(self) -> None:
+        """End it as a crash does, and start it with no session and no message of before."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+        for stored in self.folder.glob("mosquitto.db*"):
+            stored.unlink()
+        self.start()
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()

@@ -102,6 +102,7 @@ class Scene:
             "data_dir": str(folder / "data"),
             "mqtt": {"brokers": [broker]},
             "sinks": {"influxdb": influx, "kafka": {"enabled": False}, "lake": {"enabled": True}},
+            "quality": {"window": 6.0, "min_readings": 5},
             "admin": {"port": free_port()},
             "log": {"format": "json"},
         }

@@ -9,14 +9,14 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "greenlang_iot"
 LAYERS = (
     ("model",),
     ("settings", "devices", "formats"),
-    ("decode", "detect", "alerts", "encode", "acks"),
+    ("decode", "detect", "alerts", "quality", "encode", "acks"),
     ("mqtt", "sinks", "spool", "observe", "console", "simulate"),
     ("pipeline",),
     ("runtime", "bench"),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
-PURE = {"model", "formats", "decode", "detect", "alerts", "encode", "acks"}
+PURE = {"model", "formats", "decode", "detect", "alerts", "quality", "encode", "acks"}
 IMPURE_MODULES = {"asyncio", "socket", "ssl", "aiohttp", "aiokafka", "aiomqtt", "uvloop", "time"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

@@ -3,12 +3,16 @@
 import hashlib
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from greenlang_iot.model.outcomes import Transition
 
 CERTAIN = 12.0
 """Score of what rests on a limit, not on statistics."""
+
+
+Scope = tuple[str, str, str, str]
+"""org, site, device, metric; "" for what does not apply."""
 
 
 class Seen(NamedTuple):
@@ -30,7 +34,7 @@ class Episode:
     rule: str
     detector: str
     severity: str
-    scope: tuple[str, str, str, str]
+    scope: Scope
     opened_ns: int
     state: str
     number: int = 0
@@ -42,12 +46,29 @@ class Episode:
     runbook: str = ""
 
 
-def begin(rule: str, scope: tuple[str, str, str, str], seen: Seen) -> Episode:
+def begin(rule: str, scope: Scope, seen: Seen) -> Episode:
     """An alert that `seen` begins; its id is the same whoever computes it."""
-    wide = () if scope[2] else (seen.detector,)
+    wide = () if scope[3] else (seen.detector,)
     text = "\0".join((rule, *scope, *wide, str(seen.ts_ns)))
     alert_id = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return Episode(alert_id, rule, seen.detector, seen.severity, scope, seen.ts_ns, "pending")
+
+
+def restored(saved: dict[str, Any]) -> Episode:
+    """The alert whose last transition (`Transition.as_dict`) this is."""
+    return Episode(
+        alert_id=saved["alert_id"],
+        rule=saved["rule"],
+        detector=saved["detector"],
+        severity=saved["severity"],
+        scope=(saved["org"], saved["site"], saved["device"], saved["metric"]),
+        opened_ns=saved["opened"],
+        state=saved["state"],
+        number=saved["number"],
+        last_ns=saved["at"],
+        suspects=1,
+        type=saved.get("type", ""),
+    )
 
 
 def change(alert: Episode, state: str, seen: Seen, at_ns: int) -> Transition:

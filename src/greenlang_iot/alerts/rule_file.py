@@ -20,7 +20,9 @@ from greenlang_iot.alerts.expressions import ExpressionError, compiled
 from greenlang_iot.model.errors import InputError
 from greenlang_iot.model.flags import DETECTOR_NAMES
 
-RESERVED: Final = frozenset({*DETECTOR_NAMES, "outage", "clock", "value", "incident", "offline"})
+RESERVED: Final = frozenset(
+    {*DETECTOR_NAMES, "outage", "clock", "value", "incident", "offline", "quality"}
+)
 """Rules that are the gateway's own."""
 MOST_RULES: Final = 512
 MOST_VALUES: Final = 100_000

@@ -16,9 +16,10 @@ import numpy as np
 
 from greenlang_iot.alerts import words
 from greenlang_iot.alerts.engine import RuleEngine
-from greenlang_iot.alerts.episode import CERTAIN, Episode, Seen, begin, change
+from greenlang_iot.alerts.episode import CERTAIN, Episode, Seen, begin, change, restored
 from greenlang_iot.alerts.matching import Bools
 from greenlang_iot.alerts.rule_file import NO_RULES, RESERVED, RuleSet
+from greenlang_iot.alerts.wide import NOWHERE, Standing, WideAlerts
 from greenlang_iot.model.batches import I64, U8, ReadingBatch, Reject, ScoreBatch
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.flags import (
@@ -67,7 +68,7 @@ class Alerter:
         self._directory = directory
         self._alerts: dict[tuple[int, int], Episode] = {}
         self._cool: dict[tuple[int, int], int] = {}  # event time until which nothing opens
-        self._wide: dict[tuple[str, str], Episode] = {}
+        self._wide = WideAlerts(settings.max_active)
 
     def evaluate(self, batch: ReadingBatch, scores: ScoreBatch) -> list[Transition]:
         """Look at rows that are suspect or whose series has an alert."""
@@ -117,19 +118,10 @@ class Alerter:
 
         scope names it ("gateway", "broker:default"); rule is "outage" or "clock".
         """
-        key = (rule, scope)
-        alert = self._wide.get(key)
-        if is_open == (alert is not None):
-            return []
-        if alert is None:
-            severity = "critical" if rule == "outage" else "warning"
-            seen = Seen(at_ns, None, None, None, CERTAIN, scope, severity, summary)
-            alert = begin(rule, ("", "", "", ""), seen)
-            self._wide[key] = alert
-            return [change(alert, "open", seen, at_ns)]
-        del self._wide[key]
-        seen = Seen(at_ns, None, None, None, 0.0, scope, alert.severity, summary)
-        return [change(alert, "resolved", seen, at_ns)]
+        if not is_open:
+            return self._wide.fall(rule, NOWHERE, scope, at_ns, summary)
+        severity = "critical" if rule == "outage" else "warning"
+        return self._wide.stand(Standing(rule, NOWHERE, scope, at_ns, summary, severity))
 
     def restore(self, open_alerts: list[dict[str, Any]]) -> list[Transition]:
         """Take over what the outbox says is not resolved (last `Transition.as_dict` of each).
@@ -142,21 +134,9 @@ class Alerter:
             if saved["rule"] not in RESERVED:
                 continue
             scope = (saved["org"], saved["site"], saved["device"], saved["metric"])
-            alert = Episode(
-                alert_id=saved["alert_id"],
-                rule=saved["rule"],
-                detector=saved["detector"],
-                severity=saved["severity"],
-                scope=scope,
-                opened_ns=saved["opened"],
-                state=saved["state"],
-                number=saved["number"],
-                last_ns=saved["at"],
-                suspects=1,
-                type=saved.get("type", ""),
-            )
+            alert = restored(saved)
             if not saved["device"]:
-                self._wide[(alert.rule, alert.detector)] = alert
+                self._wide.keep(alert)
                 continue
             series = index.get(scope)
             if series is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from greenlang_iot.cli.alerts_manage import add_commands
+from greenlang_iot.cli import alerts_manage, alerts_try
 from greenlang_iot.cli.options import CONFIG, CONFIG_FILES, AsJsonLines
 from greenlang_iot.cli.terminal import console, say
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from greenlang_iot.settings.model import BrokerSettings, KafkaSettings, Settings
 
 app = typer.Typer(help="Follow, acknowledge and silence alerts.", no_args_is_help=True)
-add_commands(app)
+alerts_manage.add_commands(app)
+alerts_try.add_commands(app)
 
 
 @app.callback()

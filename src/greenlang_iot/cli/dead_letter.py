@@ -52,7 +52,8 @@ def list_letters(
     """
     from greenlang_iot.observe.printable import printable
 
-    items = _wanted(_read(_settings(config))[0], device, reason, sink, since)
+    settings = _settings(config)
+    items = _wanted(_read(settings)[0], device, reason, sink, since)
     if as_json:
         for item in items:
             print_json_line(_summary(item))
@@ -60,7 +61,7 @@ def list_letters(
     out = console()
     for item in items[-_SHOWN:]:
         row = _summary(item)
-        of = row["device"] or row["sink"] or item.letter.topic
+        of = row["device"] or row["sink"] or _said_by(item.letter.topic, settings.mqtt.topic)
         of = printable(of) if of else f"{row['count']:,} beyond the bound"
         mark = "  (replayed)" if item.replayed else ""
         out.print(f"{item.ident}  {row['time'][:19]}  {of}  {', '.join(item.reasons)}{mark}")
@@ -68,6 +69,15 @@ def list_letters(
         say(f"the newest {_SHOWN} of {len(items):,}; --json prints all")
     if not items:
         say("no dead letters")
+
+
+def _said_by(topic: str, template: str) -> str:
+    """`org/site/device` as the topic has them; the whole topic where it does not fit the template."""
+    levels, names = topic.split("/"), template.split("/")
+    if len(levels) != len(names):
+        return topic
+    said = dict(zip(names, levels, strict=True))
+    return "/".join(said[name] for name in ("{org}", "{site}", "{device}"))
 
 
 @app.command()

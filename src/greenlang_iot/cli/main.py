@@ -10,7 +10,7 @@ import sys
 import typer
 
 from greenlang_iot import __version__
-from greenlang_iot.cli import alerts, bench, config, dead_letter, devices, spool
+from greenlang_iot.cli import alerts, bench, config, dead_letter, devices, quality, spool
 from greenlang_iot.cli.demo import demo
 from greenlang_iot.cli.doctor import doctor
 from greenlang_iot.cli.options import AsJson
@@ -38,6 +38,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(devices.app, name="devices")
 app.add_typer(dead_letter.app, name="dead-letter")
 app.add_typer(spool.app, name="spool")
+app.add_typer(quality.app, name="quality")
 app.command()(doctor)
 app.command()(setup)
 app.command()(query)

@@ -2,22 +2,25 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import numpy as np
 import orjson
 from aiohttp import web
 
 from greenlang_iot import __version__
 from greenlang_iot.console.assets import HEADERS, Assets
+from greenlang_iot.console.band import bands, series_of
 from greenlang_iot.console.events import Events
 from greenlang_iot.console.fleet import STATES, Fleet, Wanted
-from greenlang_iot.console.history import MAX_POINTS, History
+from greenlang_iot.console.history import MAX_POINTS, History, Judge
 from greenlang_iot.console.letters import newest_letters
 from greenlang_iot.console.overview import Overview
 from greenlang_iot.console.questions import Shards
 from greenlang_iot.console.watch import Watch, point_json
+from greenlang_iot.model.batches import F32
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import InputError
 from greenlang_iot.observe.counters import Counters
@@ -63,6 +66,7 @@ class Console:
     ) -> None:
         self._parent = parent
         self._letters = letters
+        self._alert_changes = 0
         self._overview = Overview(parent.shards, counters)
         self._fleet = Fleet(lambda: parent.directory, shards)
         self._watch = Watch(shards)
@@ -84,9 +88,13 @@ class Console:
             ]
         )
 
+    def alerts_changed(self, transitions: int) -> None:
+        """Pages that show alerts ask for them again."""
+        self._alert_changes += transitions
+
     async def run(self) -> None:
         """Once a second until cancelled: sample, watch, tell. Then every stream ends."""
-        looked = 0.0
+        looked, due = 0.0, time.monotonic()
         try:
             while True:
                 self._overview.sample(time.monotonic(), time.time())
@@ -95,7 +103,9 @@ class Console:
                     looked = time.monotonic()
                     await self._fleet.refresh()
                 self._events.tick()
-                await asyncio.sleep(1.0 - time.time() % 1.0)
+                # a second later, and never two at once: a rate is over a whole second
+                due = max(due + 1.0, time.monotonic() + 0.5)
+                await asyncio.sleep(due - time.monotonic())
         finally:
             self._events.close()
             if self._history is not None:
@@ -113,7 +123,7 @@ class Console:
             "devices": parent.directory.n_devices,
             "series": parent.directory.n_series,
             "fleet": self._fleet.counts(),
-            "quality": None,
+            "alert_changes": self._alert_changes,
             **self._overview.document(parent.settings),
         }
 
@@ -162,7 +172,8 @@ class Console:
         stored: list[list[Any]] = []
         note = "There is no lake: the picture begins when you look."
         if self._history is not None:
-            stored, note = await self._history.series(name, metric, since_ns)
+            judge = self._judge(named[0], metric)
+            stored, note = await self._history.series(name, metric, since_ns, judge)
         points = {point[0]: point for point in stored}
         for point in self._watch.points(name, metric):
             if point[0] >= since_ns:
@@ -173,6 +184,18 @@ class Console:
             "points": [points[ts] for ts in sorted(points)][-MAX_POINTS:],
             "note": note,
         }
+
+    def _judge(self, entry: int, metric: str) -> Judge:
+        registry, settings = self._parent.directory, self._parent.settings.detect
+        series = series_of(registry, entry, metric)
+
+        def judge(ts_ns: Sequence[int], value: Sequence[float]) -> tuple[F32, F32]:
+            if series is None:
+                unknown = np.full(len(ts_ns), np.nan, np.float32)
+                return unknown, unknown
+            return bands(registry, series, settings, ts_ns, value)
+
+        return judge
 
     async def _get_letters(self, request: web.Request) -> dict[str, Any]:
         given = _query(request, "reason", "device", "limit")

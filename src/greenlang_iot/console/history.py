@@ -1,10 +1,14 @@
 """A series' last minutes from the lake, for a picture; bounded, because the parent is not a data base."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
+from greenlang_iot.model.batches import F32
 from greenlang_iot.model.errors import GatewayError, InputError
 from greenlang_iot.sinks.lake import reading_logs
 from greenlang_iot.sinks.lake_query import LakeReader
@@ -15,8 +19,13 @@ MAX_POINTS: Final = 2_000
 MAX_LOG_BYTES: Final = 67_108_864
 """Segments that are not Parquet yet have to be read whole: beyond this there is no history, only live."""
 ANSWER_WITHIN: Final = 10.0
+LEARN_NS: Final = 1_800_000_000_000
+"""Before the picture begins: readings from which to learn what was normal."""
 MAX_ASKED: Final = 32
 """Pictures that may wait for the lake; one is made at a time."""
+
+Judge = Callable[[Sequence[int], Sequence[float]], tuple[F32, F32]]
+"""(times in ns, values), oldest first → (expected, band), NaN where nothing can be said."""
 
 
 class History:
@@ -28,14 +37,19 @@ class History:
         self._thread = ThreadPoolExecutor(1, "history")
         self._asked = 0
 
-    async def series(self, device: str, metric: str, since_ns: int) -> tuple[list[list[Any]], str]:
-        """([time in s, value, score, None, None, suspect], oldest first), and why there are none."""
+    async def series(
+        self, device: str, metric: str, since_ns: int, judge: Judge
+    ) -> tuple[list[list[Any]], str]:
+        """([time in s, value, score, expected, band, suspect], oldest first), and why there are none.
+
+        judge: what would have been expected; called in the thread.
+        """
         if self._asked >= MAX_ASKED:
             return [], "The lake is busy with other pictures."
         self._asked += 1
         try:
             asked = asyncio.get_running_loop().run_in_executor(
-                self._thread, self._query, device, metric, since_ns
+                self._thread, self._query, device, metric, since_ns, judge
             )
             asked.add_done_callback(self._answered)
             return await asyncio.wait_for(asyncio.shield(asked), ANSWER_WITHIN)
@@ -48,7 +62,9 @@ class History:
     def _answered(self, _: object) -> None:
         self._asked -= 1
 
-    def _query(self, device: str, metric: str, since_ns: int) -> tuple[list[list[Any]], str]:
+    def _query(
+        self, device: str, metric: str, since_ns: int, judge: Judge
+    ) -> tuple[list[list[Any]], str]:
         logs = sum(
             _size(segment.path)
             for folder in reading_logs(self._folder)
@@ -58,19 +74,27 @@ class History:
             return [], "Readings come too fast to read them back: the picture begins when you look."
         sql = (
             "SELECT ts, value, score, verdict FROM readings "  # noqa: S608 (quoted)
-            f"WHERE device = {_quoted(device)} AND metric = {_quoted(metric)} AND ts >= {since_ns} "
+            f"WHERE device = {_quoted(device)} AND metric = {_quoted(metric)} AND ts >= {since_ns - LEARN_NS} "
             f"ORDER BY ts DESC LIMIT {MAX_POINTS}"
         )
         try:
             table = self._reader.query(sql)
         except (GatewayError, InputError) as error:
             return [], str(error)
-        rows = zip(*(table.column(i).to_pylist() for i in range(4)), strict=True)
+        columns = [table.column(i).to_pylist()[::-1] for i in range(4)]
+        expected, band = judge(columns[0], columns[1])
         points = [
-            [ts / 1e9, value, score, None, None, verdict == "suspect"]
-            for ts, value, score, verdict in rows
+            [ts / 1e9, value, score, e, b, verdict == "suspect"]
+            for ts, value, score, verdict, e, b in zip(
+                *columns, _finite(expected), _finite(band), strict=True
+            )
+            if ts >= since_ns
         ]
-        return points[::-1], ""
+        return points, ""
+
+
+def _finite(column: F32) -> list[float | None]:
+    return [float(x) if np.isfinite(x) else None for x in column]
 
 
 def _size(path: Path) -> int:

@@ -13,7 +13,8 @@ from greenlang_iot.model.batches import F64
 from greenlang_iot.observe.catalog import METRICS, cell
 from greenlang_iot.observe.counters import HEARTBEAT, Counters
 from greenlang_iot.observe.health import enabled_sinks
-from greenlang_iot.settings.model import Settings
+from greenlang_iot.quality.figures import FIGURES
+from greenlang_iot.settings.model import QualitySettings, Settings
 
 HISTORY: Final = 600
 """Seconds of rates that are kept for the charts."""
@@ -110,6 +111,7 @@ class Overview:
                 "bytes_bound": self._sum(cell("dead_letter_bytes_bound")),
                 "reasons": self._reasons(),
             },
+            "quality": self._quality(settings.quality) if settings.quality.enabled else None,
             "alerts_open": {
                 severity: _number(self._gateway.get(cell("alerts_open", severity=severity)))
                 for severity in ("critical", "warning", "info")
@@ -163,6 +165,19 @@ class Overview:
             )[0],
             "failing": {reason: rate for reason, rate in failing.items() if rate},
             **{key: self._sum(cell(f"sink_{key}", sink=name)) for key in _SINK_SUMS},
+        }
+
+    def _quality(self, settings: QualitySettings) -> dict[str, Any]:
+        """By figure: of the fleet's last window (None before the first is over), and its target."""
+        return {
+            figure: {
+                "score": _number(self._gateway.get(cell("quality_ratio", figure=figure))),
+                "target": getattr(settings, figure),
+                "below": _number(
+                    self._gateway.get(cell("quality_devices_below_target", figure=figure))
+                ),
+            }
+            for figure in FIGURES
         }
 
     def _reasons(self) -> list[dict[str, Any]]:

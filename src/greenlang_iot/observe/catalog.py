@@ -19,20 +19,22 @@ from itertools import product
 from typing import Literal
 
 from greenlang_iot.model.reasons import Reason
+from greenlang_iot.quality.figures import FIGURES
 
 PREFIX = "greenlang_iot_"
 
 Kind = Literal["counter", "gauge", "age", "histogram"]
 """age: the cell holds the monotonic ns of the last event; exported as a gauge, in seconds since."""
 
-Scope = Literal["shard", "gateway"]
-"""shard: one value per shard, exported with the label `shard`; gateway: counted by the parent."""
+Scope = Literal["shard", "gateway", "site"]
+"""shard: one value per shard, exported with the label `shard`; gateway: counted by the parent;
+site: one per site of the registry, given to the exporter (no cells), with the labels `org` and `site`."""
 
 OTHER = "other"
 """A label whose values end with this word takes every value that is not listed as this one."""
 
 SINKS = ("influxdb", "kafka", "lake", "dead_letter")
-TARGETS = ("mqtt", "kafka", "influxdb", "lake")
+TARGETS = ("mqtt", "kafka", "influxdb", "lake", "alertmanager", "webhook", "log")
 STAGES = ("decode", "score", "alert", "encode")
 STATES = ("pending", "open", "acknowledged", "resolved")
 SEVERITIES = ("info", "warning", "critical")
@@ -308,6 +310,35 @@ CATALOG: tuple[Metric, ...] = (
         scope="gateway",
     ),
     Metric("control_up", "gauge", "1 while the control connection is up.", scope="gateway"),
+    # quality: over the window of quality.window; see docs/how-to/quality.md
+    Metric(
+        "quality_ratio",
+        "gauge",
+        "A figure of the fleet's data quality, in [0, 1].",
+        labels=(("figure", FIGURES),),
+        scope="gateway",
+    ),
+    Metric(
+        "site_quality_ratio",
+        "gauge",
+        "A figure of a site's data quality, in [0, 1].",
+        labels=(("figure", FIGURES),),
+        scope="site",
+    ),
+    Metric(
+        "quality_devices_below_target",
+        "gauge",
+        "Devices that miss the target of a figure.",
+        labels=(("figure", FIGURES),),
+        scope="gateway",
+    ),
+    Metric(
+        "quality_skew_seconds",
+        "gauge",
+        "Clock skew of the device that is furthest off; positive: its clock is ahead.",
+        "seconds",
+        scope="gateway",
+    ),
     # the shard itself; the parent writes shard_up and shard_restarts
     _gauge("shard_up", "1 while the shard's process runs."),
     _counter("shard_restarts", "Restarts of this shard."),
@@ -341,6 +372,8 @@ def _lay_out() -> tuple[dict[tuple[str, tuple[str, ...]], int], int]:
     cells: dict[tuple[str, tuple[str, ...]], int] = {}
     size = 0
     for metric in CATALOG:
+        if metric.scope == "site":
+            continue
         for combination in metric.combinations():
             cells[metric.name, combination] = size
             size += metric.width
@@ -370,7 +403,7 @@ def render_markdown() -> str:
     """The catalogue as the body of `docs/metrics.md`."""
     lines = ["| metric | type | labels | what it says |", "|---|---|---|---|"]
     for metric in CATALOG:
-        labels = [] if metric.scope == "gateway" else ["`shard`"]
+        labels = {"gateway": [], "shard": ["`shard`"], "site": ["`org`", "`site`"]}[metric.scope]
         labels += [f"`{label}`: {', '.join(values)}" for label, values in metric.labels]
         kind = "gauge" if metric.kind == "age" else metric.kind
         lines.append(f"| `{metric.exported}` | {kind} | {'<br>'.join(labels)} | {metric.help} |")

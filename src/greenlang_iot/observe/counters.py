@@ -91,7 +91,7 @@ class Counters:
     def _fresh(cls, memory: mmap.mmap) -> "Counters":
         counters = cls(memory)
         for metric in CATALOG:
-            if metric.kind in ("gauge", "age"):
+            if metric.kind in ("gauge", "age") and metric.scope != "site":
                 names = [name for name, _ in metric.labels]
                 for values in metric.combinations():
                     counters.set(cell(metric.name, **dict(zip(names, values, strict=True))), nan)

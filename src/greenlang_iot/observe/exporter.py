@@ -1,7 +1,7 @@
 """All shards' counters as Prometheus text, made in the parent from the shared arrays."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isnan
 from typing import cast
 
@@ -25,11 +25,20 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Exporter(Collector):
-    """Reads the shards' arrays and the parent's own; `shards` may change between scrapes."""
+    """Reads the shards' arrays and the parent's own; `shards` and `sites` may change between scrapes.
 
-    def __init__(self, shards: Mapping[int, Counters], gateway: Counters) -> None:
+    sites: (org, site) → its quality figures, NaN where one is not known.
+    """
+
+    def __init__(
+        self,
+        shards: Mapping[int, Counters],
+        gateway: Counters,
+        sites: Mapping[tuple[str, str], Sequence[float]] | None = None,
+    ) -> None:
         self._shards = shards
         self._gateway = gateway
+        self._sites = {} if sites is None else sites
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(namespace=PREFIX + "supervisor", registry=self._registry)
@@ -47,6 +56,9 @@ class Exporter(Collector):
             if metric.scope == "gateway":
                 family = _family(metric, labels)
                 _add(family, metric, gateway, (), now_ns)
+            elif metric.scope == "site":
+                family = _family(metric, ["org", "site", *labels])
+                _add_sites(family, metric, self._sites)
             else:
                 family = _family(metric, ["shard", *labels])
                 for number, cells in shards.items():
@@ -88,6 +100,15 @@ def _add(family: Family, metric: Metric, cells: F64, prefix: tuple[str, ...], no
             cast(GaugeMetricFamily, family).add_metric(
                 labels, age if metric.kind == "age" else value
             )
+
+
+def _add_sites(
+    family: Family, metric: Metric, sites: Mapping[tuple[str, str], Sequence[float]]
+) -> None:
+    for place, figures in sorted(sites.items()):
+        for values, figure in zip(metric.combinations(), figures, strict=True):
+            if not isnan(figure):
+                cast(GaugeMetricFamily, family).add_metric([*place, *values], figure)
 
 
 def _cumulative(metric: Metric, counts: F64) -> Iterator[tuple[str, float]]:

@@ -19,8 +19,9 @@ from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.observe.catalog import SEVERITIES, cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime.sinks import lake_folder, outbox_folder
-from greenlang_iot.settings.model import Settings
+from greenlang_iot.settings.model import NotifierSettings, Settings
 from greenlang_iot.sinks.alert_store import AlertStore, Published
+from greenlang_iot.sinks.endings import end
 from greenlang_iot.sinks.outbox import OutboxReader
 from greenlang_iot.spool.log import SpoolFull
 
@@ -37,6 +38,8 @@ AT_ONCE = 500
 """Transitions given to a target in one call."""
 MAX_BEHIND = 10_000
 """Transitions a target may be behind before the outbox is not read further (its bound is on disk)."""
+NOTIFICATIONS = 1_000
+"""Transitions that wait for a notifier that is away; what is older is given up."""
 BACKOFF_MAX = 4.0
 DRAIN_TIMEOUT = 5.0
 
@@ -44,14 +47,22 @@ Deliver = Callable[[list[dict[str, Any]]], Awaitable[None]]
 
 
 class _Target:
-    """One destination with its queue.
+    """One destination with its queue. label: its name in metrics.
+
+    most: transitions that may wait; beyond it the oldest are given up, loudly. 0: all are kept, and
+    nothing new is taken from the shards while MAX_BEHIND wait.
 
     `deliver` raises SinkError, MqttError, SpoolFull or OSError to be tried again; a SinkError that says
     no for good costs the one transition that it is about, loudly.
     """
 
-    def __init__(self, name: str, deliver: Deliver, counters: Counters) -> None:
+    def __init__(
+        self, name: str, deliver: Deliver, counters: Counters, label: str = "", most: int = 0
+    ) -> None:
         self.name = name
+        self.label = label or name
+        self.most = most
+        self._in_flight = 0
         self.done = 0
         """Transitions that are delivered, or refused for good."""
         self.waiting: list[dict[str, Any]] = []
@@ -62,6 +73,13 @@ class _Target:
 
     def add(self, items: list[dict[str, Any]]) -> None:
         self.waiting += items
+        over = len(self.waiting) - self._in_flight - self.most
+        if self.most and over > 0:
+            # a receiver that is away must not hold up what is kept for the others
+            del self.waiting[self._in_flight : self._in_flight + over]
+            self.done += over
+            self._counters.add(cell("alerts_failed", target=self.label), over)
+            log.error("alerts are given up: too many wait", target=self.name, given_up=over)
         self.wake.set()
 
     async def run(self) -> None:
@@ -70,13 +88,14 @@ class _Target:
         while True:
             await self.wake.wait()
             batch = self.waiting[: self._at_once]
+            self._in_flight = len(batch)
             try:
                 await self._deliver(batch)
             except (SinkError, MqttError, SpoolFull, OSError) as error:
                 if isinstance(error, SinkError) and not (error.retryable or error.down):
                     self._refused(batch, error)
                     continue
-                self._counters.add(cell("alerts_failed", target=self.name))
+                self._counters.add(cell("alerts_failed", target=self.label))
                 if not failing:
                     log.warning("alerts wait for a target", target=self.name, why=str(error))
                 failing = True
@@ -84,7 +103,7 @@ class _Target:
                 await asyncio.sleep(backoff)
                 continue
             failing, backoff = False, 0.1
-            self._counters.add(cell("alerts_delivered", target=self.name), len(batch))
+            self._counters.add(cell("alerts_delivered", target=self.label), len(batch))
             self._at_once = AT_ONCE
             self._done(len(batch))
 
@@ -93,7 +112,7 @@ class _Target:
         self._at_once = 1
         if len(batch) > 1:
             return
-        self._counters.add(cell("alerts_failed", target=self.name))
+        self._counters.add(cell("alerts_failed", target=self.label))
         log.error(
             "an alert is refused by a target and will not arrive there",
             target=self.name,
@@ -104,6 +123,7 @@ class _Target:
 
     def _done(self, count: int) -> None:
         del self.waiting[:count]
+        self._in_flight = 0
         self.done += count
         if not self.waiting:
             self.wake.clear()
@@ -154,9 +174,7 @@ class Courier:
                         await task
         finally:
             stop_listening()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
             for close in self._closers:
                 await close()
 
@@ -194,7 +212,7 @@ class Courier:
             self._ticked = time.monotonic()
             await self._store.take([])
         found = False
-        room = all(len(target.waiting) < MAX_BEHIND for target in self._targets)
+        room = all(len(t.waiting) < MAX_BEHIND for t in self._targets if not t.most)
         for reader in self._outboxes() if room else ():
             items = reader.poll()
             if items:
@@ -242,7 +260,7 @@ class Courier:
             self._counters.set(cell("alerts_open", severity=severity), is_open[severity])
 
     def _outboxes(self) -> list[OutboxReader]:
-        for folder in sorted(outbox_folder(self._settings).glob("shard-*")):
+        for folder in sorted(outbox_folder(self._settings).glob("*")):
             if folder.name not in self._readers:
                 self._readers[folder.name] = OutboxReader(folder)
         return list(self._readers.values())
@@ -265,6 +283,25 @@ class Courier:
             self._add_influxdb()
         if settings.sinks.lake.enabled:
             self._add_lake()
+        for notifier in settings.alerts.notifiers:
+            self._add_notifier(notifier)
+
+    def _add_notifier(self, settings: NotifierSettings) -> None:
+        from greenlang_iot.sinks.notifiers import make_notifier
+
+        notifier = make_notifier(settings, self._store.book, self._settings.instance)
+        running = asyncio.ensure_future(notifier.run())
+
+        async def close() -> None:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await notifier.close()
+
+        target = _Target(
+            settings.name, notifier.deliver, self._counters, settings.kind, NOTIFICATIONS
+        )
+        self._targets.append(target)
+        self._closers.append(close)
 
     def _add(self, name: str, deliver: Deliver, close: Callable[[], Awaitable[None]]) -> None:
         self._targets.append(_Target(name, deliver, self._counters))
@@ -284,8 +321,7 @@ class Courier:
 
         async def close() -> None:
             await control.close()
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            await end([running])
 
         self._add("mqtt", deliver, close)
 

@@ -29,6 +29,8 @@ from greenlang_iot.observe.exporter import Exporter
 from greenlang_iot.runtime.courier import Courier
 from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
+from greenlang_iot.runtime.presence import PresenceWatch
+from greenlang_iot.runtime.quality import QualityWatch
 from greenlang_iot.runtime.reloader import Read, Reloader
 from greenlang_iot.runtime.service_manager import ServiceManager
 from greenlang_iot.runtime.shard import ShardSpec
@@ -37,6 +39,7 @@ from greenlang_iot.runtime.summary import Summary, summarize
 from greenlang_iot.runtime.supervisor import Supervisor, install_signals
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.alert_store import AlertStore
+from greenlang_iot.sinks.endings import end
 from greenlang_iot.spool.files import OS_FILES, replace_durably
 from greenlang_iot.spool.format import FormatError
 from greenlang_iot.spool.store import LogInUse
@@ -82,10 +85,10 @@ class Gateway:
         """Run until stopped. GatewayError where nothing can run (port taken, every shard lost)."""
         settings = self.settings
         run = settings.data_dir / "run"
-        run.mkdir(parents=True, exist_ok=True)
         with _InstanceLock(run / "gateway.pid", settings.instance):
             own = Counters.create(run / "gateway.counters")
             supervisor = self._supervisor(run)
+            quality = QualityWatch(settings, own)
             store = _alert_store(settings, self.rules)
             audit = Audit(settings.data_dir, settings.admin.audit_max_bytes)
             reloader = Reloader(self, supervisor, self._read, audit, store.configure)
@@ -96,9 +99,10 @@ class Gateway:
                 lake=lake_folder(settings) if settings.sinks.lake.enabled else None,
                 letters=dead_letter_folder(settings),
             )
+            store.listen(lambda said: console.alerts_changed(len(said.transitions)))
             admin = AdminServer(
                 settings.admin,
-                Exporter(self.shards, own).generate,
+                Exporter(self.shards, own, quality.sites).generate,
                 self._status,
                 Tokens.of(settings.data_dir),
                 reloader.reload,
@@ -118,21 +122,22 @@ class Gateway:
                     self._tell_service_manager(),
                     courier.run(),
                     self._compact_lake(),
+                    quality.run(),
                     console.run(),
                     Discovery(settings.mqtt, self.directory, own).run(),
+                    PresenceWatch(settings, store, lambda: self.directory).run(),
                 )
             ]
             stopping = asyncio.ensure_future(self._stop.wait())
             try:
                 await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+                log.info("draining", at_most_seconds=settings.runtime.drain_timeout)
             finally:
                 self._service_manager.stopping()
                 clean = await supervisor.stop()
                 await courier.drain()
                 failed = [t.exception() for t in tasks if t.done() and not t.cancelled()]
-                for task in (*tasks, stopping):
-                    task.cancel()
-                await asyncio.gather(*tasks, stopping, return_exceptions=True)
+                await end([*tasks, stopping])
                 await admin.stop()
                 await store.close()
         for error in failed:
@@ -255,14 +260,22 @@ class _InstanceLock:
     def __enter__(self) -> None:
         import fcntl
 
-        self._file = open(self._path, "a+")
+        folder = self._path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._path, "a+")
+        except OSError as error:
+            raise GatewayError(
+                f"The data_dir {folder.parent} cannot be written ({error.strerror}): make it, give "
+                "it to the gateway's user, or choose another."
+            ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.seek(0)
             pid = self._file.read().strip() or "unknown"
             raise GatewayError(
-                f"Another gateway (process {pid}) uses the data_dir {self._path.parent.parent}: "
+                f"Another gateway (process {pid}) uses the data_dir {folder.parent}: "
                 "stop it, or give this one its own data_dir."
             ) from error
         self._file.truncate(0)

@@ -10,6 +10,7 @@ from greenlang_iot.detect.warm import warm as warm_detect
 from greenlang_iot.encode.warm import warm as warm_encode
 from greenlang_iot.model.jit import COMPILED
 from greenlang_iot.mqtt.warm import warm as warm_mqtt
+from greenlang_iot.quality.warm import warm as warm_quality
 
 
 def warm() -> None:
@@ -17,6 +18,7 @@ def warm() -> None:
     warm_mqtt()
     warm_decode()
     warm_detect()
+    warm_quality()
     warm_encode()
 
 

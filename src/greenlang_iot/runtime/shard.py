@@ -5,6 +5,7 @@ import ctypes
 import gc
 import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,10 +32,12 @@ from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.observe.logs import configure
 from greenlang_iot.pipeline import DEAD_LETTER, OUTBOX, Clock, Pipeline
+from greenlang_iot.quality.counter import QualityCounter
 from greenlang_iot.runtime.durable import DurableSettler, OutboxPort
 from greenlang_iot.runtime.gauges import ShardGauges
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
 from greenlang_iot.runtime.looks import LookingMeter, Looks, answer_looks
+from greenlang_iot.runtime.quality_windows import save_window, window_file
 from greenlang_iot.runtime.reload import Control, answer_reloads
 from greenlang_iot.runtime.sinks import (
     SinkFactory,
@@ -46,6 +49,7 @@ from greenlang_iot.runtime.watches import Watches
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.settings.secrets import secrets
 from greenlang_iot.sinks.deadletter import DeadLetterStats, DeadLetterWriter
+from greenlang_iot.sinks.endings import end
 from greenlang_iot.sinks.outbox import Outbox, open_alerts
 from greenlang_iot.sinks.runner import Runner
 from greenlang_iot.spool.files import OS_FILES, replace_durably
@@ -127,6 +131,11 @@ class Shard:
         self.detector = Detector(directory, settings.detect)
         self.looks = Looks(self.detector, directory, lambda: self.pipeline.decoder.directory)
         self.alerter = Alerter(directory, settings.alerts, self.spec.rules)
+        self.quality = (
+            QualityCounter(directory, settings.quality, time.time_ns())
+            if settings.quality.enabled
+            else None
+        )
         self.watches = Watches(
             self.spec.plan, settings, directory, self.detector, self.alerter, self._announce
         )
@@ -151,6 +160,7 @@ class Shard:
             Decoder(directory, settings.limits, settings.mqtt.topic, routes(settings.mqtt)),
             self.detector,
             self.alerter,
+            self.quality,
             self.ledger,
             self.runners,
             self,
@@ -261,9 +271,16 @@ class Shard:
             self._start(self._run_connection(connection))
         self._start(self._retire())
         self.pipeline.announce(self._orphaned_alerts)
-        self._start(asyncio.to_thread(self.detector.load_second_stage))
+        # Not in the loop's executor: a drain would wait for an import that takes seconds.
+        threading.Thread(target=self._load_second_stage, daemon=True).start()
         await self._tick_until_stopped()
         await self._drain()
+
+    def _load_second_stage(self) -> None:
+        try:
+            self.detector.load_second_stage()
+        except ImportError as error:
+            log.error("the second stage cannot be loaded: its scores are shed", why=str(error))
 
     def _end_with(self, supervisor: int) -> None:
         """The fork server lives as long as one of its shards does, so its death tells us nothing."""
@@ -297,7 +314,8 @@ class Shard:
         still and say that it is well: it ends instead."""
         error = context.get("exception")
         log.error("unhandled in the event loop", what=context.get("message"), exc_info=error)
-        if isinstance(error, MemoryError | RuntimeError) and not self._stop.is_set():
+        starved = isinstance(error, MemoryError) or "can't start new thread" in str(error)
+        if starved and not self._stop.is_set():
             os._exit(1)
 
     def reload(self, registry: Directory, settings: Settings, rules: RuleSet) -> Reloaded:
@@ -356,6 +374,7 @@ class Shard:
                 listening = self._all_up() and not self._paused
                 self.watches.silence(self.pipeline.decoder.directory, listening)
                 self.gauges.look(self)
+                self._close_quality()
             try:
                 await asyncio.wait_for(self._stop.wait(), TICK)
             except TimeoutError:
@@ -384,6 +403,15 @@ class Shard:
             if over:
                 self.counters.add(cell("pauses"))
                 log.warning("sockets paused: a memory bound is reached", bytes=self.ledger.nbytes)
+
+    def _close_quality(self) -> None:
+        """A slot is over: leave the window's counts for the parent, which judges them."""
+        window = self.quality.close(time.time_ns()) if self.quality is not None else None
+        if window is not None:
+            path = window_file(self.settings.data_dir, self.spec.index)
+            directory, mine = self.pipeline.decoder.directory, self.watches.owned
+            loop = asyncio.get_running_loop()
+            loop.run_in_executor(None, save_window, path, window, directory, mine)
 
     # ---- state --------------------------------------------------------------------------------------
 
@@ -443,9 +471,7 @@ class Shard:
                 log.error("the disk failed in the drain", why=str(error))
             elif isinstance(error, BaseException):
                 raise error
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
 
     @property
     def outbox_bytes(self) -> int:

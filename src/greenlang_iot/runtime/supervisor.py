@@ -28,6 +28,9 @@ from greenlang_iot.settings.model import RuntimeSettings, Settings
 log = structlog.get_logger(__name__)
 CHECK_EVERY = 0.1
 LOOK_WITHIN = 1.0
+START_WITHIN = 60.0
+"""Seconds until a shard's first heartbeat, if heartbeat_timeout is not longer still: loading kernels and
+state takes long on a busy machine, and killing it for that would only begin it again."""
 CLOSE_WITHIN = 5.0
 """Seconds beyond the drain for closing connections, senders and files."""
 
@@ -177,8 +180,11 @@ class Supervisor:
             code = process.exitcode
             self._restart(child, f"signal {-code}" if code and code < 0 else f"exit code {code}")
             return
-        beat = max(self._heartbeat(child.spec.index), child.started)
-        if now - beat > self._settings.heartbeat_timeout:
+        beat = self._heartbeat(child.spec.index)
+        limit = self._settings.heartbeat_timeout
+        if beat < child.started:  # it is starting: no beat yet is no sign of standing still
+            beat, limit = child.started, max(limit, START_WITHIN)
+        if now - beat > limit:
             log.error(
                 "shard stopped beating: killed",
                 shard=child.spec.index,

@@ -7,6 +7,9 @@ The first shard speaks for the gateway.
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from greenlang_iot.alerts.rules import Alerter
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.model.directory import Directory
@@ -92,6 +95,11 @@ class Watches:
         if self._alerter.asks_for_quiet:
             quiet = self._detector.quiet(now_ns)
             self._announce(self._alerter.evaluate_quiet(*quiet, self._owned))
+
+    @property
+    def owned(self) -> npt.NDArray[np.bool_]:
+        """Per device: does this shard, and no other, hear it? Guests that just came are not in it."""
+        return self._owned
 
     def mine(self, directory: Directory) -> set[str]:
         """Ids of the devices that this shard, and no other, hears."""

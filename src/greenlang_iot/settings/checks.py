@@ -19,6 +19,7 @@ from greenlang_iot.settings.model import (
     Settings,
     TlsSettings,
 )
+from greenlang_iot.settings.template import body_problem
 
 ASSUMED_ACK_LATENCY = 0.5
 """Seconds from a message's arrival to its PUBACK with healthy sinks, assumed by `config check`."""
@@ -44,8 +45,23 @@ def check(settings: Settings) -> list[Finding]:
     if settings.sinks.kafka.enabled:
         findings += _kafka(settings.sinks.kafka)
     findings += _bounds(settings)
+    findings += _notifiers(settings)
     findings += _admin(settings.admin)
     return findings
+
+
+def _notifiers(settings: Settings) -> Iterator[Finding]:
+    names: set[str] = set()
+    for i, notifier in enumerate(settings.alerts.notifiers):
+        place: Place = ("alerts", "notifiers", i)
+        if notifier.name in names:
+            yield Finding(((*place, "name"),), f"{notifier.name!r} names another one already")
+        names.add(notifier.name)
+        parts = urlsplit(notifier.url)
+        if notifier.kind != "log" and not (parts.scheme in ("http", "https") and parts.hostname):
+            yield Finding(((*place, "url"),), f"a {notifier.kind} needs a url: http(s)://host/…")
+        if notifier.template is not None and (problem := body_problem(notifier.template)):
+            yield Finding(((*place, "template"),), problem)
 
 
 def _mqtt(settings: Settings) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from greenlang_iot.settings.expect import Place, show, slot_at, unknown
 PREFIX = "GREENLANG_IOT__"
 _UNREADABLE: Place = ("",)
 """The place of what is wrong with a file as a whole."""
+_MOST_VALUES = 10_000
 
 
 class Source(NamedTuple):
@@ -33,6 +34,7 @@ class Document:
     data: dict[str, Any] = field(default_factory=dict)
     sources: dict[Place, Source] = field(default_factory=dict)
     problems: list[tuple[Place, str]] = field(default_factory=list)
+    _values: int = 0  # read so far
 
     def source(self, place: Place) -> Source:
         """Where the value at `place` was set, or the innermost part around it."""
@@ -69,7 +71,12 @@ class Document:
             mine[key] = value
 
     def _parse_yaml(self, text: str) -> None:
-        loader = yaml.SafeLoader(text)
+        try:
+            loader = yaml.SafeLoader(text)
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            self._unreadable(line, f"not YAML: the character {error.character:#x} is not allowed")
+            return
         try:
             node = loader.get_single_node()
             if node is None:
@@ -85,6 +92,8 @@ class Document:
             self._unreadable(line, f"not YAML: {error.problem or error.context}")
         except yaml.YAMLError as error:
             self._unreadable(1, f"not YAML: {type(error).__name__}")
+        except RecursionError:
+            self._unreadable(1, "sections are nested too deeply")
         finally:
             loader.dispose()
 
@@ -146,15 +155,17 @@ class Document:
         slot = slot_at(place)
         if slot is not None and slot.is_text:
             return None if slot.optional and text in ("", "null", "~") else text
-        loader = yaml.SafeLoader(text)
+        loader = None
         try:
+            loader = yaml.SafeLoader(text)
             node = loader.get_single_node()
             return None if node is None else self._plain(loader, node, place, frozenset(), 1)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError):
             self.problems.append((place, "the value is not a YAML value"))
             return None
         finally:
-            loader.dispose()
+            if loader is not None:
+                loader.dispose()
             self.sources[place] = source
 
     def _plain(
@@ -169,6 +180,11 @@ class Document:
         if id(node) in above:
             raise yaml.composer.ComposerError(
                 None, None, "an alias contains itself", node.start_mark
+            )
+        self._values += 1
+        if self._values > _MOST_VALUES:  # aliases of aliases of aliases
+            raise yaml.composer.ComposerError(
+                None, None, f"more than {_MOST_VALUES:,} values", node.start_mark
             )
         above = above | {id(node)}
         if rank == 0:
@@ -187,7 +203,7 @@ class Document:
                 self._plain(loader, item, (*place, i), above, rank)
                 for i, item in enumerate(node.value)
             ]
-        value = loader.construct_object(node)
+        value = _construct(loader, node)
         if value is None:
             # A section whose keys are all commented out is an empty section.
             return {} if slot is not None and slot.section and not slot.optional else None
@@ -200,9 +216,19 @@ class Document:
         seen: dict[str, int] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
-            key = str(loader.construct_object(key_node, deep=True))
+            key = str(_construct(loader, key_node))
             if key in seen:
                 problem = f"given twice, first in line {seen[key]}"
                 self.problems.append(((*place, key), problem))
             seen.setdefault(key, line)
             yield key, value_node, line
+
+
+def _construct(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    """The value of a scalar or a key; what only looks like a date or a number is a YAML error."""
+    try:
+        return loader.construct_object(node, deep=True)
+    except (ValueError, OverflowError, TypeError, KeyError, IndexError) as error:
+        raise yaml.constructor.ConstructorError(
+            None, None, "a value that is not what it looks like; put it in quotes", node.start_mark
+        ) from error

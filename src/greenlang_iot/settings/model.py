@@ -344,6 +344,35 @@ class DetectSettings(Section):
     second_stage: SecondStageSettings = SecondStageSettings()
 
 
+class NotifierSettings(Section):
+    """Somebody who is told of alerts: Alertmanager, a webhook, or the gateway's log."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")
+    """For logs; unique."""
+    kind: Literal["alertmanager", "webhook", "log"]
+    """What it is."""
+    url: str = ""
+    """Of Alertmanager (without /api/v2) or the webhook."""
+    severity: Literal["info", "warning", "critical"] = "warning"
+    """The least severity that is told."""
+    flapping: bool = False
+    """Flapping alerts are told, too."""
+    resend: Seconds = Field(60.0, ge=1)
+    """How often Alertmanager gets open alerts again; it forgets them after four times that."""
+    template: str | None = None
+    """JSON body of a webhook with ${summary} and other members of the alert; unset: the alert itself."""
+    secret: SecretStr | None = None
+    """Key of a webhook's HMAC-SHA256 signature."""
+    secret_file: Path | None = None
+    """File that holds secret."""
+    console_url: str = ""
+    """Where people reach this gateway's admin endpoint, for links."""
+    timeout: Seconds = Field(10.0, gt=0)
+    """Longest wait for an answer."""
+    tls: TlsSettings | None = None
+    """For https with a CA or certificate of your own."""
+
+
 class AlertSettings(Section):
     """When scores become alerts, and where these go."""
 
@@ -367,6 +396,10 @@ class AlertSettings(Section):
     """Alerts on disk that wait for their targets; full: messages that open alerts wait."""
     rules_file: Path | None = None
     """Alert rules of your own (YAML), beside what the detectors find."""
+    presence: Literal["none", "info", "warning", "critical"] = "none"
+    """Severity of a device that is offline by its status topic (its last will); none: not followed."""
+    notifiers: list[NotifierSettings] = Field(default_factory=list, max_length=32)
+    """Who is told of alerts, beside MQTT and Kafka."""
     group_devices: int = Field(5, ge=0)
     """Devices of a site whose alerts of one kind become one incident; 0: never."""
     group_window: Seconds = 120.0
@@ -379,6 +412,34 @@ class AlertSettings(Section):
     """Resolved alerts kept at hand; the lake has all of them."""
     max_silences: int = Field(1_000, ge=1)
     """Silences that hold or will hold."""
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class QualitySettings(Section):
+    """How good the data is, per device, site and fleet, and what is good enough."""
+
+    enabled: bool = True
+    """Quality is counted and reported."""
+    window: Seconds = Field(3_600.0, ge=6, le=604_800)
+    """Length of the sliding window; it moves on by a sixth."""
+    lag: Seconds = 3_600.0
+    """A reading is on time when it arrives at most this long after it was measured."""
+    completeness: Share = 0.95
+    """Target: readings received, of those due by the registry's intervals."""
+    timeliness: Share = 0.99
+    """Target: readings on time, of those that arrived."""
+    validity: Share = 0.97
+    """Target: readings that pass validation, of all."""
+    consistency: Share = 0.99
+    """Target: readings of the agreed unit and type, in order and new, of all."""
+    accuracy: Share = 0.98
+    """Target: readings within the detectors' expected band, of those judged."""
+    min_readings: int = Field(20, ge=1)
+    """A figure that rests on fewer readings opens no alert."""
+    alerts: Literal["devices", "sites", "none"] = "devices"
+    """For whom a missed target opens an alert; devices: for sites, too."""
 
 
 class AdminTlsSettings(Section):
@@ -456,6 +517,7 @@ class Settings(Section):
     batch: BatchSettings = BatchSettings()
     detect: DetectSettings = DetectSettings()
     alerts: AlertSettings = AlertSettings()
+    quality: QualitySettings = QualitySettings()
     sinks: SinksSettings = SinksSettings()
     spool: SpoolSettings = SpoolSettings()
     runtime: RuntimeSettings = RuntimeSettings()

@@ -37,10 +37,12 @@ class FaultMix:
     duplicates: int = 0
     late: int = 0
     collisions: int = 0
+    gaps: int = 0  # devices that send nothing for a while
+    skewed: int = 0  # devices whose clock is wrong
 
     @classmethod
     def usual(cls, devices: int) -> "FaultMix":
-        """The mix for a fleet of that size; all but collisions."""
+        """The mix for a fleet of that size; all but collisions, gaps and skewed clocks."""
         some = max(1, devices // 300)
         return cls(
             spikes=max(1, devices // 100),
@@ -66,6 +68,8 @@ class FaultPlan:
     late: set[tuple[int, int]] = field(default_factory=set)
     collisions: set[tuple[int, int]] = field(default_factory=set)
     expected: list[Expected] = field(default_factory=list)
+    gaps: dict[int, range] = field(default_factory=dict)  # device → steps without a message
+    skew_ms: dict[int, int] = field(default_factory=dict)  # device → how far its clock is ahead
     held: dict[int, float] = field(default_factory=dict)  # stuck series → its value
 
     def disturb(self, step: int, values: F64) -> F64:
@@ -106,6 +110,11 @@ def plan(mix: FaultMix, run: Run, rng: np.random.Generator) -> FaultPlan:
     for kind in kinds:
         _ANOMALIES[kind](result, run, devices.pop(), rng)
 
+    for _ in range(mix.gaps):
+        first, length = run.steps // 4, max(run.steps // 3, 1)
+        result.gaps[devices.pop()] = range(first, first + length)
+    for _ in range(mix.skewed):
+        result.skew_ms[devices.pop()] = int(rng.choice([-1, 1]) * rng.integers(2_000, 60_000))
     places = _places(
         devices, run, rng, len(BAD_PAYLOADS) * mix.bad + mix.duplicates + mix.late + mix.collisions
     )

@@ -100,6 +100,8 @@ class Fleet:
         self._plan = plan(mix, run, self._rng)
         self.expected: list[Expected] = self._plan.expected
         self.header = Header(options.seed, options.devices, self._live_ms * 1_000_000, end_ns)
+        odd = sorted([*self._plan.gaps, *self._plan.skew_ms])  # they may look silent, or not
+        self.header.unjudged += [self.directory.device[i] for i in odd]
 
     def messages(self) -> Iterator[Message]:
         """Everything the fleet publishes, in the order of `when`. To be called once."""
@@ -181,11 +183,12 @@ class Fleet:
 
     def _step_messages(self, i: int, step: int, all_values: F64) -> Iterator[Message]:
         """What device i publishes in a live step, except for repetitions."""
-        if step >= self._plan.silent.get(i, self._steps):
+        if step >= self._plan.silent.get(i, self._steps) or step in self._plan.gaps.get(i, ()):
             return
         device = self._devices[i]
         ts_ns = self._ts_of_step(i, step)
         when = self._when(ts_ns)
+        ts_ns += self._plan.skew_ms.get(i, 0) * 1_000_000
         values = all_values[device.series].tolist()
         seq, device.seq = device.seq, device.seq + 1
         if (kind := self._plan.bad.get((i, step))) is not None:

@@ -1,14 +1,14 @@
-"""The lake: readings and alerts in Parquet files on this machine, asked in SQL. No service.
+"""The lake: readings, alerts and quality in Parquet files on this machine, asked in SQL. No service.
 
 A reading is in the lake when the segment that holds it is synced. The parent turns sealed segments
 into Parquet files; queries read both, so a reading can be found from the moment it is acknowledged.
 
     FOLDER/shard-N/log/*.seg      written by shard N
     FOLDER/readings/*.parquet     written by the parent
-    FOLDER/alerts/log/*.seg, FOLDER/alerts/*.parquet   written by the parent
+    FOLDER/alerts/log/*.seg, FOLDER/alerts/*.parquet   written by the parent; quality likewise
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from greenlang_iot.model.protocols import Body
 from greenlang_iot.settings.model import LakeSettings
 from greenlang_iot.sinks.lake_files import (
     ParquetFile,
+    ToTable,
     compact_log,
     list_parquet,
     merge,
@@ -35,9 +36,9 @@ from greenlang_iot.spool.log import SegmentLog, SpoolFull
 from greenlang_iot.spool.reader import list_segments
 from greenlang_iot.spool.store import LogInUse
 
-READINGS, ALERTS = "readings", "alerts"
-ALERT_SEGMENT_AGE = 3600.0
-"""Seconds after which alerts go from their log to Parquet: they are few."""
+READINGS, ALERTS, QUALITY = "readings", "alerts", "quality"
+FEW_SEGMENT_AGE = 3600.0
+"""Seconds after which alerts and quality go from their log to Parquet: they are few."""
 
 log = structlog.get_logger(__name__)
 
@@ -75,8 +76,36 @@ ALERT_SCHEMA = pa.schema(
 """`Transition.as_dict()` but for its version; what a transition has not is null."""
 
 
+QUALITY_SCHEMA = pa.schema(
+    [
+        ("scope", pa.string()),  # fleet, site, device
+        ("org", pa.string()),
+        ("site", pa.string()),
+        ("device", pa.string()),
+        ("ts", pa.int64()),  # end of the window, ns
+        ("seconds", pa.float64()),  # its length
+        ("completeness", pa.float64()),  # null: nothing to judge by
+        ("timeliness", pa.float64()),
+        ("validity", pa.float64()),
+        ("consistency", pa.float64()),
+        ("accuracy", pa.float64()),
+        ("skew", pa.float64()),  # seconds that the clock is ahead
+        ("below", pa.list_(pa.string())),  # figures that miss their targets
+        ("expected", pa.float64()),  # readings by the registry's intervals
+        ("received", pa.int64()),
+        ("arrived", pa.int64()),
+        ("on_time", pa.int64()),
+        ("rejected", pa.int64()),
+        ("inconsistent", pa.int64()),
+        ("judged", pa.int64()),
+        ("accurate", pa.int64()),
+    ]
+)
+"""What each column counts is in `quality/figures.py`."""
+
+
 def reading_rows(body: bytes) -> pa.Table:
-    """What `ArrowEncoder.seal` made."""
+    """What `ArrowEncoder.seal` made; quality is written alike."""
     return pa.ipc.open_stream(body).read_all()
 
 
@@ -87,6 +116,13 @@ def alert_rows(body: bytes) -> pa.Table:
         if "labels" in row:
             row["labels"] = orjson.dumps(row["labels"], option=orjson.OPT_SORT_KEYS).decode()
     return pa.Table.from_pylist(rows, ALERT_SCHEMA)
+
+
+OTHERS: Mapping[str, tuple[pa.Schema, ToTable, str]] = {
+    ALERTS: (ALERT_SCHEMA, alert_rows, "at"),
+    QUALITY: (QUALITY_SCHEMA, reading_rows, "ts"),
+}
+"""Tables beside the readings: schema, body → rows, column of time."""
 
 
 class LakeSender:
@@ -147,56 +183,62 @@ class Compaction:
 class Lake:
     """The parent's side: compaction, retention, alerts. Blocking; call it in a thread.
 
-    Not for two threads at once, except that `append_alerts` and `compact` may run together.
+    Not for two threads at once, except that one may append while another one compacts.
     """
 
     def __init__(self, folder: Path, settings: LakeSettings) -> None:
         self._folder = folder
         self._settings = settings
-        self._alert_log: SegmentLog | None = None
+        self._logs: dict[str, SegmentLog] = {}
         self._obsolete: set[Path] = set()  # seen by the last compaction
         self._newest: dict[Path, int | None] = {}  # newest event time of each Parquet file
 
     def append_alerts(self, transitions: Sequence[dict[str, Any]]) -> None:
         """Store transitions (`Transition.as_dict()`); durable when it returns. OSError, SpoolFull,
         LogInUse."""
-        if self._alert_log is None:
-            self._alert_log = SegmentLog(
-                self._folder / ALERTS / "log",
+        if transitions:
+            self._append(ALERTS, orjson.dumps(list(transitions)), len(transitions))
+
+    def append_quality(self, rows: pa.Table) -> None:
+        """Store figures (`QUALITY_SCHEMA`); durable when it returns. Raises like `append_alerts`."""
+        body = pa.BufferOutputStream()
+        with pa.ipc.new_stream(body, QUALITY_SCHEMA) as writer:
+            writer.write_table(rows)
+        self._append(QUALITY, body.getvalue().to_pybytes(), rows.num_rows)
+
+    def _append(self, name: str, body: bytes, rows: int) -> None:
+        if name not in self._logs:
+            self._logs[name] = SegmentLog(
+                self._folder / name / "log",
                 segment_bytes=self._settings.segment_bytes,
-                segment_age=ALERT_SEGMENT_AGE,
+                segment_age=FEW_SEGMENT_AGE,
                 max_bytes=self._settings.max_bytes,
                 fsync_every=self._settings.fsync_every,
             )
-        if transitions:
-            self._alert_log.append(orjson.dumps(list(transitions)), len(transitions))
-            self._alert_log.flush()
+        self._logs[name].append(body, rows)
+        self._logs[name].flush()
 
     def compact(self, now_ns: int) -> Compaction:
         """Sealed segments to Parquet, small files to larger ones, old files away. OSError."""
-        for name in (READINGS, ALERTS):
+        for name in (READINGS, *OTHERS):
             OS_FILES.make_folder(self._folder / name)
         self._remove_obsolete()
         rows = 0
         for log_folder in reading_logs(self._folder):
             shard = log_folder.parent.name
             rows += compact_log(log_folder, self._folder / READINGS, shard, SCHEMA, reading_rows)
-        compact_log(
-            self._folder / ALERTS / "log",
-            self._folder / ALERTS,
-            "alerts",
-            ALERT_SCHEMA,
-            alert_rows,
-        )
         merged = merge(self._folder / READINGS, SCHEMA)
-        merged += merge(self._folder / ALERTS, ALERT_SCHEMA)
+        for name, (schema, to_table, _) in OTHERS.items():
+            folder = self._folder / name
+            compact_log(folder / "log", folder, name, schema, to_table)
+            merged += merge(folder, schema)
         expired, dropped, nbytes = self._bound(now_ns)
         return Compaction(rows, merged, expired, dropped, nbytes)
 
     def _remove_obsolete(self) -> None:
         obsolete = {
             file.path
-            for name in (READINGS, ALERTS)
+            for name in (READINGS, *OTHERS)
             for file in list_parquet(self._folder / name)[1]
         }
         self._unlink(obsolete & self._obsolete)
@@ -205,9 +247,10 @@ class Lake:
     def _bound(self, now_ns: int) -> tuple[int, int, int]:
         """(files past the retention, files dropped for room, bytes that are left)"""
         oldest = now_ns - int(self._settings.retention * 1e9)
+        times = {READINGS: "ts"} | {name: column for name, (_, _, column) in OTHERS.items()}
         files = [
             (self._newest_time(file, column), file.path, file.path.stat().st_size)
-            for name, column in ((READINGS, "ts"), (ALERTS, "at"))
+            for name, column in times.items()
             for file in list_parquet(self._folder / name)[0]
         ]
         files.sort(key=lambda item: item[0])
@@ -232,7 +275,7 @@ class Lake:
         return self._newest[file.path] or 0
 
     def _log_bytes(self) -> int:
-        folders = [*reading_logs(self._folder), self._folder / ALERTS / "log"]
+        folders = [*reading_logs(self._folder), *(self._folder / name / "log" for name in OTHERS)]
         return sum(s.path.stat().st_size for f in folders for s in list_segments(f))
 
     def _unlink(self, paths: Sequence[Path] | set[Path]) -> None:
@@ -243,12 +286,12 @@ class Lake:
             OS_FILES.sync_folder(folder)
 
     def close(self) -> None:
-        """Let go of the alert log; everything in it is durable already."""
-        if self._alert_log is not None:
-            self._alert_log.close_blocking()
-            self._alert_log = None
+        """Let go of the logs; everything in them is durable already."""
+        for written in self._logs.values():
+            written.close_blocking()
+        self._logs.clear()
 
 
 def reading_logs(folder: Path) -> list[Path]:
     """The log folders of all shards, of earlier layouts, too."""
-    return sorted(path for path in folder.glob("*/log") if path.parent.name != ALERTS)
+    return sorted(path for path in folder.glob("*/log") if path.parent.name not in OTHERS)

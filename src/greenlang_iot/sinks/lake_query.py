@@ -4,7 +4,7 @@ Tables:
 
     readings   one row per identity (device, metric, ts, seq); of values that collide, one
     alerts     one row per transition
-    quality    data quality per window (nothing writes it yet)
+    quality    data quality: one row per window and device, site, fleet
 
 Segments are read before Parquet files are listed: what was compacted in between is found in its
 Parquet file. A file may still go away before DuckDB opens it; then everything is listed anew.
@@ -17,36 +17,12 @@ import pyarrow as pa
 
 from greenlang_iot.encode.arrow import SCHEMA
 from greenlang_iot.model.errors import GatewayError, InputError
-from greenlang_iot.sinks.lake import (
-    ALERT_SCHEMA,
-    ALERTS,
-    READINGS,
-    alert_rows,
-    reading_logs,
-    reading_rows,
-)
+from greenlang_iot.sinks.lake import OTHERS, READINGS, reading_logs, reading_rows
 from greenlang_iot.sinks.lake_files import ParquetFile, ToTable, list_parquet, segment_rows
 from greenlang_iot.spool.format import DamagedHeader
 from greenlang_iot.spool.reader import Segment, list_segments, read_header
 
 _TRIES = 5
-
-QUALITY_SCHEMA = pa.schema(
-    [
-        ("org", pa.string()),
-        ("site", pa.string()),
-        ("device", pa.string()),
-        ("metric", pa.string()),
-        ("ts", pa.int64()),  # begin of the window, ns
-        ("seconds", pa.float64()),  # its length
-        ("expected", pa.int64()),  # readings by the registry's interval
-        ("received", pa.int64()),
-        ("rejected", pa.int64()),
-        ("duplicates", pa.int64()),
-        ("late", pa.int64()),
-        ("suspect", pa.int64()),
-    ]
-)
 
 
 class LakeReader:
@@ -80,12 +56,12 @@ class LakeReader:
             fresh: dict[tuple[Path, int], tuple[str, pa.Table]] = {}
             logs = [(path, path.parent.name) for path in reading_logs(self._folder)]
             self._table(database, fresh, READINGS, SCHEMA, logs, reading_rows)
-            logs = [(self._folder / ALERTS / "log", "alerts")]
-            self._table(database, fresh, ALERTS, ALERT_SCHEMA, logs, alert_rows)
+            for name, (schema, to_table, _) in OTHERS.items():
+                logs = [(self._folder / name / "log", name)]
+                self._table(database, fresh, name, schema, logs, to_table)
             self._cache = fresh
-            database.register("_quality", QUALITY_SCHEMA.empty_table())
             database.execute(_VIEWS)
-            folders = [str(self._folder / name) for name in (READINGS, ALERTS)]
+            folders = [str(self._folder / name) for name in (READINGS, *OTHERS)]
             database.execute(f"SET allowed_directories = [{', '.join(map(_quoted, folders))}]")
             database.execute("SET enable_external_access = false")
             database.execute("SET lock_configuration = true")
@@ -154,7 +130,8 @@ CREATE VIEW readings AS
 CREATE VIEW alerts AS
     SELECT DISTINCT ON (transition_id) *, make_timestamp_ns("at") AS time FROM _alerts;
 CREATE VIEW quality AS
-    SELECT *, make_timestamp_ns(ts) AS time FROM _quality;
+    SELECT DISTINCT ON (scope, org, site, device, ts) *, make_timestamp_ns(ts) AS time
+    FROM _quality;
 """
 
 

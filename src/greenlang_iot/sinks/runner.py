@@ -36,6 +36,7 @@ from greenlang_iot.model.errors import SinkError
 from greenlang_iot.model.outcomes import Refused
 from greenlang_iot.model.protocols import OpenChunk, Sender
 from greenlang_iot.settings.model import RunnerSettings, SpoolSettings
+from greenlang_iot.sinks.endings import end
 from greenlang_iot.spool.log import SegmentLog, SpoolFull
 
 log = structlog.get_logger(__name__)
@@ -203,8 +204,7 @@ class Runner:
             await asyncio.wait({live, self._mistake}, return_when=asyncio.FIRST_COMPLETED)
             await (self._mistake if self._mistake.done() else live)
         finally:
-            live.cancel()
-            await asyncio.wait({live})
+            await end([live])
 
     async def _live(self) -> None:
         if self._spool is not None and self.backlog:
@@ -222,9 +222,7 @@ class Runner:
         """Stop sending; what is unsettled stays unacknowledged and comes again."""
         self._closing = True
         self._changed.set()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_WITHIN):
                 await self._sender.close()

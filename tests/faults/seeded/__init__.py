@@ -17,3 +17,17 @@ def environment(bug: str, switches: Path | None = None) -> dict[str, str]:
     folder = str(Path(__file__).parent)
     path = os.pathsep.join(part for part in (folder, os.environ.get("PYTHONPATH")) if part)
     return {"PYTHONPATH": path, **planted}
+
+
+LOSING = {
+    "acks_first",
+    "forgets_chunks",
+    "forgets_failed",
+    "spool_lies",
+    "drain_forgets",
+    "dead_letters_lie",
+    "letters_forgotten",
+    "rates_drop",
+    "trusts_the_clock",
+}
+"""Bugs that lose what was acknowledged: a row notices them only by that."""

@@ -5,6 +5,7 @@ cannot have made otherwise: `disk` holds an errno and the calls that fail with i
 that the wall clock is wrong by. A file that is not there is no fault.
 """
 
+import asyncio
 import errno
 import importlib.abc
 import importlib.machinery
@@ -16,8 +17,19 @@ from types import ModuleType
 from typing import Any
 
 
+def _send_late(runner: Any) -> None:
+    genuine = runner._send_once
+
+    async def late(self: Any, chunk: Any) -> None:
+        await asyncio.sleep(0.5)
+        await genuine(self, chunk)
+
+    runner._send_once = late
+
+
 def acks_first(module: Any) -> None:
-    """Tickets wait for nobody."""
+    """Tickets wait for nobody; what they stand for is sent half a second later."""
+    _send_late(module.Runner)
     genuine = module.Pipeline._open_ticket
 
     def bug(self: Any, frames: Any, decoded: Any, alerts: bool) -> int:
@@ -78,7 +90,8 @@ def full_spool_drops(module: Any) -> None:
 
 
 def drain_forgets(module: Any) -> None:
-    """The drain settles what still waits instead of delivering it."""
+    """The drain settles what still waits instead of delivering it; sending takes half a second."""
+    _send_late(module.Runner)
 
     def bug(self: Any) -> bool:
         for runner in self.runners:

@@ -150,3 +150,24 @@ def test_five_mistakes_are_named_with_their_lines(tmp_path: Path) -> None:
     assert result.exit_code == 2
     for line in (2, 4, 5, 7, 9):
         assert f"{config}:{line}: " in result.stdout
+
+
+def test_check_reads_the_alert_rules_too(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(
+        "version: 1\nrules:\n  - {name: hot, match: {type: none}, range: {above: 1}}\n"
+    )
+    config = tmp_path / "c.yaml"
+    config.write_text(f"alerts: {{rules_file: {rules}}}\n")
+    arguments = ("config", "check", "--config", config, "--devices-file", REGISTRY)
+    result = run(*arguments)
+    assert result.exit_code == 0
+    assert "1 alert rules" in result.stdout
+    assert "alert rule hot matches nothing in this registry" in result.stdout
+    rules.write_text("version: 1\nrules:\n  - {name: hot,\n     rnage: 5}\n")
+    result = run(*arguments, "--json")
+    assert result.exit_code == 2
+    mistakes = json.loads(result.stdout)["mistakes"]
+    assert f"{rules}:4: rules[0].rnage: there is no such key" in mistakes
+    rules.unlink()
+    assert f"cannot read the alert rules {rules}" in run(*arguments).stdout

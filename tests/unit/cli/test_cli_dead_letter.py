@@ -107,7 +107,7 @@ async def test_list_and_show_name_what_was_wrong_where(place: Place) -> None:
     assert json.loads(shown["replay"]) == {"ts": 1, "values": {"power": 1e9}}
     text = (await place.run("show", rows[1]["id"])).stdout + (await place.run("list")).stdout
     assert "\x1b" not in text
-    assert f"  {TOPIC}  malformed" in text  # of no known device: where it was published
+    assert "  acme/plant-a/em-main-a  malformed" in text  # of no known device: what its topic says
     with pytest.raises(InputError, match="no dead letter named"):
         await place.run("show", "ffffffffffff")
 

@@ -16,6 +16,7 @@ from tests.fakes.directory import directory
 from tests.fakes.readings import SECOND, readings
 
 from greenlang_iot.console.api import Console
+from greenlang_iot.console.band import bands, series_of
 from greenlang_iot.console.questions import Answer, Question
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.encode.deadletter import encode
@@ -66,6 +67,7 @@ class Api:
 
     def __init__(self, folder: Path) -> None:
         registry = directory(4, ("flow", "heat"), units=("m3/h", "Cel"), names=NAMES)
+        self.gateway = Counters.local()
         self.counters = {0: Counters.local(), 1: Counters.local()}
         self.parent = SimpleNamespace(
             settings=Settings(data_dir=folder),
@@ -77,7 +79,7 @@ class Api:
         self.shards = FakeShards(registry)
         self.letters = folder / "dead-letter"
         self.console = Console(
-            self.parent, Counters.local(), self.shards, lake=None, letters=self.letters
+            self.parent, self.gateway, self.shards, lake=None, letters=self.letters
         )
 
     async def start(self) -> None:
@@ -159,12 +161,13 @@ async def test_who_is_silent_and_who_was_never_heard(api: Api) -> None:
     one.detector.score(readings([0, 1], [at, at], [1.0, 1.0], received_ns=at))
     two.hear(2, [1.0])
     two.hear(3, [1.0])
+    one.hear(4, [1.0])
     _, sites = await api.get("sites")
     by_site = {s["site"]: (s["ok"], s["silent"], s["never"]) for s in sites["sites"]}
-    assert by_site == {"site-0": (0, 1, 1), "site-1": (1, 0, 1)}
+    assert by_site == {"site-0": (1, 1, 0), "site-1": (1, 0, 1)}
     assert sites["answering"] == 2
     assert ids((await api.get("devices", state="silent"))[1]) == ["pump-1"]
-    assert ids((await api.get("devices", state="never"))[1]) == [NAMES[2], "valve-1"]
+    assert ids((await api.get("devices", state="never"))[1]) == ["valve-1"]
     _, device = await api.get("devices/pump-1")
     assert device["state"] == "silent"
     assert device["quiet"] == pytest.approx(500, abs=5)
@@ -231,6 +234,18 @@ async def test_the_overview_counts_per_second(api: Api) -> None:
     assert (document["ready"], document["devices"], document["fleet"]) == (True, 4, None)
 
 
+async def test_quality_is_told_with_its_targets(api: Api) -> None:
+    api.gateway.set(cell("quality_ratio", figure="completeness"), 0.5)
+    api.gateway.set(cell("quality_devices_below_target", figure="completeness"), 3)
+    _, document = await api.get("overview")
+    told = {"score": 0.5, "target": 0.95, "below": 3}
+    assert document["quality"]["completeness"] == told
+    assert document["quality"]["accuracy"]["score"] is None  # no window is over yet
+    off = {"quality": {"enabled": False}}
+    api.parent.settings = Settings.model_validate(off)
+    assert (await api.get("overview"))[1]["quality"] is None
+
+
 async def test_a_counter_that_began_anew_gives_no_negative_rate(api: Api) -> None:
     overview, shard = api.console._overview, api.counters[0]
     shard.add(cell("messages_received"), 500)
@@ -243,7 +258,6 @@ async def test_a_counter_that_began_anew_gives_no_negative_rate(api: Api) -> Non
 async def test_readings_of_a_watched_device_come_as_events(api: Api) -> None:
     shard = api.shards.all[0]
     shard.hear(0, [5.0] * 8)
-    await api.get("devices/pump-1")  # somebody looks
     running = asyncio.ensure_future(api.console.run())
     async with api.session.get("/api/v1/events", params={"device": "pump-1"}) as stream:
         assert stream.headers["Content-Type"] == "text/event-stream"
@@ -331,3 +345,20 @@ async def test_pages_are_served_under_a_strict_policy(api: Api) -> None:
     for path in ("/console/../api.py", "/console/vendor/LICENSE-htm", "/console/nothing.js"):
         async with api.session.get(path) as file:
             assert file.status == 404, path
+
+
+def test_a_detector_that_is_shown_stored_readings_expects_the_same() -> None:
+    registry = directory(3, ("flow", "heat"), units=("m3/h", "Cel"))
+    series = series_of(registry, 1, "heat")
+    assert series == 3
+    assert series_of(registry, 1, "no such metric") is None
+    assert series_of(registry, -1, "heat") is None
+    rng = np.random.default_rng(5)
+    ts = [i * SECOND for i in range(1, 301)]
+    values = (40.0 + rng.normal(0.0, 1.0, 300)).tolist()
+    own = Detector(registry, DETECT).score(readings([3] * 300, ts, values))
+    expected, band = bands(registry, series, DETECT, ts, values)
+    np.testing.assert_array_equal(expected, own.expected)
+    np.testing.assert_array_equal(band, own.band)
+    later, _ = bands(registry, series, DETECT, ts[150:], values[150:])  # it began only here
+    assert np.abs(later[60:] - own.expected[210:]).max() < 0.2

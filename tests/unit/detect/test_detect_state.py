@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import google_crc32c
 import numpy as np
@@ -17,6 +18,7 @@ from greenlang_iot.settings.model import DetectSettings, SecondStageSettings
 
 SETTINGS = DetectSettings(second_stage=SecondStageSettings(enabled=False))
 METRICS = ("temperature", "humidity")
+GOLDEN = Path(__file__).with_name("golden-v1.state")
 
 
 def trained(names: list[str], n: int = 100) -> Detector:
@@ -53,6 +55,16 @@ def test_round_trip_is_bit_for_bit() -> None:
     assert two.restore(blob) == 4
     assert two.checkpoint() == blob
     assert expectations(two, 4) == expectations(one, 4)
+
+
+def test_the_first_format_is_read() -> None:
+    """The golden file was written by the first version; every later one reads it."""
+    detector = Detector(directory(2, names=["a", "b"]), SETTINGS)
+    assert detector.restore(GOLDEN.read_bytes()) == 4
+    assert np.allclose(expectations(detector, 4), [0.0, 10.0, 20.0, 30.0], atol=1.0)
+    again = readings(np.arange(4), [99 * MINUTE] * 4, [0.0] * 4)
+    detector.score(again)
+    assert (again.flags & (f.REPLAYED | f.TS_COLLISION)).all()  # its time stamps are remembered
 
 
 def test_an_empty_checkpoint() -> None:

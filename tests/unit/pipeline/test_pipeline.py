@@ -20,11 +20,13 @@ from greenlang_iot.model.outcomes import Outcome, Refused, Transition
 from greenlang_iot.observe.catalog import LATENCY_BUCKETS, STAGE_BUCKETS, STAGES, cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.pipeline import DEAD_LETTER, OUTBOX, Clock, Pipeline
+from greenlang_iot.quality.counter import QualityCounter
 from greenlang_iot.runtime.meters import BatchMeter, SinkMeter
 from greenlang_iot.settings.model import (
     AlertSettings,
     DetectSettings,
     LimitSettings,
+    QualitySettings,
     RunnerSettings,
     SecondStageSettings,
     SpoolSettings,
@@ -88,6 +90,7 @@ class Shard:
             Decoder(self.registry, LimitSettings(), TEMPLATE),
             Detector(self.registry, detect),
             Alerter(self.registry, AlertSettings()),
+            QualityCounter(self.registry, QualitySettings(), NOW),
             Ledger(),
             self.runners,
             self.dead,

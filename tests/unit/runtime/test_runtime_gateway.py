@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from greenlang_iot.runtime.gateway import _retire
+from greenlang_iot.model.errors import GatewayError
+from greenlang_iot.runtime.gateway import _InstanceLock, _retire
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
 
 OLD = ConnectionPlan(0, "gateway-0-0-aaaa", ("a/+",))
@@ -26,3 +27,13 @@ def test_a_damaged_layout_is_put_aside(tmp_path: Path, damage: bytes) -> None:
     assert _retire(tmp_path, [ShardPlan(0, (NEW,))], ["default"]) == []
     assert (tmp_path / "layout.damaged").read_bytes() == damage
     assert _retire(tmp_path, [ShardPlan(0, (OLD,))], ["default"]) == [NEW]
+
+
+@pytest.mark.parametrize("place", ["file/data", "/proc/nothing/data"])
+def test_a_data_dir_that_cannot_be_is_one_sentence(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(GatewayError, match=r"data_dir .* cannot be written"),
+        _InstanceLock(tmp_path / place / "run" / "gateway.pid", "gateway"),
+    ):
+        pass

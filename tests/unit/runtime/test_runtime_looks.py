@@ -103,6 +103,9 @@ def test_only_what_is_watched_is_kept_and_not_for_ever() -> None:
     assert shard.looks.watching is True
     shard.ask((1, "b"), now=11.1 + WATCH_FOR)
     assert shard.looks.watching is False
+    shard.ask((1, "b"), watch=True, now=100.0)
+    shard.looks.note(batch, judged)  # of both devices
+    assert [point[1] for point in shard.ask((1, "b"), now=100.0)["b"][0].points] == [2.0]
 
 
 def test_no_more_devices_are_watched_than_the_bound() -> None:

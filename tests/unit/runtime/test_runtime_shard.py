@@ -1,6 +1,7 @@
 """A shard without a broker and without sinks: its life, its drain and what it does on a bad disk."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from multiprocessing import Pipe
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from tests.fakes.directory import directory
 
+from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.model.batches import U16
 from greenlang_iot.model.errors import MqttError
 from greenlang_iot.observe.counters import Counters
@@ -43,6 +45,28 @@ async def test_it_drains_although_no_checkpoint_can_be_written(tmp_path: Path) -
     shard._checkpoint()
     shard._stop.set()
     await asyncio.wait_for(life, 10)
+
+
+async def test_a_drain_does_not_wait_for_the_second_stage_to_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio waits for the threads of its own executor when it ends, however long that takes."""
+    shard, imported = make(tmp_path), threading.Event()
+    began = threading.Event()
+
+    def load(detector: Detector) -> None:
+        began.set()
+        imported.wait(60)
+
+    monkeypatch.setattr(Detector, "load_second_stage", load)
+    life = asyncio.ensure_future(shard.run())
+    await asyncio.to_thread(began.wait, 10)
+    shard._stop.set()
+    await asyncio.wait_for(life, 10)
+    try:
+        await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), 5)
+    finally:
+        imported.set()
 
 
 async def test_a_client_id_that_cannot_be_retired_does_not_end_the_shard(

@@ -488,6 +488,28 @@ async def test_a_chunk_that_is_spooled_does_not_hold_up_a_drain(
     assert bench.settled == {1}
 
 
+async def test_closing_ends_a_delivery_that_loses_its_cancellation(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make(spooled=False, backoff_initial=60.0, backoff_max=60.0)
+    await bench.until(lambda: bench.meter.is_up is True)
+    send = bench.sender.send
+
+    async def loses_it(body: bytes, rows: int) -> Outcome:
+        try:
+            return await send(body, rows)
+        except asyncio.CancelledError:
+            raise down() from None
+
+    bench.sender.send = loses_it  # type: ignore[assignment, method-assign]
+    bench.sender.gate.clear()
+    bench.append(1, 1)
+    await bench.until(lambda: bool(bench.sender.attempts))
+    async with asyncio.timeout(5):
+        await bench.runner.close()
+    assert bench.settled == set()
+
+
 async def test_closing_does_not_wait_for_a_sender_that_does_not_close(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:

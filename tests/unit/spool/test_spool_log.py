@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import stat
 from pathlib import Path
 
@@ -440,3 +441,15 @@ def test_a_full_disk_is_freed_when_everything_was_delivered() -> None:
     log.flush()
     assert [r.number for r in log.read(0)] == [number]
     log.close_blocking()
+
+
+def test_a_folder_of_the_first_format_is_read_and_written_on(tmp_path: Path) -> None:
+    """Golden files: every later version reads what this one has written."""
+    golden = Path(__file__).parent
+    shutil.copy(golden / "golden-v1.seg", tmp_path / f"{7:020d}.seg")
+    shutil.copy(golden / "golden-v1.ledger.json", tmp_path / "ledger.json")
+    log = opened(tmp_path)
+    assert [(r.number, r.rows) for r in log.read(0)] == [(9, 90), (10, 100)]
+    assert (log.released, log.last, log.append(b"next", 1)) == (8, 10, 11)
+    asyncio.run(log.close())
+    assert [r.number for r in opened(tmp_path).read(0)] == [9, 10, 11]

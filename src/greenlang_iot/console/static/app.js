@@ -4,13 +4,16 @@ import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm.j
 import { get, listen, onToken } from "./gateway.js";
 import { Icon } from "./pieces.js";
 import { OverviewPage } from "./pages/overview.js";
+import { AlertPage } from "./pages/alert.js";
+import { AlertsPage } from "./pages/alerts.js";
 import { DevicesPage } from "./pages/devices.js";
 import { DevicePage } from "./pages/device.js";
 import { FleetPage } from "./pages/fleet.js";
 
 const PAGES = [
   { name: "overview", title: "Overview", key: "o", show: OverviewPage },
-  { name: "devices", title: "Devices", key: "d", show: DevicesPage },
+  { name: "alerts", title: "Alerts", key: "a", show: AlertsPage, one: AlertPage },
+  { name: "devices", title: "Devices", key: "d", show: DevicesPage, one: DevicePage },
   { name: "fleet", title: "Fleet", key: "f", show: FleetPage },
 ];
 const HISTORY = 600;
@@ -70,7 +73,7 @@ function App() {
 
   useKeys(() => setHelp((open) => !open));
   const page = PAGES.find(({ name }) => name === where.page);
-  const shown = where.page === "devices" && where.id ? DevicePage : page.show;
+  const shown = where.id && page.one ? page.one : page.show;
   return html`<div class=${live.state === "lost" ? "stale" : ""}>
     <a class="skip" href="#main" onClick=${skip}>Skip to content</a>
     <${Bar} where=${where} live=${live} help=${() => setHelp(true)} />
@@ -85,6 +88,7 @@ function App() {
 
 function Bar({ where, live, help }) {
   const overview = live.overview;
+  const open = Object.values(overview?.alerts_open ?? {}).reduce((sum, n) => sum + (n ?? 0), 0);
   const dark = document.documentElement.dataset.theme === "dark";
   const [, redraw] = useState(0);
   useEffect(() => {
@@ -96,7 +100,8 @@ function Bar({ where, live, help }) {
     <a class="brand" href="#/overview"><img src="console/icon.svg" alt="" />greenlang-iot <span>${overview?.instance}</span></a>
     <nav class="nav" aria-label="Pages">
       ${PAGES.map(
-        ({ name, title }) => html`<a key=${name} href="#/${name}" aria-current=${where.page === name ? "page" : undefined}>${title}</a>`,
+        ({ name, title }) => html`<a key=${name} href="#/${name}" aria-current=${where.page === name ? "page" : undefined}>${title}
+            ${name === "alerts" && open > 0 && html`<span class="count" aria-label="${open} open">${open > 999 ? "999+" : open}</span>`}</a>`,
       )}
     </nav>
     <div class="tools">
@@ -104,7 +109,7 @@ function Bar({ where, live, help }) {
       <button class="icon-button" onClick=${() => window.toggleTheme()} aria-label=${dark ? "Light theme" : "Dark theme"} title="Theme (t)">
         <${Icon} name=${dark ? "sun" : "moon"} />
       </button>
-      <button class="icon-button" onClick=${help} aria-label="Keyboard shortcuts" title="Keys (?)"><${Icon} name="help" /></button>
+      <button class="icon-button keyboard-only" onClick=${help} aria-label="Keyboard shortcuts" title="Keys (?)"><${Icon} name="help" /></button>
     </div>
   </header>`;
 }
@@ -131,7 +136,7 @@ function Help({ close }) {
   ];
   return html`<dialog ref=${dialog} onClose=${close} aria-labelledby="help-title">
     <form method="dialog">
-      <h1 id="help-title">Keys</h1>
+      <h2 id="help-title">Keys</h2>
       <dl class="keys">
         ${keys.map(
           ([pressed, what]) => html`<dt>${pressed.map((key) => html`<kbd key=${key}>${key}</kbd> `)}</dt><dd>${what}</dd>`,
@@ -167,7 +172,7 @@ function TokenDialog() {
   };
   return html`<dialog ref=${dialog} onCancel=${() => answer(null)} aria-labelledby="token-title">
     <form onSubmit=${submit}>
-      <h1 id="token-title">Token</h1>
+      <h2 id="token-title">Token</h2>
       <p class="muted">It is in the file <code>admin-token</code> of the gateway's data folder. This tab keeps it until you close it.</p>
       <label>Token<input type="password" ref=${field} autocomplete="off" required aria-invalid=${wrong} /></label>
       ${wrong && html`<p class="error" role="alert">The gateway did not accept that token.</p>`}

@@ -1,21 +1,23 @@
 // A time series as a picture: uPlot in the colours of the theme, with a line of figures above it.
 
 import { html, useEffect, useRef, useState } from "./vendor/preact-htm.js";
-import { time } from "./format.js";
+import { mark, time } from "./format.js";
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-const FONT = "11.5px system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif";
+const FONT = "12px system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif";
 
 // data: [times in s, …columns]. lines: per column {label, colour, width, points, show}; columns without a
 // label are not read out. bands: [{series: [upper, lower], colour}]. format: of a value on the axis and above.
 // label: what a screen reader says. from: left end of the time axis.
-export function Chart({ data, lines, bands = [], format, height = 150, label, from = null, extra = null, zero = true }) {
+export function Chart({ data, lines, bands = [], format, height = 150, label, from = null, extra = null, zero = true, marks = [] }) {
   const place = useRef(null);
   const plot = useRef(null);
   const [at, setAt] = useState(null);
   const [theme, setTheme] = useState(document.documentElement.dataset.theme);
-  const range = useRef(from);
-  range.current = from;
+  const range = useRef(null);
+  range.current = { from: from ?? data[0][0], to: data[0].at(-1) };
+  const marked = useRef(marks);
+  marked.current = marks;
 
   useEffect(() => {
     const changed = () => setTheme(document.documentElement.dataset.theme);
@@ -33,11 +35,11 @@ export function Chart({ data, lines, bands = [], format, height = 150, label, fr
       cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
       padding: [8, 6, 0, 0],
       scales: {
-        x: { time: true, range: (_, low, high) => [range.current ?? low, Math.max(high, (range.current ?? low) + 1)] },
+        x: { time: true, range: () => span(range.current) },
         y: { range: (_, low, high) => limits(low, high, zero) },
       },
       axes: [
-        { ...axis, grid: { show: false }, space: 70, size: 26, values: (_, splits) => splits.map((s) => time(s).slice(0, 5)) },
+        { ...axis, grid: { show: false }, space: 70, size: 26, values: (_, splits, axis, space, step) => splits.map((s) => mark(s, step)) },
         { ...axis, size: 58, space: 34, values: (_, splits) => splits.map((v) => format(v)) },
       ],
       series: [
@@ -53,7 +55,7 @@ export function Chart({ data, lines, bands = [], format, height = 150, label, fr
         })),
       ],
       bands: bands.map((band) => ({ series: band.series, fill: colour(band.colour) })),
-      hooks: { setCursor: [(u) => setAt(u.cursor.idx ?? null)] },
+      hooks: { draw: [(u) => drawMarks(u, marked.current)], setCursor: [(u) => setAt(u.cursor.idx ?? null)] },
     };
     plot.current = new uPlot(options, data, place.current);
     const sized = new ResizeObserver(() => {
@@ -79,6 +81,27 @@ export function Chart({ data, lines, bands = [], format, height = 150, label, fr
     <div ref=${place} role="img" aria-label=${label} style=${{ height: `${height}px` }}></div>
   </div>`;
 }
+
+// dashed lines at moments that matter
+function drawMarks(u, moments) {
+  const { ctx, bbox } = u;
+  ctx.save();
+  ctx.strokeStyle = colour("critical");
+  ctx.lineWidth = devicePixelRatio;
+  ctx.setLineDash([4 * devicePixelRatio, 4 * devicePixelRatio]);
+  for (const moment of moments) {
+    const x = u.valToPos(moment, "x", true);
+    if (x < bbox.left || x > bbox.left + bbox.width) continue;
+    ctx.beginPath();
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bbox.top + bbox.height);
+    ctx.stroke();
+  }
+  ctx.restore();
+}
+
+// of the time axis; uPlot's own answer for a single point is a whole day
+const span = ({ from, to }) => (from == null ? [0, 1] : [from, Math.max(to, from + 1)]);
 
 function limits(low, high, zero) {
   if (low == null) return [0, 1];

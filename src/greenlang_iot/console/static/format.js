@@ -34,9 +34,10 @@ export function bytes(n) {
 // seconds as a latency: 3.4 ms, 1.2 s
 export function latency(s) {
   if (s == null) return NOTHING;
+  if (s === 0) return "0 ms";
   if (s < 0.001) return `${whole.format(s * 1e6)} µs`;
   if (s < 1) return `${s < 0.1 ? one.format(s * 1e3) : whole.format(s * 1e3)} ms`;
-  return `${one.format(s)} s`;
+  return `${s < 10 ? one.format(s) : whole.format(s)} s`;
 }
 
 // seconds as a duration: 12 s, 4 min, 3 h 05 min, 2 d
@@ -56,6 +57,10 @@ export function time(s) {
   const date = new Date(s * 1000);
   return Math.abs(Date.now() / 1000 - s) < 43200 ? clock.format(date) : day.format(date);
 }
+
+// on a time axis whose marks are `step` seconds apart
+const minute = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+export const mark = (s, step) => (step < 60 ? clock : minute).format(new Date(s * 1000));
 
 export const percent = (share) => (share == null ? NOTHING : `${one.format(share * 100)} %`);
 

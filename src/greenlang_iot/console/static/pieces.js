@@ -2,7 +2,7 @@
 
 import { html, useEffect, useRef, useState } from "./vendor/preact-htm.js";
 import { get, Refused } from "./gateway.js";
-import { bytes } from "./format.js";
+import { bytes, count } from "./format.js";
 
 export const STATES = {
   ok: ["ok", "heard"],
@@ -14,6 +14,33 @@ export const STATES = {
 export function State({ is }) {
   const [look, word] = STATES[is] ?? ["muted", is];
   return html`<span class="state ${look}">${word}</span>`;
+}
+
+export const LOOKS = { critical: "critical", warning: "warning", info: "info" };
+
+export function Severity({ is }) {
+  return html`<span class="state ${LOOKS[is] ?? "muted"}">${is}</span>`;
+}
+
+// A list of choices; an empty one stands for all.
+export function Choice({ label, value, all, options, set }) {
+  return html`<label><span class="hidden-visually">${label}</span>
+    <select value=${value} onChange=${(event) => set(event.target.value)}>
+      ${all && html`<option value="">${all}</option>`}
+      ${options.map(([name, title]) => html`<option key=${name} value=${name} selected=${name === value}>${title}</option>`)}
+    </select></label>`;
+}
+
+// Pages of a list that the gateway cuts: where we are, one back, one on.
+export function Pager({ cursors, set, found, size, shown }) {
+  const first = (cursors.length - 1) * size;
+  return html`<div class="pager">
+    <span class="muted">${found && found.total > 0 ? `${count(first + 1)} – ${count(first + shown)} of ${count(found.total)}` : ""}</span>
+    <span class="right">
+      <button class="button" disabled=${cursors.length === 1} onClick=${() => set(cursors.slice(0, -1))}>Previous</button>
+      <button class="button" disabled=${!found?.next} onClick=${() => set([...cursors, found.next])}>Next</button>
+    </span>
+  </div>`;
 }
 
 export function Meter({ value, of, label, full }) {
@@ -33,7 +60,8 @@ export function Failed({ error, again }) {
 
 // What an address answers. Keeps the last answer while the next one is on its way: no flicker.
 // every: milliseconds after which it is asked again; 0 = once.
-export function useAnswer(path, query, every = 0) {
+// version: asked again when it changes, at most once a second.
+export function useAnswer(path, query, every = 0, version = 0) {
   const [state, set] = useState({ document: null, error: null });
   const key = path + JSON.stringify(query);
   const latest = useRef(null);
@@ -55,6 +83,16 @@ export function useAnswer(path, query, every = 0) {
     ask();
     return () => (ended.abort(), clearTimeout(timer));
   }, [key, every]);
+  const asked = useRef({ version, at: Date.now() });
+  useEffect(() => {
+    if (version === asked.current.version) return;
+    const wait = Math.max(0, asked.current.at + 1000 - Date.now());
+    const timer = setTimeout(() => {
+      asked.current = { version, at: Date.now() };
+      latest.current?.();
+    }, wait);
+    return () => clearTimeout(timer);
+  }, [version]);
   return { ...state, again: () => latest.current?.() };
 }
 

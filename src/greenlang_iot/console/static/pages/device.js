@@ -4,6 +4,7 @@ import { html, useEffect, useMemo, useState } from "../vendor/preact-htm.js";
 import { Chart } from "../chart.js";
 import { Empty, Failed, State, useAnswer } from "../pieces.js";
 import { ago, unit, value } from "../format.js";
+import { AlertTable } from "./alerts.js";
 import { Letters } from "./letters.js";
 
 const SPANS = [[15, "15 min"], [60, "1 h"], [360, "6 h"], [1440, "24 h"]];
@@ -31,14 +32,27 @@ export function DevicePage({ where, live }) {
       ${device && series.length === 0 && html`<section class="card span-12"><${Empty} title="No shard answers for this device">It may be starting; this page tries again.</${Empty}></section>`}
       ${series.map((s) => html`<${Metric} key=${s.metric} device=${where.id} series=${s} minutes=${minutes} fresh=${news?.points[s.metric]} />`)}
       ${device && html`<section class="card span-12">
+        <header><h2>Alerts</h2><a class="small" href="#/alerts?${new URLSearchParams({ q: where.id, state: "all" })}">all of this device</a></header>
+        <${AlertsOf} device=${where.id} version=${live.overview?.alert_changes} />
+      </section>`}
+      ${device && html`<section class="card span-12">
         <header><h2>Rejected</h2><span class="muted small">the newest dead letters of this device</span></header>
         <${Letters} letters=${device.dead_letters} none="Nothing of this device is among the newest dead letters." />
       </section>`}
     </div>`;
 }
 
-function Metric({ device, series: s, minutes, fresh }) {
-  const { document: past } = useAnswer(`devices/${encodeURIComponent(device)}/series`, { metric: s.metric, minutes });
+function AlertsOf({ device, version }) {
+  const { document: found, error } = useAnswer("alerts", { device, limit: 5 }, 0, version);
+  if (error) return html`<${Failed} error=${error} />`;
+  if (!found) return html`<p class="letter muted">Reading…</p>`;
+  if (found.alerts.length === 0) return html`<${Empty} title="No alert of this device is remembered." />`;
+  return html`<${AlertTable} alerts=${found.alerts} />`;
+}
+
+// every: milliseconds after which the series is asked for again: where no events bring it, or the lake was busy.
+export function Metric({ device, series: s, minutes, fresh, every = 60000, marks = [], height = 140, wide = false }) {
+  const { document: past } = useAnswer(`devices/${encodeURIComponent(device)}/series`, { metric: s.metric, minutes }, every);
   const [points, setPoints] = useState([]);
   useEffect(() => past && setPoints((old) => merged(past.points, old)), [past]);
   useEffect(() => fresh && setPoints((old) => merged(old, fresh)), [fresh]);
@@ -47,7 +61,7 @@ function Metric({ device, series: s, minutes, fresh }) {
   const data = useMemo(() => columns(shown, s.expected, s.band), [shown, s.expected, s.band]);
   const sign = unit(s.unit);
   const suspects = shown.filter((point) => point[5]).length;
-  return html`<section class="card span-6">
+  return html`<section class="card ${wide ? "span-12" : "span-6"}">
     <header>
       <h2>${s.metric}</h2>
       <span><b class="figure-value">${value(s.value)}</b> <span class="muted">${sign}</span></span>
@@ -59,7 +73,7 @@ function Metric({ device, series: s, minutes, fresh }) {
         : html`expected ${value(s.expected)} ± ${value(s.band)} ${sign}`}
         ${suspects > 0 && html` · <span class="critical">${suspects} suspect</span>`}</p>
       ${shown.length > 0
-        ? html`<${Chart} data=${data} from=${from} format=${value} height=${140} zero=${false} label="${s.metric} of the last ${minutes} minutes"
+        ? html`<${Chart} data=${data} from=${from} format=${value} height=${height} marks=${marks} zero=${false} label="${s.metric} of the last ${minutes} minutes"
             lines=${[{ label: s.metric, mark: 1, colour: "accent", spanGaps: true }, {}, {}, {}, {}, { colour: "critical", points: true }]}
             bands=${[{ series: [3, 2], colour: "band" }, { series: [5, 4], colour: "band-now" }]}
             extra=${(i) => html`<span>score <b>${shown[i]?.[2] == null ? "–" : shown[i][2].toFixed(3)}</b></span>`} />`

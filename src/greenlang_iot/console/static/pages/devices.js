@@ -1,8 +1,8 @@
 // All devices: searched, narrowed and paged by the gateway.
 
 import { html, useState } from "../vendor/preact-htm.js";
-import { Empty, Failed, State, STATES, useAnswer, useSettled } from "../pieces.js";
-import { ago, count, plural, unit, value } from "../format.js";
+import { Choice, Empty, Failed, Pager, State, STATES, useAnswer, useSettled } from "../pieces.js";
+import { ago, plural, unit, value } from "../format.js";
 
 const PAGE = 50;
 const SHOWN = 3;
@@ -23,7 +23,6 @@ export function DevicesPage({ where }) {
     setNarrowed({ ...narrowed, ...change });
     setCursors([""]);
   };
-  const first = (cursors.length - 1) * PAGE;
   return html`
     <div class="head"><h1 tabindex="-1">Devices</h1>
       <span class="muted" role="status">${found ? `${plural(found.total, "device")}` : ""}</span></div>
@@ -46,22 +45,8 @@ export function DevicesPage({ where }) {
             <thead><tr><th>Device</th><th>State</th><th>Site</th><th>Type</th><th>Last values</th><th class="n">Heard</th></tr></thead>
             <tbody>${found.devices.map((device) => html`<${Row} key=${device.id} device=${device} />`)}</tbody>
           </table></div>`}
-      <div class="pager">
-        <span class="muted">${found && found.total > 0 ? `${count(first + 1)} – ${count(first + found.devices.length)} of ${count(found.total)}` : ""}</span>
-        <span class="right">
-          <button class="button" disabled=${cursors.length === 1} onClick=${() => setCursors(cursors.slice(0, -1))}>Previous</button>
-          <button class="button" disabled=${!found?.next} onClick=${() => setCursors([...cursors, found.next])}>Next</button>
-        </span>
-      </div>
+      <${Pager} cursors=${cursors} set=${setCursors} found=${found} size=${PAGE} shown=${found?.devices.length ?? 0} />
     </section>`;
-}
-
-function Choice({ label, value: chosen, all, options, set }) {
-  return html`<label><span class="hidden-visually">${label}</span>
-    <select value=${chosen} onChange=${(event) => set(event.target.value)}>
-      <option value="">${all}</option>
-      ${options.map(([name, title]) => html`<option key=${name} value=${name} selected=${name === chosen}>${title}</option>`)}
-    </select></label>`;
 }
 
 function Row({ device }) {

@@ -54,17 +54,17 @@ function Figures({ o }) {
     <${Figure} name="Messages" value=${rate(o?.rates.messages)} unit="/s" note=${o ? `${count(o.totals.messages)} since the start` : ""} />
     <${Figure} name="Readings" value=${rate(o?.rates.readings)} unit="/s" note=${o ? `${bytes(o.rates.bytes)}/s received` : ""} />
     <${Figure} name="Acknowledged within" value=${latency(o?.latency.p99)} unit="p99" note=${o ? `p50 ${latency(o.latency.p50)}` : ""} />
-    <${Figure} name="Open alerts" value=${count(open)} look=${o?.alerts_open.critical ? "critical" : ""}
+    <${Figure} name="Open alerts" value=${count(open)} href="#/alerts" look=${o?.alerts_open.critical ? "critical" : ""}
       note=${o ? `${count(o.alerts_open.critical ?? 0)} critical, ${count(o.alerts_open.warning ?? 0)} warning` : ""} />
-    <${Figure} name="Silent devices" value=${count(o?.fleet?.silent)} look=${o?.fleet?.silent ? "critical" : ""}
+    <${Figure} name="Silent devices" value=${count(o?.fleet?.silent)} href="#/devices?state=silent" look=${o?.fleet?.silent ? "critical" : ""}
       note=${o ? `of ${count(o.devices)}; ${count(o.fleet?.never)} never heard` : ""} />
     <${Figure} name="Dead letters" value=${count(rejected)} note=${o ? `${count(o.dead_letters.digested)} as digests` : ""} />`;
 }
 
-function Figure({ name, value, unit, note, look = "" }) {
+function Figure({ name, value, unit, note, look = "", href = null }) {
   return html`<dl class="card figure span-2">
     <dt>${name}</dt>
-    <dd class="value ${look}">${value}${unit && html` <small>${unit}</small>`}</dd>
+    <dd class="value ${look}">${href ? html`<a href=${href}>${value}</a>` : value}${unit && html` <small>${unit}</small>`}</dd>
     <dd class="note">${note}</dd>
   </dl>`;
 }
@@ -164,15 +164,17 @@ function Samples({ reason }) {
 }
 
 function Quality({ quality }) {
+  const figures = Object.entries(quality ?? {});
   return html`<section class="card span-4">
-    <header><h2>Data quality</h2></header>
-    ${quality
-      ? html`<div class="table"><table class="bars"><tbody>
-          ${Object.entries(quality.scores).map(([name, score]) => html`<tr key=${name}>
+    <header><h2>Data quality</h2><span class="muted small">${figures.some(([, f]) => f.score != null) ? "of the fleet" : ""}</span></header>
+    ${figures.length === 0
+      ? html`<${Empty} title="Not measured">Quality is switched off.</${Empty}>`
+      : html`<div class="table"><table class="bars"><tbody>
+          ${figures.map(([name, { score, target, below }]) => html`<tr key=${name} title=${below ? `${plural(below, "device")} below the target` : ""}>
             <th scope="row">${words(name)}</th>
-            <td class="n ${score < quality.targets[name] ? "critical" : ""}">${percent(score)}</td>
-            <td class="n muted small">target ${percent(quality.targets[name])}</td>
-          </tr>`)}</tbody></table></div>`
-      : html`<${Empty} title="Not measured">This gateway keeps no quality scores.</${Empty}>`}
+            <td class="n ${score != null && score < target ? "critical" : ""}">${percent(score)}</td>
+            <td class="n muted small">target ${percent(target)}</td>
+          </tr>`)}</tbody></table></div>
+        ${figures.every(([, f]) => f.score == null) && html`<p class="empty small">The first window is not over yet.</p>`}`}
   </section>`;
 }

@@ -1,0 +1,166 @@
+"""`greenlang-iot quality`: how good the data is, from the lake's table `quality`."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from greenlang_iot.cli.options import CONFIG_FILES, AsJson, ConfigFiles
+from greenlang_iot.cli.terminal import console, print_json, say
+from greenlang_iot.model.errors import GatewayError, InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from greenlang_iot.sinks.lake_query import LakeReader
+
+HEADINGS = ("complete", "timely", "valid", "consistent", "accurate")
+"""Of the figures, where room is short."""
+
+app = typer.Typer(help="How good the data is.", no_args_is_help=True)
+
+
+@app.callback()
+def quality() -> None:
+    """How good the data is: complete, on time, valid, consistent, accurate.
+
+    Example: greenlang-iot quality report --site plant-a
+
+    Exit codes: 0 done, 1 there are no figures yet, 2 wrong input.
+    """
+
+
+@app.command()
+def report(
+    lake: Annotated[
+        Path | None, typer.Option(help="Folder of the lake; default: what the settings say.")
+    ] = None,
+    site: Annotated[str | None, typer.Option(help="Only this site.")] = None,
+    hours: Annotated[float, typer.Option(help="How far back the trend goes.", min=0.01)] = 24.0,
+    devices: Annotated[int, typer.Option(help="Devices shown, the worst first.", min=0)] = 20,
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures here.")] = None,
+    config: ConfigFiles = CONFIG_FILES,
+    as_json: AsJson = False,
+) -> None:
+    """The latest window of the fleet, its sites and its worst devices; the trend in JSON and HTML.
+
+    Example: greenlang-iot quality report --html quality.html
+
+    Exit codes: 0 done, 1 there are no figures yet, 2 wrong input.
+    """
+    from greenlang_iot.settings.load import load
+    from greenlang_iot.sinks.lake_query import LakeReader
+
+    if lake is None:
+        settings = load(config, os.environ).settings
+        lake = settings.sinks.lake.path or settings.data_dir / "lake"
+    document = collect(LakeReader(lake), site, hours, devices)
+    if html is not None:
+        from greenlang_iot.cli.quality_html import page
+
+        try:
+            html.write_text(page(document))
+        except OSError as error:
+            raise InputError(f"{html} cannot be written: {error.strerror}") from error
+        say(f"written: {html}")
+    if as_json:
+        print_json(document)
+    elif html is None:
+        _print(document)
+
+
+def collect(lake: "LakeReader", site: str | None, hours: float, devices: int) -> dict[str, Any]:
+    """The report as plain JSON types. GatewayError where there are no figures yet."""
+    (newest,) = lake.query("SELECT max(ts) AS ts FROM quality").to_pylist()
+    if newest["ts"] is None:
+        raise GatewayError(
+            "There are no figures of quality yet: the first come after a third of quality.window, "
+            "where sinks.lake is enabled."
+        )
+    ts = int(newest["ts"])
+    rows = lake.query(f"SELECT * EXCLUDE (time) FROM quality WHERE ts = {ts}").to_pylist()  # noqa: S608
+    if site is not None:
+        rows = [row for row in rows if row["site"] == site]
+        if not rows:
+            raise InputError(f"no figures of a site {site!r}: is it in the registry?")
+    scopes = {name: [r for r in rows if r["scope"] == name] for name in ("fleet", "site", "device")}
+    worst = sorted(scopes["device"], key=_badness)
+    since = ts - int(hours * 3.6e12)
+    scope, wanted = ("fleet", "") if site is None else ("site", site)
+    trend = [
+        row
+        for row in lake.query(
+            f"SELECT * EXCLUDE (time) FROM quality WHERE scope = '{scope}' AND ts > {since} ORDER BY ts"  # noqa: S608
+        ).to_pylist()
+        if row["site"] == wanted
+    ]
+    return {
+        "to": ts,
+        "seconds": rows[0]["seconds"],
+        "fleet": scopes["fleet"][0] if scopes["fleet"] else None,
+        "sites": sorted(scopes["site"], key=_badness),
+        "devices_in_all": len(scopes["device"]),
+        "devices_below": sum(bool(row["below"]) for row in scopes["device"]),
+        "devices": worst[:devices],
+        "trend": trend,
+    }
+
+
+def _badness(row: dict[str, Any]) -> tuple[int, float, str]:
+    """Most missed targets first, then the least complete."""
+    complete = row["completeness"]
+    return -len(row["below"]), 1.0 if complete is None else complete, row["site"] + row["device"]
+
+
+def _print(document: dict[str, Any]) -> None:
+    out = console()
+    out.print(headline(document))
+    if document["fleet"] is not None:
+        out.print(_table("Fleet", [document["fleet"]], lambda row: "all"))
+    out.print(_table("Sites", document["sites"], lambda row: str(row["site"])))
+    shown, every = len(document["devices"]), document["devices_in_all"]
+    title = f"Devices, the worst {shown} of {every:,}"
+    out.print(_table(title, document["devices"], lambda row: str(row["device"])))
+
+
+def headline(document: dict[str, Any]) -> str:
+    """What the figures are about, in a sentence."""
+    import datetime as dt
+
+    to = dt.datetime.fromtimestamp(document["to"] / 1e9, dt.UTC)
+    return (
+        f"Quality of the {document['seconds'] / 60:.3g} min to {to:%Y-%m-%d %H:%M:%S} UTC; "
+        f"{document['devices_below']:,} of {document['devices_in_all']:,} devices miss a target (!)"
+    )
+
+
+def _table(title: str, rows: list[dict[str, Any]], name: Any) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from greenlang_iot.observe.printable import printable_block
+    from greenlang_iot.quality.figures import FIGURES
+
+    table = Table(
+        title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=0
+    )
+    table.add_column("", no_wrap=True)
+    for heading in (*HEADINGS, "skew", "readings"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        figures = [figure_text(row, figure) for figure in FIGURES]
+        table.add_row(printable_block(name(row)), *figures, skew_text(row), f"{row['received']:,}")
+    return table
+
+
+def figure_text(row: dict[str, Any], figure: str) -> str:
+    """`99.2 %`, with `!` where the target is missed; `–` where nothing is known."""
+    if row[figure] is None:
+        return "–"
+    return f"{row[figure]:.1%}{' !' if figure in row['below'] else ''}"
+
+
+def skew_text(row: dict[str, Any]) -> str:
+    """How far a clock is ahead."""
+    return "–" if row["skew"] is None else f"{row['skew']:+.1f} s"

@@ -1,0 +1,176 @@
+"""What a shard knows about the quality of its devices: a bounded record per device, in slots of time.
+
+A window is six slots. Everything counts in the slot in which it arrived, but a reading is *received* in
+the slot in which it was measured, so what comes late still completes its slot while the window lasts. Of
+the newest slot much may still be on its way: what is due and received is asked of the five before it.
+Only slots that are over belong to a window; the first is the first that began after the start.
+
+Memory: 264 bytes per device.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from greenlang_iot.model.batches import F64, I32, ReadingBatch, Reject, ScoreBatch
+from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.reasons import Reason
+from greenlang_iot.quality.kernels import (
+    FIELDS,
+    INCONSISTENT,
+    LEAST_LAG,
+    NO_LAG,
+    RECEIVED,
+    REJECTED,
+    RING,
+    count_batch,
+)
+from greenlang_iot.settings.model import QualitySettings
+
+SLOTS = 6
+"""Slots of a window."""
+MISTYPED = frozenset({Reason.UNKNOWN_UNIT, Reason.NOT_A_NUMBER, Reason.BAD_SHAPE})
+"""Rejects that are inconsistent, too: of another unit or type than agreed."""
+
+
+@dataclass(slots=True, frozen=True)
+class Window:
+    """Sums of the window that ended at `to_ns`, by device index.
+
+    expected: readings due by the registry's intervals, without the newest slot, as in RECEIVED.
+    records: int64[devices, FIELDS] (LEAST_LAG is the least of the slots; NO_LAG where nothing arrived).
+    """
+
+    from_ns: int
+    to_ns: int
+    expected: F64
+    records: npt.NDArray[np.int64]
+
+
+class QualityCounter:
+    """Counts batches; `close` gives a window whenever a slot is over."""
+
+    def __init__(self, directory: Directory, settings: QualitySettings, now_ns: int) -> None:
+        self._settings = settings
+        self._slot_ns = slot_ns(settings)
+        self._slot = now_ns // self._slot_ns
+        self._begun = self._slot + 1
+        self._directory = directory
+        self._by_name: dict[str, int] | None = None
+        self._records = _fresh(directory.n_devices)
+        self._newest = np.full(directory.n_devices, np.iinfo(np.int64).min, np.int64)
+        self._due = due(directory)
+
+    def count(self, readings: ReadingBatch, scores: ScoreBatch, rejects: Sequence[Reject]) -> None:
+        """Add a batch; its flags must be complete."""
+        if readings.n:
+            count_batch(
+                readings.n,
+                readings.series,
+                readings.ts_ns,
+                readings.value,
+                readings.flags,
+                scores.verdict,
+                scores.expected,
+                scores.band,
+                self._directory.series_device,
+                readings.received_ns,
+                int(self._settings.lag * 1e9),
+                self._slot_ns,
+                self._slot,
+                self._first,
+                self._records,
+                self._newest,
+            )
+        if rejects:
+            self._reject(rejects)
+
+    def close(self, now_ns: int) -> Window | None:
+        """Go on to the slot of `now_ns`; the window that ends with it, when a slot is over.
+
+        A clock that goes back changes nothing until it is where it was.
+        """
+        slot = now_ns // self._slot_ns
+        if slot <= self._slot:
+            return None
+        for number in range(max(self._slot + 2, slot + 2 - RING), slot + 2):
+            self._by_slot[:, number % RING] = _EMPTY
+        self._slot = slot
+        return self._window() if slot > self._begun else None
+
+    def grow(self, directory: Directory) -> None:
+        """Go on with a newer Directory; devices that keep index and name keep their counts."""
+        old = self._directory
+        kept = min(old.n_devices, directory.n_devices)
+        same = np.array([old.device.raw(d) == directory.device.raw(d) for d in range(kept)], bool)
+        records = _fresh(directory.n_devices)
+        newest = np.full(directory.n_devices, np.iinfo(np.int64).min, np.int64)
+        records.reshape(-1, RING * FIELDS)[:kept][same] = self._records.reshape(-1, RING * FIELDS)[
+            :kept
+        ][same]
+        newest[:kept][same] = self._newest[:kept][same]
+        self._directory, self._records, self._newest = directory, records, newest
+        self._due = due(directory)
+        self._by_name = None
+
+    @property
+    def _first(self) -> int:
+        """Oldest slot of the window that readings may still complete."""
+        return max(self._slot - SLOTS, self._begun)
+
+    @property
+    def _by_slot(self) -> npt.NDArray[np.int32]:
+        return self._records.reshape(-1, RING, FIELDS)
+
+    def _window(self) -> Window:
+        slots = [number % RING for number in range(self._first, self._slot)]
+        chosen = self._by_slot[:, slots]
+        records = chosen.sum(axis=1, dtype=np.int64)
+        records[:, LEAST_LAG] = chosen[:, :, LEAST_LAG].min(axis=1)
+        records[:, RECEIVED] -= chosen[:, -1, RECEIVED]
+        from_ns, to_ns = self._first * self._slot_ns, self._slot * self._slot_ns
+        due_seconds = (to_ns - self._slot_ns - from_ns) / 1e9
+        return Window(from_ns, to_ns, self._due * due_seconds, records)
+
+    def _reject(self, rejects: Sequence[Reject]) -> None:
+        """Rejected readings, and a whole message as one, of devices that are known."""
+        here = self._by_slot[:, self._slot % RING]
+        for reject in rejects:
+            device = self._device(reject)
+            if device >= 0:
+                here[device, REJECTED] += max(reject.readings, 1)
+                here[device, INCONSISTENT] += sum(why in MISTYPED for _, why in reject.paths)
+
+    def _device(self, reject: Reject) -> int:
+        """Index of a reject's device; −1 where it is not known."""
+        if reject.series and reject.series[0] >= 0:
+            return int(self._directory.series_device[reject.series[0]])
+        if self._by_name is None:
+            texts = self._directory.device
+            self._by_name = {texts[d]: d for d in range(self._directory.n_devices)}
+        return self._by_name.get(reject.device, -1)
+
+
+_EMPTY: I32 = np.zeros(FIELDS, np.int32)
+_EMPTY[LEAST_LAG] = NO_LAG
+
+
+def slot_ns(settings: QualitySettings) -> int:
+    """Length of a slot; slots are counted since 1970, so all shards have the same."""
+    return int(settings.window * 1e9) // SLOTS
+
+
+def due(directory: Directory) -> F64:
+    """Readings a second that the registry expects of each device."""
+    on = (directory.interval_ns > 0) & (directory.series_enabled != 0)
+    on &= directory.enabled[directory.series_device] != 0
+    rate = np.zeros(directory.n_series)
+    rate[on] = 1e9 / directory.interval_ns[on]
+    return np.bincount(directory.series_device, rate, directory.n_devices).astype(np.float64)
+
+
+def _fresh(devices: int) -> I32:
+    records: I32 = np.tile(_EMPTY, devices * RING)
+    return records

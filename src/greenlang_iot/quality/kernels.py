@@ -1,0 +1,77 @@
+"""Counting the quality of a batch, row by row, into one record per device and slot of time."""
+
+import math
+
+import numpy as np
+
+from greenlang_iot.model import flags as bits
+from greenlang_iot.model.batches import F32, F64, I32, I64, U8, U16
+from greenlang_iot.model.jit import kernel
+from greenlang_iot.model.kernels_prefetch import AHEAD, prefetch
+
+RING = 8
+"""Slots kept: six of the window, the present one, and the next (clocks run ahead)."""
+FIELDS = 8
+"""Fields of a record, int32: half a cache line."""
+RECEIVED, ARRIVED, ON_TIME, INCONSISTENT, JUDGED, ACCURATE, REJECTED, LEAST_LAG = range(FIELDS)
+NO_LAG = 2**31 - 1
+"""LEAST_LAG (ms) of a slot in which nothing arrived."""
+
+_AGAIN = bits.DUPLICATE | bits.REPLAYED | bits.TS_COLLISION
+_ODD = _AGAIN | bits.LATE
+_NOT_JUDGED = bits.NOT_LEARNT | bits.CLOCK_SUSPECT
+
+
+@kernel
+def count_batch(
+    n: int,
+    series: I32,
+    ts_ns: I64,
+    value: F64,
+    flags: U16,
+    verdict: U8,
+    expected: F32,
+    band: F32,
+    series_device: I32,
+    received_ns: int,
+    limit_ns: int,
+    slot_ns: int,
+    slot: int,
+    first_slot: int,
+    records: I32,
+    newest: I64,
+) -> None:
+    """Add `n` readings, received at `received_ns` in slot number `slot`, to `records`.
+
+    records: int32[devices × RING × FIELDS]; newest: event time per device of its newest reading.
+    A reading counts where it arrived, but RECEIVED counts where it was measured: slots from
+    `first_slot` to `slot` + 1. limit_ns: largest lag that is on time.
+    """
+    here = (slot % RING) * FIELDS
+    for i in range(n):
+        ahead = min(i + AHEAD, n - 1)
+        prefetch(records, series_device[series[ahead]] * RING * FIELDS + here)
+        flag = flags[i]
+        if flag & bits.RETAINED:
+            continue
+        device = np.int64(series_device[series[i]])
+        base = device * RING * FIELDS
+        at = base + here
+        ts, lag = ts_ns[i], received_ns - ts_ns[i]
+        records[at + ARRIVED] += 1
+        if lag <= limit_ns:
+            records[at + ON_TIME] += 1
+        if flag & _ODD or ts < newest[device]:
+            records[at + INCONSISTENT] += 1
+        newest[device] = max(newest[device], ts)
+        if not flag & _AGAIN:
+            measured = ts // slot_ns
+            if first_slot <= measured <= slot + 1:
+                records[base + (measured % RING) * FIELDS + RECEIVED] += 1
+        if not flag & bits.CLOCK_SUSPECT:
+            lag_ms = min(max(lag // 1_000_000, -NO_LAG), NO_LAG - 1)
+            records[at + LEAST_LAG] = min(records[at + LEAST_LAG], np.int32(lag_ms))
+        if not (flag & _NOT_JUDGED or verdict[i] & bits.LEARNING) and math.isfinite(band[i]):
+            records[at + JUDGED] += 1
+            if abs(value[i] - expected[i]) <= band[i]:
+                records[at + ACCURATE] += 1

@@ -1,0 +1,75 @@
+"""Follows the status topics of all devices, beside the data plane, and tells the book of alerts."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+
+import aiomqtt
+import structlog
+
+from greenlang_iot.alerts.presence import Presence
+from greenlang_iot.model.directory import Directory
+from greenlang_iot.mqtt.client import client_options
+from greenlang_iot.settings.model import BrokerSettings, Settings
+from greenlang_iot.sinks.alert_store import AlertStore
+from greenlang_iot.spool.log import SpoolFull
+
+log = structlog.get_logger(__name__)
+FILTER = "greenlang/+/+/+/status"
+BACKOFF_MAX = 4.0
+FOLLOW_EVERY = 1.0
+"""Seconds after which a reloaded registry is seen."""
+
+
+class PresenceWatch:
+    """Runs in the parent, one connection per broker; nothing where alerts.presence is none."""
+
+    def __init__(
+        self, settings: Settings, store: AlertStore, directory: Callable[[], Directory]
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._directory = directory
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        severity = self._settings.alerts.presence
+        if severity == "none":
+            await asyncio.Event().wait()
+        presence = Presence(self._store.book, self._directory(), severity)
+        async with asyncio.TaskGroup() as group:
+            for broker in self._settings.mqtt.brokers:
+                group.create_task(self._listen(broker, presence))
+            while True:
+                await self._tell(presence.follow(self._directory(), time.time_ns()))
+                await asyncio.sleep(FOLLOW_EVERY)
+
+    async def _listen(self, broker: BrokerSettings, presence: Presence) -> None:
+        wait, said = 0.1, ""
+        while True:
+            try:
+                async with aiomqtt.Client(**client_options(broker)) as client:
+                    await client.subscribe(FILTER, qos=1)
+                    wait, said = 0.1, ""
+                    async for message in client.messages:
+                        await self._note(presence, str(message.topic), message.payload)
+            except (aiomqtt.MqttError, OSError) as error:
+                if str(error) != said:
+                    said = str(error)
+                    log.warning("presence is not followed", broker=broker.name, why=said)
+            wait = min(BACKOFF_MAX, random.uniform(0.1, 3 * wait))
+            await asyncio.sleep(wait)
+
+    async def _note(self, presence: Presence, topic: str, payload: object) -> None:
+        levels = topic.split("/")
+        if len(levels) == 5 and isinstance(payload, bytes):
+            _, org, site, device, _ = levels
+            await self._tell(presence.status(org, site, device, payload, time.time_ns()))
+
+    async def _tell(self, transitions: list[dict[str, object]]) -> None:
+        if transitions:
+            try:
+                await self._store.take(transitions)
+            except SpoolFull as error:  # it is in the book, and written once there is room
+                log.error("an alert waits for room on disk", why=str(error))

@@ -1,0 +1,323 @@
+"""The console in a real browser, on a gateway as its users run it: one operator's round, step by step.
+
+The tests share one gateway and one browser, and are in the order of the round.
+"""
+
+import asyncio
+import json
+import shutil
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from tests.fakes.mqtt_client import RawClient
+from tests.services.gateway_process import GatewayProcess
+
+from greenlang_iot.simulate.broker import Broker
+
+CHROMIUM = shutil.which("chromium")
+AXE = Path(__file__).resolve().parents[2] / ".services" / "axe.js"
+WAIT = 20_000
+"""Milliseconds; a page that is well needs a fraction of it."""
+MARKUP = "<img src=x onerror=document.title='owned'>"
+
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (make services)"),
+]
+expect.set_options(timeout=WAIT)
+
+REGISTRY = {
+    "version": 1,
+    "types": {
+        "pump": {
+            "metrics": {
+                "flow": {"unit": "m3/h", "range": [0, 1000], "warn": [None, 90], "interval": 60}
+            }
+        }
+    },
+    "devices": [
+        {"id": f"pump-{i:03d}", "org": "acme", "site": f"site-{i % 2}", "type": "pump"}
+        for i in range(120)
+    ],
+}
+
+
+class Stage:
+    """Broker, gateway, one device that publishes, browser."""
+
+    def __init__(self, folder: Path, broker: Broker, browser: Browser) -> None:
+        self.folder = folder
+        self.broker = broker
+        self.browser = browser
+        registry = folder / "registry.json"
+        registry.write_bytes(orjson.dumps(REGISTRY))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        settings: dict[str, Any] = {
+            "instance": "stage",
+            "data_dir": str(folder / "data"),
+            "mqtt": {"brokers": [{"host": "127.0.0.1", "port": broker.port}], "discovery": False},
+            "admin": {"port": self.port},
+            "runtime": {"shards": 2},
+            "detect": {"warmup": 5},
+        }
+        self.gateway = GatewayProcess(folder, settings, registry)
+        self.url = f"http://127.0.0.1:{self.port}/"
+        self.said: list[str] = []  # what pages wrote into the browser's console
+
+    async def publish(self, device: str, body: bytes | dict[str, Any]) -> None:
+        site = f"site-{int(device.removeprefix('pump-')) % 2}"
+        payload = body if isinstance(body, bytes) else orjson.dumps(body)
+        await self.client.publish(f"greenlang/acme/{site}/{device}/telemetry", payload)
+
+    async def flow(self, device: str, value: float) -> None:
+        await self.publish(device, {"ts": time.time_ns(), "values": {"flow": value}})
+
+    async def context(self, **options: Any) -> BrowserContext:
+        return await self.browser.new_context(viewport={"width": 1280, "height": 860}, **options)
+
+    async def page(self, context: BrowserContext, path: str = "") -> Page:
+        page = await context.new_page()
+        page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
+        await page.goto(self.url + path)
+        return page
+
+    def token(self) -> str:
+        return (self.folder / "data" / "admin-token").read_text().strip()
+
+    def audit(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "data" / "audit.jsonl").open()]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    folder = tmp_path_factory.mktemp("console")
+    broker = Broker()
+    await broker.start()
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        stage = Stage(folder, broker, browser)
+        try:
+            await asyncio.to_thread(stage.gateway.wait_ready)
+            stage.client = await RawClient.connected(broker.port, "device")
+            yield stage
+        finally:
+            await asyncio.to_thread(stage.gateway.end)
+            await browser.close()
+            await broker.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def page(stage: Stage) -> AsyncIterator[Page]:
+    context = await stage.context(color_scheme="light")
+    page = await stage.page(context)
+    yield page
+    await context.close()
+
+
+async def give_token(page: Page, token: str) -> None:
+    dialog = page.get_by_role("dialog", name="Token")
+    await dialog.get_by_label("Token").fill(token)
+    await dialog.get_by_role("button", name="Use it").click()
+
+
+async def test_it_loads_and_lives(stage: Stage, page: Page) -> None:
+    await expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    await expect(page.locator(".tools .state")).to_have_text("ready")
+    await expect(page.locator(".brand span")).to_have_text("stage")
+    messages = page.locator(".figure", has=page.get_by_text("Messages", exact=True))
+    for i in range(12):
+        await stage.flow("pump-001", 50.0 + i % 3)
+    await expect(messages.locator(".note")).to_have_text("12 since the start")
+    await stage.flow("pump-001", 50.0)
+    await expect(messages.locator(".note")).to_have_text("13 since the start")
+
+
+async def test_what_came_is_text_and_never_markup(stage: Stage, page: Page) -> None:
+    await stage.publish("pump-002", MARKUP.encode())
+    await page.get_by_role("button", name="malformed").click()
+    await expect(page.locator(".letter pre")).to_have_text(MARKUP)
+    await stage.publish("pump-002", {"ts": time.time_ns(), "values": {MARKUP: 1}})
+    await page.get_by_role("button", name="unknown metric").click()
+    await expect(page.locator(".letter code").first).to_contain_text(MARKUP)
+    assert await page.locator("main img").count() == 0
+    assert await page.title() == "Overview · greenlang-iot"
+
+
+async def test_devices_are_found_and_paged(stage: Stage, page: Page) -> None:
+    await page.keyboard.press("g")
+    await page.keyboard.press("d")
+    await expect(page.get_by_role("heading", name="Devices")).to_be_focused()
+    await expect(page.get_by_text("1 – 50 of 120")).to_be_visible()
+    await page.get_by_role("button", name="Next").click()
+    await expect(page.get_by_text("51 – 100 of 120")).to_be_visible()
+    await expect(page.get_by_role("link", name="pump-050")).to_be_visible()
+    await page.locator("h1").click()
+    await page.keyboard.press("/")
+    await page.keyboard.type("PUMP-01")
+    await expect(page.get_by_text("1 – 10 of 10")).to_be_visible()
+    await page.get_by_label("Site").select_option("acme/site-1")
+    await expect(page.get_by_text("1 – 5 of 5")).to_be_visible()
+    await page.get_by_label("State").select_option("ok")
+    await expect(page.get_by_text("No device matches")).to_be_visible()
+    await page.get_by_role("searchbox").fill("")
+    await expect(page.get_by_text("1 – 1 of 1")).to_be_visible()
+    await page.locator("h1").click()
+    await page.keyboard.press("j")
+    await expect(page.get_by_role("link", name="pump-001")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", name="pump-001")).to_be_visible()
+
+
+async def test_a_device_shows_each_reading_as_it_comes(stage: Stage, page: Page) -> None:
+    await page.goto(stage.url + "#/devices/pump-001")
+    card = page.locator(".card", has=page.get_by_role("heading", name="flow"))
+    await expect(card.locator(".figure-value")).to_have_text("50")
+    await expect(card).to_contain_text("expected 5")
+    await expect(card.locator("canvas")).to_be_visible()
+    await stage.flow("pump-001", 51.25)
+    await expect(card.locator(".figure-value")).to_have_text("51.25")
+    await expect(card.locator(".readout b").first).to_have_text("51.25")
+
+
+async def test_an_alert_appears_and_is_narrowed(stage: Stage, page: Page) -> None:
+    await page.goto(stage.url + "#/alerts")
+    await expect(page.get_by_text("Nothing to look after")).to_be_visible()
+    await stage.flow("pump-001", 95.0)
+    rows = page.locator("table.alerts tbody tr")
+    await expect(rows).to_have_count(1)
+    await expect(rows).to_contain_text("pump-001")
+    await expect(page.locator(".nav .count")).to_have_text("1")
+    for value in (50.0, 51.0, 50.0, 51.0, 50.0, 51.0, 96.0):  # the first five are the warm-up
+        await stage.flow("pump-004", value)
+    await expect(rows).to_have_count(2)
+    await page.get_by_role("searchbox").fill("pump-004")
+    await expect(rows).to_have_count(1)
+    await expect(rows).to_contain_text("pump-004")
+    await page.get_by_role("searchbox").fill("no such thing")
+    await expect(page.get_by_text("No alert matches")).to_be_visible()
+    await page.get_by_role("searchbox").fill("")
+    await expect(rows).to_have_count(2)
+
+
+async def test_an_alert_is_acknowledged_with_the_token(stage: Stage, page: Page) -> None:
+    row = page.locator("table.alerts tbody tr", has_text="pump-001")
+    await row.get_by_role("button", name="Acknowledge").click()
+    dialog = page.get_by_role("dialog", name="Acknowledge")
+    await dialog.get_by_label("Your name").fill("Ada")
+    await dialog.get_by_label("Comment").fill(MARKUP)
+    await dialog.get_by_role("button", name="Acknowledge").click()
+    await give_token(page, "wrong")
+    await expect(page.get_by_text("did not accept that token")).to_be_visible()
+    await give_token(page, stage.token())
+    await expect(row.locator(".state.info")).to_have_text("acknowledged")
+    line = next(item for item in stage.audit() if item["action"] == "acknowledge")
+    assert (line["by"], line["outcome"]) == ("Ada", "done")
+    await row.get_by_role("link", name="pump-001").click()
+    await expect(page.locator(".timeline")).to_contain_text(MARKUP)
+    await expect(page.locator(".timeline li")).not_to_have_count(0)
+    await expect(page.locator("canvas")).to_be_visible()
+    assert await page.locator("main img").count() == 0
+
+
+async def test_an_alert_is_silenced_without_asking_again(stage: Stage, page: Page) -> None:
+    await page.goto(stage.url + "#/alerts")
+    row = page.locator("table.alerts tbody tr", has_text="pump-004")
+    await row.get_by_role("button", name="Silence").click()
+    dialog = page.get_by_role("dialog", name="Silence")
+    await expect(dialog.get_by_label("Your name")).to_have_value("Ada")
+    await dialog.get_by_label("Reason").fill("seal is being replaced")
+    await dialog.get_by_role("button", name="Silence").click()
+    await expect(row.get_by_text("silenced")).to_be_visible()
+    silences = page.get_by_role("region", name="Silences")
+    await expect(silences).to_contain_text("seal is being replaced")
+    await expect(silences).to_contain_text("device pump-004")
+    await silences.get_by_role("button", name="End").click()
+    await page.get_by_role("dialog").get_by_role("button", name="End it").click()
+    await expect(silences).to_contain_text("Nothing is silenced")
+    assert {"silence", "unsilence"} <= {item["action"] for item in stage.audit()}
+
+
+async def test_nothing_went_wrong_on_the_way(stage: Stage) -> None:
+    """No script error, and nothing that the content security policy had to stop."""
+    refused = (
+        "the server responded with a status of 401"  # the wrong token, and the browser says so
+    )
+    assert [line for line in stage.said if refused not in line] == []
+
+
+async def test_it_comes_back_after_a_restart(stage: Stage, page: Page) -> None:
+    await page.goto(stage.url + "#/devices/pump-001")
+    await asyncio.to_thread(stage.gateway.stop)
+    await expect(page.get_by_text("No connection to the gateway")).to_be_visible()
+    await expect(page.get_by_role("heading", name="pump-001")).to_be_visible()
+    await asyncio.to_thread(stage.gateway.start)
+    await asyncio.to_thread(stage.gateway.wait_ready)
+    await expect(page.locator(".tools .state")).to_have_text("ready")
+    await stage.flow("pump-001", 47.5)
+    await expect(page.locator(".figure-value")).to_have_text("47.5")
+    await expect(page.locator(".notice")).to_have_count(0)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_the_theme_follows_the_system_until_chosen(stage: Stage, scheme: str) -> None:
+    context = await stage.context(color_scheme=scheme)
+    page = await stage.page(context)
+    theme = page.locator("html")
+    await expect(theme).to_have_attribute("data-theme", scheme)
+    other = {"light": "dark", "dark": "light"}[scheme]
+    await page.keyboard.press("t")
+    await expect(theme).to_have_attribute("data-theme", other)
+    await page.reload()
+    await expect(theme).to_have_attribute("data-theme", other)
+    await context.close()
+
+
+PAGES = ["overview", "alerts", "devices", "devices/pump-001", "fleet"]
+
+
+async def test_a_phone_needs_no_sideways_scrolling(stage: Stage) -> None:
+    context = await stage.browser.new_context(
+        viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True
+    )
+    page = await stage.page(context)
+    for path in PAGES:
+        await page.goto(f"{stage.url}#/{path}")
+        await expect(page.locator("h1")).to_be_visible()
+        await expect(page.locator("main .card").first).to_be_visible()
+        width = await page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 390, path
+    await context.close()
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="needs axe-core (make services)")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_no_barriers_are_found(stage: Stage, scheme: str) -> None:
+    """axe-core, WCAG 2 A and AA, on every page."""
+    context = await stage.context(color_scheme=scheme)
+    page = await stage.page(context)
+    await page.evaluate(AXE.read_text())
+    found = {}
+    for path in PAGES:
+        await page.goto(f"{stage.url}#/{path}")
+        await expect(page.locator("main .card").first).to_be_visible()
+        result = await page.evaluate(
+            "axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})"
+        )
+        for violation in result["violations"]:
+            nodes = [node["html"][:160] for node in violation["nodes"]]
+            found[path, violation["id"]] = nodes[:3]
+    assert found == {}
+    await context.close()

@@ -1,0 +1,184 @@
+"""What a shard counts, against the slow twin."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.fakes.directory import directory
+from tests.fakes.readings import readings
+from tests.reference.quality import Arrival, truth
+
+from greenlang_iot.model import flags
+from greenlang_iot.model.batches import Reject, ScoreBatch
+from greenlang_iot.quality.counter import SLOTS, QualityCounter, due
+from greenlang_iot.quality.kernels import (
+    ACCURATE,
+    ARRIVED,
+    INCONSISTENT,
+    JUDGED,
+    LEAST_LAG,
+    NO_LAG,
+    ON_TIME,
+    RECEIVED,
+    REJECTED,
+)
+from greenlang_iot.settings.model import QualitySettings
+
+SECOND = 1_000_000_000
+SLOT = 10 * SECOND
+SETTINGS = QualitySettings(window=60.0, lag=20.0)
+START = 1_800_000_000 * SECOND
+NAMES = {
+    "received": RECEIVED,
+    "arrived": ARRIVED,
+    "on_time": ON_TIME,
+    "inconsistent": INCONSISTENT,
+    "judged": JUDGED,
+    "accurate": ACCURATE,
+}
+
+
+def give(counter: QualityCounter, arrivals: list[Arrival]) -> None:
+    """One batch; all of it arrived at the moment of the first. Devices have two series each."""
+    n = len(arrivals)
+    batch = readings(
+        [2 * a.device for a in arrivals],
+        [a.ts_ns for a in arrivals],
+        [0.0 if a.within in (True, None) else 9.0 for a in arrivals],
+        flags=[a.flags for a in arrivals],
+        received_ns=arrivals[0].received_ns,
+    )
+    scores = ScoreBatch(
+        n,
+        score=np.zeros(n, np.float32),
+        detector=np.zeros(n, np.uint8),
+        verdict=np.array([flags.LEARNING if a.learning else 0 for a in arrivals], np.uint8),
+        expected=np.zeros(n, np.float32),
+        band=np.array([np.nan if a.within is None else 1.0 for a in arrivals], np.float32),
+    )
+    counter.count(batch, scores, [])
+
+
+ARRIVALS = st.lists(
+    st.tuples(
+        st.integers(0, 3),  # device
+        st.integers(-90_000, 9_000),  # ms, of measurement after arrival
+        st.sampled_from([0, 0, 0, flags.DUPLICATE, flags.LATE, flags.RETAINED, flags.TS_COLLISION]),
+        st.booleans(),
+        st.sampled_from([True, False, None]),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 14_000), ARRIVALS), min_size=1, max_size=14))
+def test_counts_are_those_of_the_slow_twin(
+    batches: list[tuple[int, list[tuple[int, int, int, bool, bool | None]]]],
+) -> None:
+    counter = QualityCounter(directory(4), SETTINGS, START)
+    told: list[Arrival] = []
+    now = START
+    for wait_ms, rows in batches:
+        now += wait_ms * 1_000_000
+        window = counter.close(now)
+        if window is not None:
+            assert window.to_ns == now // SLOT * SLOT
+            assert window.from_ns == max(window.to_ns - SLOTS * SLOT, START // SLOT * SLOT + SLOT)
+            for device in range(4):
+                wanted = truth(
+                    told,
+                    device,
+                    window.from_ns,
+                    window.to_ns,
+                    window.to_ns - SLOT,
+                    20 * SECOND,
+                )
+                found = window.records[device]
+                for name, at in NAMES.items():
+                    assert found[at] == wanted.counts[name], name
+                least = wanted.least_lag_ms
+                assert found[LEAST_LAG] == (NO_LAG if least is None else least)
+        arrivals = [
+            Arrival(device, now + offset * 1_000_000, now, bits, learning, within)
+            for device, offset, bits, learning, within in rows
+        ]
+        told += arrivals
+        give(counter, arrivals)
+
+
+def test_a_late_reading_completes_the_slot_it_was_measured_in() -> None:
+    counter = QualityCounter(directory(1), SETTINGS, START)
+    counter.close(START + 3 * SLOT)
+    give(counter, [Arrival(0, START + SLOT + 5, START + 3 * SLOT + 1)])
+    window = counter.close(START + 4 * SLOT)
+    assert window is not None
+    assert (window.from_ns, window.to_ns) == (START + SLOT, START + 4 * SLOT)
+    assert window.records[0, RECEIVED] == 1
+    for end in range(5, 8):
+        window = counter.close(START + end * SLOT)
+        assert window is not None
+        assert window.records[0, RECEIVED] == 1
+    window = counter.close(START + 8 * SLOT)
+    assert window is not None
+    assert window.records[0, RECEIVED] == 0, "its slot has left the window"
+    assert window.records[0, ARRIVED] == 1, "it arrived later than that"
+
+
+def test_what_comes_before_the_first_whole_slot_is_in_no_window() -> None:
+    counter = QualityCounter(directory(1), SETTINGS, START + 1)
+    give(counter, [Arrival(0, START + 2, START + 2)])
+    assert counter.close(START + 2) is None
+    assert counter.close(START + SLOT) is None
+    window = counter.close(START + 2 * SLOT)
+    assert window is not None
+    assert window.from_ns == START + SLOT
+    assert window.records[0, ARRIVED] == 0
+    assert window.expected[0] == 0, "the newest slot is not due yet"
+    window = counter.close(START + 4 * SLOT)
+    assert window is not None
+    assert window.expected[0] == pytest.approx(2 * 20 / 60)  # two series, every minute
+
+
+def test_a_gap_longer_than_the_window_leaves_nothing_behind() -> None:
+    counter = QualityCounter(directory(1), SETTINGS, START)
+    for slot in range(10):
+        give(counter, [Arrival(0, START + slot * SLOT, START + slot * SLOT)])
+        counter.close(START + (slot + 1) * SLOT)
+    window = counter.close(START + 1_000 * SLOT)
+    assert window is not None
+    assert window.records[0].tolist() == [0, 0, 0, 0, 0, 0, 0, NO_LAG]
+
+
+def test_rejects_count_for_the_device_that_sent_them() -> None:
+    registry = directory(3)
+    counter = QualityCounter(registry, SETTINGS, START)
+    counter.close(START + SLOT)
+    by_series = Reject(b"t", b"p", "d001", [("value", "unknown_unit")], 1, [2])
+    by_name = Reject(b"t", b"p", "d002", [("", "malformed")], 0)
+    unknown = Reject(b"t", b"p", "", [("", "unknown_device")], 0)
+    empty = readings([], [], [])
+    counter.count(empty, ScoreBatch(0, *[np.zeros(0)] * 5), [by_series, by_name, unknown])  # type: ignore[arg-type]
+    window = counter.close(START + 2 * SLOT)
+    assert window is not None
+    assert window.records[:, REJECTED].tolist() == [0, 1, 1]
+    assert window.records[:, INCONSISTENT].tolist() == [0, 1, 0]
+
+
+def test_counts_stay_with_their_device_when_the_registry_grows() -> None:
+    counter = QualityCounter(directory(2), SETTINGS, START)
+    counter.close(START + SLOT)
+    give(counter, [Arrival(1, START + SLOT, START + SLOT)])
+    counter.grow(directory(3, names=["other", "d001", "new"]))
+    give(counter, [Arrival(2, START + SLOT, START + SLOT)])
+    window = counter.close(START + 2 * SLOT)
+    assert window is not None
+    assert window.records[:, ARRIVED].tolist() == [0, 1, 1]
+
+
+def test_what_is_due_follows_the_intervals() -> None:
+    registry = directory(2, interval_s=10.0)
+    registry.enabled[1] = 0
+    registry.interval_ns[0] = 0
+    assert due(registry).tolist() == [pytest.approx(0.1), 0.0]

@@ -1,0 +1,43 @@
+"""Presence over a broker: retained status messages, a broker that goes and comes back."""
+
+import asyncio
+from pathlib import Path
+
+from tests.fakes.directory import directory
+from tests.fakes.mqtt_client import RawClient
+
+from greenlang_iot.runtime import presence as presence_module
+from greenlang_iot.runtime.presence import PresenceWatch
+from greenlang_iot.settings.load import load
+from greenlang_iot.simulate.broker import Broker
+from greenlang_iot.sinks.alert_store import AlertStore
+
+
+async def test_offline_is_an_alert_at_once(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(presence_module, "BACKOFF_MAX", 0.05)
+    broker = Broker()
+    port = await broker.start()
+    overrides = {"data_dir": str(tmp_path), "mqtt.brokers[0].port": port}
+    settings = load(None, {}, overrides | {"alerts.presence": "warning"}).settings
+    store = AlertStore(tmp_path / "alerts", settings.alerts)
+    states: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+
+    def heard(published) -> None:  # type: ignore[no-untyped-def]
+        for t in published.transitions:
+            states.put_nowait((t["device"], t["state"]))
+
+    store.listen(heard)
+    client = await RawClient.connected(port, "device")
+    await client.publish("greenlang/acme/site-0/d000/status", b"offline", retain=True)
+    fleet = directory(2, sites=1)
+    watch = asyncio.ensure_future(PresenceWatch(settings, store, lambda: fleet).run())
+    async with asyncio.timeout(20):
+        assert await states.get() == ("d000", "open")
+        await client.publish("greenlang/acme/site-0/d001/status", b"offline", retain=True)
+        assert await states.get() == ("d001", "open")
+        await client.publish("greenlang/acme/site-0/d000/status", b"online", retain=True)
+        assert await states.get() == ("d000", "resolved")
+    watch.cancel()
+    await asyncio.gather(watch, return_exceptions=True)
+    await store.close()
+    await broker.stop()
