@@ -268,7 +268,8 @@ class Decoder:
     ) -> Reject | None:
         """reason: why the device's readings cannot be taken, of a message that is read all the same."""
         wanted = self._receive_time if route.receive_time is None else route.receive_time
-        receive_ns = received_ns if wanted else None
+        # A ns apart, or two messages of one flush would be two values for one identity.
+        receive_ns = received_ns + message.frame if wanted else None
         data = self._inflated(message.payload)
         if isinstance(data, Reason):
             return reader.whole(message, reason or data)

@@ -79,6 +79,11 @@ def test_a_plain_number_is_the_value_at_the_time_of_receipt(value: float) -> Non
     assert not read.rejects
 
 
+def test_plain_numbers_received_together_are_readings_of_their_own() -> None:
+    read = DECODERS["plain"].read(b"1", b"2", b"3", topic=TOPICS["plain"])
+    assert [(row.ts, row.value) for row in read.rows] == [(NOW - 5, 1), (NOW - 4, 2), (NOW - 3, 3)]
+
+
 @every_format
 @given(st.data())
 @settings(max_examples=60, deadline=None)
