@@ -99,6 +99,7 @@ def notify_test(
         str | None, typer.Argument(metavar="[NAME]", help="Only this notifier.")
     ] = None,
     config: ConfigFiles = CONFIG_FILES,
+    as_json: AsJson = False,
 ) -> None:
     """Send an alert that says it is a test to the notifiers, and its end, and say how it went.
 
@@ -108,7 +109,7 @@ def notify_test(
     """
     import asyncio
 
-    from greenlang_iot.cli.terminal import say
+    from greenlang_iot.cli.terminal import print_json, say
     from greenlang_iot.settings.load import load
 
     settings = load(config, os.environ).settings
@@ -116,11 +117,15 @@ def notify_test(
     if not wanted:
         known = ", ".join(n.name for n in settings.alerts.notifiers) or "none"
         raise InputError(f"there is no such notifier; alerts.notifiers has: {known}.")
-    failed = []
-    for notifier in wanted:
-        problem = asyncio.run(_notify(notifier.name, settings.alerts, settings.instance))
-        say(f"{notifier.name}: {problem or 'took it'}")
-        failed += [notifier.name] if problem else []
+    problems = {
+        n.name: asyncio.run(_notify(n.name, settings.alerts, settings.instance)) for n in wanted
+    }
+    if as_json:
+        print_json([{"notifier": n, "took": not p, "problem": p} for n, p in problems.items()])
+    else:
+        for notifier, problem in problems.items():
+            say(f"{notifier}: {problem or 'took it'}")
+    failed = [notifier for notifier, problem in problems.items() if problem]
     if failed:
         raise GatewayError(f"not told: {', '.join(failed)}.")
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from tests.docs.blocks import LANGUAGES, REASONS, Block, blocks, fits
 
+from greenlang_iot.alerts import rule_file
 from greenlang_iot.devices.registry import parse
 from greenlang_iot.settings.load import load
 
@@ -64,12 +65,15 @@ def test_commands_are_shell(block: Block) -> None:
 
 @pytest.mark.parametrize("block", of("yaml"), ids=str)
 def test_settings_are_loaded(block: Block, tmp_path: Path) -> None:
+    if block.marker == "alert rules":
+        assert rule_file.parse(block.text, block.page).rules
+        return
     document = yaml.safe_load(block.text)
     if block.marker:  # of another program, which the marker names
         assert isinstance(document, dict | list)
         return
     text = block.text
-    for secret in re.findall(r"(?:password|token)_file: (\S+)", text):
+    for secret in re.findall(r"(?:password|token|secret)_file: (\S+)", text):
         file = tmp_path / Path(secret).name
         file.write_text("secret\n")
         file.chmod(0o600)
