@@ -35,7 +35,13 @@ CATCH_UP = 15.0
 
 def demo(
     seconds: Annotated[
-        float, typer.Option(envvar="DEMO_SECONDS", min=5, help="How long devices publish.")
+        float,
+        typer.Option(
+            envvar="DEMO_SECONDS",
+            min=5,
+            max=900,
+            help="How long devices publish: the proof at the end is held in memory.",
+        ),
     ] = 120.0,
     devices: Annotated[int, typer.Option(min=10, max=100_000, help="Size of the fleet.")] = 1_000,
     shards: Annotated[int, typer.Option(min=1, max=16, help="Processes of the gateway.")] = 2,
