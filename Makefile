@@ -33,8 +33,9 @@ compose-secrets: setup
 demo: setup
 	@$(BIN)/greenlang-iot demo $(DEMO_ARGS)
 
+# On every core, four at most.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 check: setup
 	$(BIN)/ruff format --check .
