@@ -15,6 +15,7 @@ from greenlang_iot.alerts.rules import Alerter
 from greenlang_iot.cli.main import app
 from greenlang_iot.encode.arrow import ArrowEncoder
 from greenlang_iot.model.errors import InputError
+from greenlang_iot.runtime.rule_history import LakeHistory
 from greenlang_iot.runtime.rule_trial import LOOK_EVERY, try_rules
 from greenlang_iot.settings.model import AlertSettings, LakeSettings
 from greenlang_iot.sinks.lake import LakeSender
@@ -73,7 +74,9 @@ async def test_it_says_what_a_shard_says(lake: Path) -> None:
     }
     assert min(opened.values()) > 0
 
-    trial = try_rules(lake, RULES, FLEET, SETTINGS, T0, T0 + 60 * MINUTE, examples=2)
+    trial = try_rules(
+        LakeHistory(lake, FLEET), RULES, FLEET, SETTINGS, T0, T0 + 60 * MINUTE, examples=2
+    )
     assert trial.readings == len(series)
     assert {name: trial.rules[name].opened for name in opened} == opened
     first = next(t for t in said if t.rule == "hot" and t.state == "open")
@@ -88,20 +91,22 @@ async def test_it_says_what_a_shard_says(lake: Path) -> None:
 
 
 async def test_only_the_time_asked_for(lake: Path) -> None:
-    trial = try_rules(lake, RULES, FLEET, SETTINGS, T0 + 30 * MINUTE, T0 + 60 * MINUTE)
+    trial = try_rules(
+        LakeHistory(lake, FLEET), RULES, FLEET, SETTINGS, T0 + 30 * MINUTE, T0 + 60 * MINUTE
+    )
     assert trial.readings == 90
     assert trial.rules["quiet"].opened == 0  # what was before is not known
 
 
 async def test_readings_of_unknown_series_are_counted(lake: Path) -> None:
     smaller = directory(2, ("temperature",), units=("Cel",), sites=1)
-    trial = try_rules(lake, RULES, smaller, SETTINGS, T0, T0 + 60 * MINUTE)
+    trial = try_rules(LakeHistory(lake, smaller), RULES, smaller, SETTINGS, T0, T0 + 60 * MINUTE)
     assert (trial.readings, trial.unknown) == (60, 210)
 
 
 def test_no_lake_is_wrong_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no lake"):
-        try_rules(tmp_path / "x", RuleSet(), FLEET, SETTINGS, T0, T0 + 1)
+        try_rules(LakeHistory(tmp_path / "x", FLEET), RuleSet(), FLEET, SETTINGS, T0, T0 + 1)
 
 
 # ---- the commands ---------------------------------------------------------------------------------------
