@@ -1,7 +1,7 @@
 """The detectors' memory as bytes: versioned, checksummed, keyed by device and metric names.
 
     magic (16) · format version u32 · CRC-32C of the rest u32 · header length u64 · header (JSON)
-    · device ids · metric names · series → device, metric (int32) · rows
+    · device ids · metric names · series → device, metric (int32) · rows · z of the newest readings (float32)
 
 The header names every field of the rows, so a later layout reads an earlier one: fields that it
 does not know are ignored, fields that are missing start empty, and the series learns anew.
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from greenlang_iot.detect import state
 from greenlang_iot.detect.state import Rows
-from greenlang_iot.model.batches import I32, I64
+from greenlang_iot.model.batches import F32, I32, I64
 from greenlang_iot.model.directory import Directory, Texts
 
 MAGIC = b"greenlang-detect"
@@ -39,11 +39,15 @@ class Saved:
 
     series: npt.NDArray[np.intp]
     rows: Rows
-    extra: dict[str, int]
+    extra: dict[str, Any]
+    newest: F32  # z of the newest reading
 
 
-def save(directory: Directory, rows: Rows, extra: dict[str, int]) -> bytes:
-    """Every series that was ever seen. `extra` are counters of the second stage."""
+def save(directory: Directory, rows: Rows, extra: dict[str, Any], newest: F32) -> bytes:
+    """Every series that was ever seen. extra: what the second stage keeps, as plain JSON types.
+
+    newest: the second stage's column by series; may be empty.
+    """
     which = np.flatnonzero(state.seen(rows))
     kept = rows[which]
     for name in PROCESS_LOCAL:
@@ -56,6 +60,7 @@ def save(directory: Directory, rows: Rows, extra: dict[str, int]) -> bytes:
         device_of.astype(np.int32).tobytes(),
         metric_of.astype(np.int32).tobytes(),
         kept.tobytes(),
+        newest[which].tobytes() if len(newest) else bytes(4 * len(which)),
     ]
     fields = [
         [name, dtype.base.str, list(dtype.shape), offset]
@@ -86,7 +91,11 @@ def load(blob: bytes, directory: Directory) -> Saved:
     series = _find(directory, device, metric)
     known = np.flatnonzero(series >= 0)
     saved = _named_rows(header, parts[6])
-    return Saved(series[known], _current_layout(saved[known]), header["extra"])
+    # checkpoints of before have no such column
+    newest = (
+        np.frombuffer(parts[7], np.float32) if len(parts) > 7 else np.zeros(len(saved), np.float32)
+    )
+    return Saved(series[known], _current_layout(saved[known]), header["extra"], newest[known])
 
 
 def _open(blob: bytes) -> tuple[dict[str, Any], list[memoryview]]:

@@ -93,6 +93,7 @@ class Detector:
         self._rows = state.grown(self._rows, self._directory, directory)
         self._limits = limits(directory, self.settings.threshold)
         self._directory = directory
+        self._bank.newest = np.zeros(directory.n_series, np.float32)  # places may have changed
 
     def silent(self, now_ns: int, watched: npt.NDArray[np.bool_] | None = None) -> Silences:
         """Series without a reading for settings.silence_intervals expected intervals of wall time.
@@ -176,13 +177,16 @@ class Detector:
 
     def checkpoint(self) -> bytes:
         """All that was learnt and remembered; a restored Detector goes on as if nothing happened."""
-        return checkpoint.save(self._directory, self._rows, self._bank.counters())
+        return checkpoint.save(self._directory, self._rows, self._bank.saved(), self._bank.newest)
 
     def restore(self, blob: bytes) -> int:
         """Take over a checkpoint; returns how many series. ValueError says why it is refused."""
         saved = checkpoint.load(blob, self._directory)
         self._rows[saved.series] = saved.rows
         self._bank.restore(saved.extra)
+        if len(self._bank.newest) != self._directory.n_series:
+            self._bank.newest = np.zeros(self._directory.n_series, np.float32)
+        self._bank.newest[saved.series] = saved.newest
         return len(saved.series)
 
 
