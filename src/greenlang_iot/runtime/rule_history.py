@@ -69,7 +69,8 @@ class InfluxHistory:
     def read(self, from_ns: int, to_ns: int) -> Stretch:
         table = asyncio.run(self._asked(from_ns, to_ns))
         device, name = table.column("device"), table.column("field")
-        ts, value = (np.asarray(table.column(c).to_numpy()) for c in ("ts", "value"))
+        ts: I64 = np.asarray(table.column("ts").to_numpy())
+        value: F64 = np.asarray(table.column("value").to_numpy())
         series = _found(self._series, device, name)
         scored = _found(self._series, device, name, _SCORE)
         is_score = (series < 0) & (scored >= 0)
@@ -82,7 +83,7 @@ class InfluxHistory:
             )
         )
         order = np.argsort(ts[known], kind="stable")
-        series, at, value = (column[known][order] for column in (series, ts, value))
+        series, at, value = series[known][order], ts[known][order], value[known][order]
         score = np.zeros(len(series))
         if scores:
             pairs = zip(series.tolist(), at.tolist(), strict=True)

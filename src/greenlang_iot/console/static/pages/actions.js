@@ -37,7 +37,7 @@ function Ask({ title, verb, send, close, children }) {
 }
 
 const By = () => html`<label>Your name
-  <input type="text" name="by" required maxlength="100" autocomplete="name" value=${localStorage.getItem(NAME) ?? ""} /></label>`;
+  <input type="text" name="by" required maxlength="100" autocomplete="name" defaultValue=${localStorage.getItem(NAME) ?? ""} /></label>`;
 
 export function Acknowledge({ alert, close }) {
   const send = ({ by, comment }) => act("POST", `alerts/${encodeURIComponent(alert.alert_id)}/ack`, { by, comment });
