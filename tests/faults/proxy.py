@@ -5,6 +5,7 @@ PUBACK counts at the moment its bytes are read from the gateway, whether or not 
 """
 
 import asyncio
+import socket
 import threading
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.faults import wire
+from tests.faults.network import FAR, Network
 
 from greenlang_iot.mqtt.tls import ssl_context
 from greenlang_iot.settings.model import TlsSettings
@@ -47,17 +49,21 @@ class Proxy:
 
     hold: nothing passes in either direction, connections stay. dribble: bytes go one at a time.
     delay: seconds before each piece is passed on. swallow_acks: PUBACKs are recorded and dropped.
-    hide_dup: the DUP flag is cleared.
+    hide_dup: the DUP flag is cleared. network: it listens at the far end of it.
     """
 
-    def __init__(self, broker_port: int, ca_file: Path, identity: Identity) -> None:
+    def __init__(
+        self, broker_port: int, ca_file: Path, identity: Identity, network: Network | None = None
+    ) -> None:
         self.record = Record()
         self.hold = False
         self.dribble = False
         self.delay = 0.0
         self.swallow_acks = False
         self.hide_dup = False
+        self.host = "127.0.0.1" if network is None else FAR
         self.port = 0
+        self._network = network
         self._broker_port = broker_port
         self._upstream_tls = ssl_context(TlsSettings(ca_file=ca_file))
         self._server_tls = server_context(identity)
@@ -93,10 +99,14 @@ class Proxy:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
 
     async def _listen(self) -> None:
+        if self._network is None:
+            listening = socket.create_server((self.host, self.port))
+        else:
+            listening = self._network.listen(self.port)
+        self.port = listening.getsockname()[1]
         self._server = await asyncio.start_server(
-            self._accept, "127.0.0.1", self.port, ssl=self._server_tls
+            self._accept, sock=listening, ssl=self._server_tls
         )
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def _refuse(self) -> None:
         if self._server is not None:

@@ -14,6 +14,7 @@ from typing import Any
 from tests.fakes.influxdb2 import Fault, busy
 from tests.faults.check import FLOOD
 from tests.faults.kafka_proxy import NOT_LEADER, OUT_OF_ORDER, UNKNOWN_PRODUCER
+from tests.faults.network import Network, missing, netem_missing
 from tests.faults.site import FLOODER, TOPIC_SETTINGS, Field, slack
 
 from greenlang_iot.simulate.fleet import FleetOptions, fleet_registry
@@ -308,6 +309,66 @@ def _redeliver(f: Field) -> float:
     f.run_for(2.0)
     f.proxy.swallow_acks = False
     f.proxy.cut()
+    return f.recovered()
+
+
+# ---- the network between gateway and broker -------------------------------------------------------
+
+NETWORK: dict[str, Any] = {"options": {"network": True}, "needs": missing}
+
+
+def _network(f: Field) -> Network:
+    assert f.network is not None
+    return f.network
+
+
+@row(
+    "network partition for 12 s: packets vanish (keep-alive 6 s)",
+    bar=6.0,
+    seeded="never_reconnects",
+    says="connections subscribed",
+    logs="not_connected",
+    **NETWORK,
+)
+def partition(f: Field) -> float:
+    _network(f).cut()
+    f.run_for(12.0)
+    _network(f).join()
+    return f.recovered()
+
+
+@row("network partition for 2 s: TCP sends again", seeded="forgets_chunks", **NETWORK)
+def partition_short(f: Field) -> float:
+    _network(f).cut()
+    f.run_for(2.0)
+    _network(f).join()
+    return f.recovered()
+
+
+@row(
+    "a thin line for 8 s: 300 kbit/s, what does not fit into its queue is dropped",
+    seeded="forgets_chunks",
+    **NETWORK,
+)
+def line_thin(f: Field) -> float:
+    _network(f).shape("tbf", "rate", "300kbit", "burst", "4kb", "limit", "8kb")
+    f.run_for(8.0)
+    dropped = _network(f).dropped()
+    _network(f).shape()
+    assert dropped, "the line dropped nothing"
+    return f.recovered()
+
+
+@row(
+    "latency of 200 ± 50 ms and 5 % of the packets lost, for 8 s (netem)",
+    seeded="forgets_chunks",
+    options=NETWORK["options"],
+    needs=netem_missing,
+)
+def line_lossy(f: Field) -> float:
+    _network(f).shape("netem", "delay", "200ms", "50ms", "loss", "5%")
+    f.run_for(8.0)
+    _network(f).shape()
     return f.recovered()
 
 
