@@ -123,6 +123,17 @@ def never_reconnects(module: Any) -> None:
     module.Connection._stay_connected = bug
 
 
+def takes_back(module: Any) -> None:
+    """A session that another client took over is taken back, again and again."""
+    genuine = module.Connection._tell
+
+    def bug(self: Any, error: Any) -> None:
+        error.retryable = True
+        genuine(self, error)
+
+    module.Connection._tell = bug
+
+
 def no_adoption(module: Any) -> None:
     """What vanished shards left behind is nobody's."""
     module.abandoned = lambda *_: []
@@ -207,6 +218,7 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "drain_forgets": ("greenlang_iot.runtime.shard", drain_forgets),
     "stale_acks": ("greenlang_iot.runtime.shard", stale_acks),
     "never_reconnects": ("greenlang_iot.mqtt.transport", never_reconnects),
+    "takes_back": ("greenlang_iot.mqtt.transport", takes_back),
     "gives_up_on_files": ("greenlang_iot.mqtt.transport", gives_up_on_files),
     "dead_letters_lie": ("greenlang_iot.sinks.deadletter", dead_letters_lie),
     "trusts_the_clock": ("greenlang_iot.runtime.clockwatch", trusts_the_clock),
