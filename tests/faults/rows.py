@@ -142,14 +142,13 @@ def shard_frozen(f: Field) -> float:
     "two shards become one while both sinks are down: what they left is adopted",
     bar=START,
     logs="a spool of an earlier layout is delivered",
-    short=True,
     seeded="no_adoption",
 )
 def fewer_shards(f: Field) -> float:
     return _other_layout(f, 1)
 
 
-@row("two shards become three while both sinks are down", bar=START, seeded="acks_first")
+@row("two shards become three while both sinks are down", bar=START, seeded="drain_forgets")
 def more_shards(f: Field) -> float:
     return _other_layout(f, 3)
 
@@ -230,7 +229,7 @@ def connections_cut_often(f: Field) -> float:
     "broker killed and restarted",
     bar=6.0,
     loses_broker=True,
-    seeded="acks_first",
+    seeded="never_reconnects",
     says="connections subscribed",
     logs="not_connected",
 )
@@ -778,7 +777,6 @@ def kafka_unknown_producer(f: Field) -> float:
 
 @row(
     "Kafka's leader has moved (NOT_LEADER_OR_FOLLOWER), 30 times",
-    short=True,
     options=PROXIED,
     seeded="forgets_chunks",
 )
@@ -822,7 +820,6 @@ def disk_eio_on_sync(f: Field) -> float:
 
 @row(
     "the disk is read-only for 6 s, InfluxDB goes and comes back meanwhile",
-    short=True,
     bar=10.0,
     logs="Read-only file system",
     seeded="forgets_failed",
@@ -914,7 +911,7 @@ def operator_files_damaged(f: Field) -> float:
 @row(
     "the kernels' cache is cut in half: they are compiled anew",
     bar=240.0,
-    seeded="acks_first",
+    seeded="drain_forgets",
     options={"own_kernels": True},
 )
 def kernel_cache_damaged(f: Field) -> float:
@@ -986,7 +983,6 @@ BEST_EFFORT = {
 
 @row(
     "Kafka is best effort and frozen for 12 s: InfluxDB and acknowledgements do not wait",
-    short=True,
     counts="sink_dropped_readings",
     seeded="best_effort_waits",
     options=BEST_EFFORT,
