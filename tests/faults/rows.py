@@ -171,7 +171,7 @@ def _other_layout(f: Field, shards: int) -> float:
 @row(
     "the gateway starts while both sinks are down",
     bar=START,
-    seeded="forgets_failed",
+    seeded="forgets_backlog",
 )
 def started_without_sinks(f: Field) -> float:
     with f.kafka_cut():
@@ -268,7 +268,7 @@ def broker_half_open(f: Field) -> float:
     return f.recovered()
 
 
-@row("half-open for 2 s: shorter than the keep-alive", seeded="never_reconnects")
+@row("half-open for 2 s: shorter than the keep-alive", seeded="forgets_chunks")
 def broker_stalls(f: Field) -> float:
     f.proxy.hold = True
     f.run_for(2.0)

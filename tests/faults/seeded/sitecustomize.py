@@ -66,6 +66,19 @@ def forgets_failed(module: Any) -> None:
     module.Runner._send_once = bug
 
 
+def forgets_backlog(module: Any) -> None:
+    """Every other record of the spool counts as delivered and was not sent."""
+    genuine = module.Runner._replay_one
+    calls = 0
+
+    async def bug(self: Any, chunk: Any) -> bool:
+        nonlocal calls
+        calls += 1
+        return True if calls % 2 else await genuine(self, chunk)
+
+    module.Runner._replay_one = bug
+
+
 def spool_lies(module: Any) -> None:
     """A record counts as durable before it is written, and it is written late."""
 
@@ -213,6 +226,7 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "acks_first": ("greenlang_iot.pipeline", acks_first),
     "forgets_chunks": ("greenlang_iot.sinks.runner", forgets_chunks),
     "forgets_failed": ("greenlang_iot.sinks.runner", forgets_failed),
+    "forgets_backlog": ("greenlang_iot.sinks.runner", forgets_backlog),
     "spool_lies": ("greenlang_iot.spool.log", spool_lies),
     "full_spool_drops": ("greenlang_iot.sinks.runner", full_spool_drops),
     "drain_forgets": ("greenlang_iot.runtime.shard", drain_forgets),
