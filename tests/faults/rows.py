@@ -148,7 +148,7 @@ def fewer_shards(f: Field) -> float:
     return _other_layout(f, 1)
 
 
-@row("two shards become three while both sinks are down", bar=START, seeded="drain_forgets")
+@row("two shards become three while both sinks are down", bar=START, seeded="forgets_backlog")
 def more_shards(f: Field) -> float:
     return _other_layout(f, 3)
 
@@ -189,7 +189,7 @@ def started_without_sinks(f: Field) -> float:
 @row(
     "SIGTERM while Kafka is frozen and InfluxDB is down, then a start",
     bar=START,
-    seeded="drain_forgets",
+    seeded="forgets_backlog",
 )
 def terminated_without_sinks(f: Field) -> float:
     with f.kafka_cut():
@@ -390,7 +390,7 @@ def influxdb_down(f: Field) -> float:
 
 @row(
     "InfluxDB frozen for 6 s (real, 1.x, SIGSTOP)",
-    seeded="forgets_failed",
+    seeded="forgets_backlog",
     says="is down",
     logs="sink failed",
 )
@@ -458,7 +458,7 @@ def influxdb_400(f: Field) -> float:
     return _answers(f, Fault(400, {"code": "invalid", "message": "go away"}), 3)
 
 
-@row("InfluxDB takes no body over 4 kB (413)", options=TWO, seeded="forgets_failed")
+@row("InfluxDB takes no body over 4 kB (413)", options=TWO, seeded="forgets_chunks")
 def influxdb_413(f: Field) -> float:
     f.site.stand_in.limit_body(4_096)
     f.run_for(4.0)
@@ -469,7 +469,7 @@ def influxdb_413(f: Field) -> float:
 @row(
     "InfluxDB answers 422 (partial write without saying which), 3 times",
     options=TWO,
-    seeded="forgets_failed",
+    seeded="forgets_chunks",
 )
 def influxdb_422(f: Field) -> float:
     words = "failure writing points to database: partial write: something dropped=1"
@@ -490,7 +490,7 @@ def influxdb_401(f: Field) -> float:
     return f.recovered()
 
 
-@row("InfluxDB writes, then cuts without an answer, 5 times", options=TWO, seeded="forgets_failed")
+@row("InfluxDB writes, then cuts without an answer, 5 times", options=TWO, seeded="forgets_chunks")
 def influxdb_resets(f: Field) -> float:
     return _answers(f, Fault(reset=True, written=True), 5)
 
