@@ -427,7 +427,9 @@ def score_batch(
             row["heard_ns"] = clock_ns
         if flag & NOT_LEARNT:
             continue
-        s, d, v, e, b, signed, moved = judge(row, halves[half_of(series[i], ts[i])], limits[series[i]], x, ts[i], warmup)
+        s, d, v, e, b, signed, moved = judge(
+            row, halves[half_of(series[i], ts[i])], limits[series[i]], x, ts[i], warmup
+        )
         score[i] = s
         detector[i] = d
         verdict[i] = v
