@@ -80,7 +80,8 @@ ROW = np.dtype(
 )
 SPARES = ("spare", "night_spare", "day_spare")
 assert ROW.itemsize == 384
-assert (ROW.fields or {})["night_level"][1] == 256
+assert ROW.fields is not None
+assert ROW.fields["night_level"][1] == 256
 
 HALF_DAY = np.dtype(
     {
