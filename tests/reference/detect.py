@@ -67,7 +67,7 @@ class Series:
     last_value: float = 0.0
     level: float = 0.0
     spread: float = 0.0
-    other_level: float = 0.0
+    other_level: float = 0.0  # above the level
     other_spread: float = 0.0
     n: int = 0
     outside: int = 0
@@ -175,7 +175,7 @@ class Series:
             tail = self.spike_tail
             self.spike_tail = f32(tail + (math.log(z / 2.0) - tail) / 64)
         if z > 4.0:
-            self.stay_outside(y)
+            self.stay_outside(deviation)
         else:
             self.outside = 0
             self.learn(y, deviation, sigma)
@@ -236,19 +236,23 @@ class Series:
         else:
             self.level += (step + self.drift) * max(1.0 / (self.n + 1), 0.15)
             self.drift = f32(clip(self.drift + 0.02 * step, -1e37, 1e37))
-            self.spread += (abs(step) - self.spread) * max(1.0 / self.n, 0.02)
+            spread = self.spread + (abs(step) - self.spread) * max(1.0 / self.n, 0.02)
+            self.spread = f32(min(spread, 1e37))
         self.n += 1
 
-    def stay_outside(self, y: float) -> None:
+    def stay_outside(self, deviation: float) -> None:
+        x = clip(deviation, -1e37, 1e37)
         if self.outside == 0:
-            self.other_level, self.other_spread = y, self.spread
+            self.other_level, self.other_spread = f32(x), self.spread
         else:
-            deviation = clip(y - self.other_level, -1e308, 1e308)
-            self.other_level += 0.1 * deviation
-            self.other_spread += 0.1 * (abs(deviation) - self.other_spread)
+            other = self.other_level
+            self.other_level = f32(other + 0.1 * (x - other))
+            spread = self.other_spread + 0.1 * (abs(x - other) - self.other_spread)
+            self.other_spread = f32(min(spread, 1e37))
         self.outside += 1
         if self.outside >= 60:
-            self.level, self.spread = self.other_level, self.other_spread
+            self.level = self.level + self.drift + self.other_level
+            self.spread = self.other_spread
             self.outside, self.drift, self.up, self.down = 0, 0.0, 0.0, 0.0
 
 

@@ -33,6 +33,7 @@ PIECE = 1 << 20
 """Bytes that are summed up at a time: a thread that does it lets others go on in between."""
 MEMORY = ("recent_ts", "floor_ts", "recent_value", "recent_seq")
 """Fields of the duplicate memory: useless one without the others."""
+HALVES = ("night_level", "night_seen", "day_level", "day_seen")
 
 
 @dataclass(slots=True)
@@ -199,19 +200,32 @@ def _named_rows(header: dict[str, Any], data: memoryview) -> Rows:
 
 
 def _current_layout(saved: Rows) -> Rows:
-    """`saved` as ROW: fields of the same name and shape are taken, the rest start empty."""
+    """`saved` as ROW: fields of the same name and shape are taken, the rest start empty.
+
+    Numbers of another size are converted; counts stop at the largest number of today's field.
+    """
     rows = state.fresh(len(saved))
     there: Mapping[str, Any] = saved.dtype.fields or {}
     taken = {
         name
         for name, field in (state.ROW.fields or {}).items()
-        if there.get(name, (None,))[0] == field[0]
+        if name in there and there[name][0].shape == field[0].shape
     }
-    missing = set(state.ROW.names or ()) - taken - set(PROCESS_LOCAL)
+    missing = set(state.ROW.names or ()) - taken - set(PROCESS_LOCAL) - set(state.SPARES)
     if missing & set(MEMORY):
         taken -= set(MEMORY)
     for name in taken - set(PROCESS_LOCAL):
-        rows[name] = saved[name]
+        column = saved[name]
+        if column.dtype.kind in "iu":
+            column = np.minimum(column, np.iinfo(rows[name].dtype).max)
+        with np.errstate(over="ignore"):
+            rows[name] = column
+    if "hour_level" in there and "hour_seen" in there:  # before the day was kept in halves
+        for name in ("level", "seen"):
+            for half, hours in (("night", slice(0, state.HALF)), ("day", slice(state.HALF, None))):
+                rows[f"{half}_{name}"] = saved[f"hour_{name}"][:, hours]
+        missing -= set(HALVES)
+        rows["outside"] = 0  # their level was an absolute one
     if missing - set(MEMORY):
         rows["n"] = 0
     return rows

@@ -75,6 +75,7 @@ class Detector:
             batch.received_ns - self._paused_ns,
             self.settings.warmup,
             self._rows,
+            state.halves(self._rows),
             self._limits,
             scores.score,
             scores.detector,

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from greenlang_iot.detect.kernels_context import context_score
+from greenlang_iot.detect.kernels_context import context_score, half_of
 from greenlang_iot.detect.limits import COUNTER, RESOLUTION
-from greenlang_iot.detect.state import GAUSS_TAIL, NO_TS, NOISE_CUSUM, RECENT, Rows
+from greenlang_iot.detect.state import GAUSS_TAIL, HOT_LINES, NO_TS, NOISE_CUSUM, RECENT, Rows
 from greenlang_iot.model.batches import F32, F64, I32, I64, U8, U16
 from greenlang_iot.model.flags import (
     DETECTOR_CONTEXT,
@@ -60,7 +60,8 @@ CERTAIN = 12.0
 LEVEL_RATE = 0.15
 SPREAD_RATE = 0.02
 DRIFT_RATE = 0.02
-MAX_DRIFT = 1e37
+WIDEST = 1e37
+"""Deviations that float32 holds with room to spare."""
 OTHER_RATE = 0.1
 SPIKE_RATE = 1 / 64
 SHIFT_RATE = 1 / 256
@@ -85,10 +86,9 @@ TOLD_SHARE = 0.5
 RUN_FLOOR = 10.0  # shorter runs of equal values never count as long
 RUN_SCORE = 2.0  # score of a run as long as usual
 RUN_DECAY = 0.9995  # per finished run
-MAX_RUN = 2**32 - 1
+MAX_COUNT = 2**16 - 1
 HUGE = 1e308
 AHEAD = 6  # rows that are asked for before they are needed
-ROW_LINES = 6  # cache lines of a state row
 NO_SEQ = 0xFFFFFFFF
 
 
@@ -156,7 +156,7 @@ def reach(tail: float, threshold: float) -> float:
 def follow_run(row: Row, x: float) -> None:
     """Count equal values in a row; a finished run tells what is usual."""
     if x == row["last_value"]:
-        if row["run"] < MAX_RUN:
+        if row["run"] < MAX_COUNT:
             row["run"] += 1
         return
     run = float(row["run"])
@@ -180,26 +180,31 @@ def learn(row: Row, y: float, deviation: float, sigma: float) -> None:
         row["drift"] = 0.0
     else:
         drift = float(row["drift"])
+        spread = float(row["spread"])
         row["level"] += (step + drift) * max(1.0 / (n + 1.0), LEVEL_RATE)
-        row["drift"] = min(max(drift + DRIFT_RATE * step, -MAX_DRIFT), MAX_DRIFT)
-        row["spread"] += (abs(step) - row["spread"]) * max(1.0 / n, SPREAD_RATE)
-    if n < MAX_RUN:
+        row["drift"] = min(max(drift + DRIFT_RATE * step, -WIDEST), WIDEST)
+        row["spread"] = min(spread + (abs(step) - spread) * max(1.0 / n, SPREAD_RATE), WIDEST)
+    if n < MAX_COUNT:
         row["n"] = n + 1
 
 
 @leaf
-def stay_outside(row: Row, y: float) -> None:
-    """Follow the readings outside; when they last, theirs becomes the baseline."""
+def stay_outside(row: Row, deviation: float) -> None:
+    """Follow the readings outside; when they last, theirs becomes the baseline.
+
+    deviation: from the expected value, which stays where it is meanwhile.
+    """
+    x = min(max(deviation, -WIDEST), WIDEST)
     if row["outside"] == 0:
-        row["other_level"] = y
+        row["other_level"] = x
         row["other_spread"] = row["spread"]
     else:
-        deviation = min(max(y - row["other_level"], -HUGE), HUGE)
-        row["other_level"] += OTHER_RATE * deviation
-        row["other_spread"] += OTHER_RATE * (abs(deviation) - row["other_spread"])
+        other, spread = float(row["other_level"]), float(row["other_spread"])
+        row["other_level"] = other + OTHER_RATE * (x - other)
+        row["other_spread"] = min(spread + OTHER_RATE * (abs(x - other) - spread), WIDEST)
     row["outside"] += 1
     if row["outside"] >= ADOPT_AFTER:
-        row["level"] = row["other_level"]
+        row["level"] = row["level"] + row["drift"] + row["other_level"]
         row["spread"] = row["other_spread"]
         row["outside"] = 0
         row["drift"] = 0.0
@@ -297,10 +302,11 @@ def is_told(row: Row, suspect: bool, detector: int, score: float, threshold: flo
 
 @leaf
 def judge(
-    row: Row, limit: Row, x: float, ts: int, warmup: int
+    row: Row, half: Row, limit: Row, x: float, ts: int, warmup: int
 ) -> tuple[float, int, int, float, float, float, float]:
     """Judge one reading against its series, then learn from it.
 
+    half: the line of `state.halves` that holds the hour of `ts`.
     Returns score, detector, verdict, expected, band, and for the second stage the signed z of the
     value and of its change.
     """
@@ -334,7 +340,7 @@ def judge(
     tail = float(row["spike_tail"])
     best, detector = strangest(row, limit["detectors"], z, above, tail, seconds >= 0.0)
     if limit["detectors"] & (1 << DETECTOR_CONTEXT):
-        strange = context_score(row, y, ts, floor)
+        strange = context_score(row, half, y, ts, floor)
         if strange > best:
             best, detector = strange, DETECTOR_CONTEXT
     suspect = best >= threshold
@@ -350,7 +356,7 @@ def judge(
     if z > TAIL_FROM and row["outside"] == 0 and violated == DETECTOR_NONE:
         row["spike_tail"] = tail + SPIKE_RATE * (math.log(z / TAIL_FROM) - tail)
     if z > OUTSIDE:
-        stay_outside(row, y)
+        stay_outside(row, deviation)
     else:
         row["outside"] = 0
         learn(row, y, deviation, sigma)
@@ -381,6 +387,7 @@ def score_batch(
     clock_ns: int,
     warmup: int,
     rows: Rows,
+    halves: Rows,
     limits: Rows,
     score: F32,
     detector: U8,
@@ -393,13 +400,15 @@ def score_batch(
     """Judge and learn `n` readings in row order; sets the duplicate bits in `flags`.
 
     bits: the values' bits (`value.view(int64)`). rows, limits: state.ROW and limits.LIMIT rows, by
-    series. All else is a column of the batch; the last seven are written.
+    series; halves: `state.halves(rows)`. All else is a column of the batch; the last seven are written.
     """
     for i in range(n):
         if i + AHEAD < n:
-            for line in range(ROW_LINES):
-                prefetch(rows, series[i + AHEAD], line)
-            prefetch(limits, series[i + AHEAD])
+            ahead = series[i + AHEAD]
+            for line in range(HOT_LINES):
+                prefetch(rows, ahead, line)
+            prefetch(halves, half_of(ahead, ts[i + AHEAD]))
+            prefetch(limits, ahead)
         score[i] = 0.0
         detector[i] = DETECTOR_NONE
         verdict[i] = 0
@@ -418,7 +427,9 @@ def score_batch(
             row["heard_ns"] = clock_ns
         if flag & NOT_LEARNT:
             continue
-        s, d, v, e, b, signed, moved = judge(row, limits[series[i]], x, ts[i], warmup)
+        s, d, v, e, b, signed, moved = judge(
+            row, halves[half_of(series[i], ts[i])], limits[series[i]], x, ts[i], warmup
+        )
         score[i] = s
         detector[i] = d
         verdict[i] = v

@@ -14,14 +14,15 @@ counts. Nothing is judged before the series was seen for two days: the hours are
 import math
 from typing import Any
 
+from greenlang_iot.detect.state import HALF, HOT_LINES, ROW_LINES
 from greenlang_iot.model.jit import leaf
 
 Row = Any
 """One record of Rows: a view, so what is assigned to its fields stays."""
 
-HOURS = 24
 HOUR_NS = 3_600_000_000_000
-DAY_NS = HOURS * HOUR_NS
+HALF_NS = HALF * HOUR_NS
+DAY_NS = 2 * HALF_NS
 SETTLED_HOURS = 48
 """Event time after the first reading before which nothing is judged."""
 SETTLED_ROWS = 100
@@ -45,7 +46,7 @@ PER_UNIT = 1.29
 """−log10 of the tail share for a unit of the weighted sum: measured, see docs/decisions."""
 REACH = 1e18
 """Larger residuals count as this large: their squares stay within float32."""
-MAX_SEEN = 2**32 - 1
+MAX_SEEN = 2**16 - 1
 
 
 @leaf
@@ -64,21 +65,27 @@ def moved(deviation: float, rate: float, d: float) -> float:
 
 
 @leaf
-def residual(row: Row, y: float, ts: int) -> float:
+def half_of(series: int, ts: int) -> int:
+    """The record of `state.halves` that a reading of this time touches."""
+    return ROW_LINES * series + HOT_LINES + (ts % DAY_NS) // HALF_NS
+
+
+@leaf
+def residual(row: Row, half: Row, y: float, ts: int) -> float:
     """The reading against the better of its two expectations; both learn from it afterwards."""
     if row["seen"] == 0:
         row["anchor"] = y
         row["first_hour"] = ts // HOUR_NS
     x = min(max(y - float(row["anchor"]), -REACH), REACH)
-    hour = (ts % DAY_NS) // HOUR_NS
-    learnt = int(row["hour_seen"][hour])
+    hour = (ts % HALF_NS) // HOUR_NS
+    learnt = int(half["seen"][hour])
     slow = float(row["slow_level"])
     apart = x - slow
     if learnt == 0:
-        row["hour_level"][hour] = x
+        half["level"][hour] = x
         result = apart
     else:
-        level = float(row["hour_level"][hour])
+        level = float(half["level"][hour])
         usual = x - level
         of_hour, of_slow = float(row["hour_error"]), float(row["slow_error"])
         row["hour_error"] = of_hour + BETTER_RATE * (abs(usual) - of_hour)
@@ -87,20 +94,20 @@ def residual(row: Row, y: float, ts: int) -> float:
         rate = max(1.0 / (learnt + 1.0), HOUR_RATE)
         if row["quiet"] > 0:
             rate *= DOUBT  # an anomaly of today is not what is usual tomorrow
-        row["hour_level"][hour] = level + rate * usual
+        half["level"][hour] = level + rate * usual
     if learnt < HOUR_LEARNT:
-        row["hour_seen"][hour] = learnt + 1
+        half["seen"][hour] = learnt + 1
     row["slow_level"] = slow + SLOW_RATE * apart
     return result
 
 
 @leaf
-def context_score(row: Row, y: float, ts: int, resolution: float) -> float:
+def context_score(row: Row, half: Row, y: float, ts: int, resolution: float) -> float:
     """−log10 of the tail share of what the series did lately; learns from the reading.
 
-    resolution: the least residual that means anything, in the value's unit.
+    half: the line of `state.halves` with this hour. resolution: the least residual that means anything, in the value's unit.
     """
-    r = residual(row, y, ts)
+    r = residual(row, half, y, ts)
     size = float(row["size"]) + SIZE_RATE * (abs(r) - float(row["size"]))
     square = float(row["square"]) + SQUARE_RATE * (r * r - float(row["square"]))
     lean = float(row["lean"]) + LEAN_RATE * (r - float(row["lean"]))

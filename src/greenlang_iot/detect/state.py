@@ -1,4 +1,4 @@
-"""What is remembered per series: one fixed-stride row of six cache lines.
+"""What is remembered per series: one fixed-stride row of six cache lines, of which a reading touches five.
 
 Kernels touch a series once per reading in random order, so a row is one contiguous piece; the
 checkpoint stores named fields, so the layout may change.
@@ -11,7 +11,10 @@ from greenlang_iot.model.directory import Directory
 
 Rows = npt.NDArray[np.void]
 
-HOURS = 24
+LINE = 64
+HALF = 12
+"""Hours of half a day."""
+SPARE = 4
 RECENT = 4
 """Identities remembered per series."""
 NO_TS = -(2**63)
@@ -19,8 +22,11 @@ NO_TS = -(2**63)
 
 ROW = np.dtype(
     [
-        # -- duplicate memory: the RECENT identities with the newest time stamps
+        # -- duplicate memory (104 bytes): the RECENT identities with the newest time stamps
         ("recent_ts", np.int64, RECENT),
+        ("recent_value", np.int64, RECENT),  # bits of the float64
+        ("recent_seq", np.uint32, RECENT),  # folded seq, see kernels.fold_seq
+        ("recent_connection", np.uint32, RECENT),  # 0 = before a restart
         (
             "floor_ts",
             np.int64,
@@ -29,32 +35,24 @@ ROW = np.dtype(
         ("last_ts", np.int64),  # newest event time that was learnt
         ("last_value", np.float64),
         ("heard_ns", np.int64),  # input clock (wall time without outages) of the last arrival
-        ("recent_value", np.int64, RECENT),  # bits of the float64
-        ("recent_seq", np.uint32, RECENT),  # folded seq, see kernels.fold_seq
-        ("recent_connection", np.uint32, RECENT),  # 0 = before a restart
         # -- baseline, in the value's unit (counters: unit per second)
         ("level", np.float64),
-        ("spread", np.float64),  # mean absolute deviation from the level
-        ("other_level", np.float64),  # of the readings outside, while they last
-        ("other_spread", np.float64),
-        ("n", np.uint32),  # readings learnt since learning (re)started
-        ("outside", np.uint32),  # readings outside in a row
+        ("spread", np.float32),  # mean absolute deviation from the level
         ("drift", np.float32),  # how far the level lags behind, on average
+        ("other_level", np.float32),  # of the readings outside, while they last: above the level
+        ("other_spread", np.float32),
+        # -- counts; they stop at their largest number
+        ("n", np.uint16),  # readings learnt since learning (re)started
+        ("seen", np.uint16),  # readings learnt, all in all
+        ("run", np.uint16),  # bitwise equal values in a row
+        ("outside", np.uint8),  # readings outside in a row
+        ("quiet", np.uint8),  # readings before a new anomaly is news again
         # -- per detector
-        ("run", np.uint32),  # bitwise equal values in a row
         ("usual_run", np.float32),  # long run that is usual here; 0 = never changed yet
         ("spike_tail", np.float32),  # mean log(|z| / 2) beyond 2: the weight of the tail
         ("shift_excess", np.float32),  # mean of a positive CUSUM: how much runs of one side weigh
         ("shift_up", np.float32),  # one-sided CUSUMs of z
         ("shift_down", np.float32),
-        ("quiet", np.uint32),  # readings before a new anomaly is news again
-        # -- context (kernels_context): residuals are taken from `anchor`, which keeps float32 exact
-        ("seen", np.uint32),  # readings learnt, all in all
-        ("first_hour", np.int32),  # of event time, since 1970
-        ("anchor", np.float64),
-        ("slow_level", np.float32),
-        ("slow_error", np.float32),  # usual size of the residual from the slow level
-        ("hour_error", np.float32),  # and from the hour's level
         ("size", np.float32),  # of the residuals lately: mean |r|, mean r², mean r
         ("square", np.float32),
         ("lean", np.float32),
@@ -64,11 +62,46 @@ ROW = np.dtype(
         ("square_sd", np.float32),
         ("lean_mean", np.float32),
         ("lean_sd", np.float32),
-        ("hour_level", np.float32, HOURS),  # usual value by hour of the day
-        ("hour_seen", np.uint8, HOURS),  # readings of it, until they are many
+        ("spare", np.float32, SPARE),
+        # -- seasonality (24 bytes here): residuals are taken from `anchor`, which keeps float32 exact
+        ("first_hour", np.int32),  # of event time, since 1970
+        ("anchor", np.float64),
+        ("slow_level", np.float32),
+        ("slow_error", np.float32),  # usual size of the residual from the slow level
+        ("hour_error", np.float32),  # and from the hour's level
+        # -- two lines of hours, of which a reading touches one (see HALF_DAY)
+        ("night_level", np.float32, HALF),  # usual value by hour of the day, 0 to 11
+        ("night_seen", np.uint8, HALF),  # readings of it, until they are many
+        ("night_spare", np.uint8, 4),
+        ("day_level", np.float32, HALF),  # 12 to 23
+        ("day_seen", np.uint8, HALF),
+        ("day_spare", np.uint8, 4),
     ]
 )
+SPARES = ("spare", "night_spare", "day_spare")
 assert ROW.itemsize == 384
+assert ROW.fields is not None
+assert ROW.fields["night_level"][1] == 256
+
+HALF_DAY = np.dtype(
+    {
+        "names": ["level", "seen"],
+        "formats": [(np.float32, HALF), (np.uint8, HALF)],
+        "offsets": [0, 4 * HALF],
+        "itemsize": LINE,
+    }
+)
+"""A row's cache line with the hours of half a day."""
+ROW_LINES = ROW.itemsize // LINE
+HOT_LINES = 4
+"""Lines of a row that every reading touches; the two halves of the day follow."""
+
+
+def halves(rows: Rows) -> Rows:
+    """The same memory as cache lines: half `h` of series `s` is record ROW_LINES × s + HOT_LINES + h."""
+    lines: Rows = rows.view(HALF_DAY)
+    return lines
+
 
 GAUSS_TAIL = 0.235
 """Mean log(|z| / 2) beyond 2, of Gaussian noise (0.16) and what an estimate of it may stray."""

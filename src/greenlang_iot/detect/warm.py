@@ -11,6 +11,7 @@ def warm() -> None:
     f32 = np.zeros(0, np.float32)
     i64 = np.zeros(0, np.int64)
     u8 = np.zeros(0, np.uint8)
+    rows = state.fresh(0)
     kernels.score_batch(
         0,
         np.zeros(0, np.int32),
@@ -22,7 +23,8 @@ def warm() -> None:
         0,
         0,
         2,
-        state.fresh(0),
+        rows,
+        state.halves(rows),
         state.aligned(0, LIMIT),
         f32,
         u8,

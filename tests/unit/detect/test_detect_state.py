@@ -139,6 +139,25 @@ def test_rows_are_six_cache_lines() -> None:
     assert rows.ctypes.data % 64 == 0
 
 
+def test_what_a_series_costs() -> None:
+    """Bytes by purpose: the duplicate memory, seasonality, and the detectors with all else."""
+    fields = state.ROW.fields or {}
+    memory = sum(fields[name][0].itemsize for name in (*checkpoint.MEMORY, "recent_connection"))
+    seasonal = state.ROW.itemsize - fields["first_hour"][1]
+    assert memory == 104
+    assert seasonal == 24 + 2 * 64
+    assert state.ROW.itemsize - memory - seasonal == 128
+
+
+def test_both_halves_of_the_day_are_where_the_row_names_them() -> None:
+    rows = state.fresh(3)
+    lines = state.halves(rows)
+    lines[state.ROW_LINES * 2 + state.HOT_LINES + 1]["level"][3] = 7.0
+    lines[state.ROW_LINES * 1 + state.HOT_LINES]["seen"][11] = 9
+    assert rows["day_level"][2, 3] == 7.0
+    assert rows["night_seen"][1, 11] == 9
+
+
 def test_checkpoint_names_every_field() -> None:
     blob = trained(["a"]).checkpoint()
     start = blob.index(b"{")
