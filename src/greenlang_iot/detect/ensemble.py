@@ -1,9 +1,12 @@
 """The detector of a shard: state rows, the scoring kernel, the second stage, silence."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from greenlang_iot.detect import checkpoint, kernels, state
+from greenlang_iot.detect.checkpoint import Snapshot
 from greenlang_iot.detect.limits import limits
 from greenlang_iot.detect.outlook import outlook
 from greenlang_iot.detect.river_bank import RiverBank
@@ -177,7 +180,17 @@ class Detector:
 
     def checkpoint(self) -> bytes:
         """All that was learnt and remembered; a restored Detector goes on as if nothing happened."""
-        return checkpoint.save(self._directory, self._rows, self._bank.saved(), self._bank.newest)
+        snapshot = self.snapshot()
+        snapshot.step(len(self._rows))
+        return b"".join(snapshot.parts(self.second_stage_memory()))
+
+    def snapshot(self) -> Snapshot:
+        """A checkpoint that is taken in steps between batches."""
+        return Snapshot(self._directory, self._rows, self._bank.newest)
+
+    def second_stage_memory(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the second stage, as plain JSON types."""
+        return self._bank.saved()
 
     def restore(self, blob: bytes) -> int:
         """Take over a checkpoint; returns how many series. ValueError says why it is refused."""
