@@ -144,7 +144,7 @@ class Plant:
     def in_lake(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = (
             LakeReader(self.folder / "data" / "lake")
-            .query("SELECT * FROM alerts WHERE rule = 'hot'")
+            .query("SELECT * EXCLUDE (time) FROM alerts WHERE rule = 'hot'")
             .to_pylist()
         )
         return rows
