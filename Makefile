@@ -87,10 +87,10 @@ fault-test-seeded: setup
 
 # Minutes of overload (plotted), of steady load, and a fleet; each prints one JSON object at its end.
 overload-test: setup
-	@$(BIN)/python -m tests.faults.scale overload --seconds $(or $(SECONDS),600)
+	@$(BIN)/python -m tests.faults.scale overload --seconds $(or $(SECONDS),600) --rate $(or $(RATE),400)
 
 soak: setup
-	@$(BIN)/python -m tests.faults.scale soak --seconds $(or $(SECONDS),1800)
+	@$(BIN)/python -m tests.faults.scale soak --seconds $(or $(SECONDS),1800) --rate $(or $(RATE),400)
 
 fleet-test: setup
 	@$(BIN)/python -m tests.faults.scale fleet --seconds $(or $(SECONDS),120) \

@@ -5,6 +5,7 @@ The last line of the output is one JSON object: rows, passed, acked_lost, unexpl
 """
 
 import argparse
+import contextlib
 import json
 import signal
 import sys
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults.check import Verdict
+from tests.faults.network import isolate
 from tests.faults.report import keep, write_report
 from tests.faults.rows import ROWS, Row
 from tests.faults.seeded import LOSING
@@ -94,6 +96,10 @@ def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
     except Exception as error:  # a row that breaks is a failed row; the others go on
         traceback.print_exc()
         result.problems.append(f"{type(error).__name__}: {str(error)[:2_000]}")
+        with contextlib.suppress(Exception):  # what it acknowledged until then counts all the same
+            site.mend()
+            field_.gateway.end()
+            result.verdict = field_.verdict()
     result.errors = field_.errors()
     try:
         site.mend()
@@ -146,6 +152,7 @@ def main() -> int:
     if unknown:
         sys.exit(f"no such row: {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are stopped on the way
+    isolate()  # before any thread is started
     results = []
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         site = Site(Path(folder) / "site")

@@ -5,14 +5,16 @@ PUBACK counts at the moment its bytes are read from the gateway, whether or not 
 """
 
 import asyncio
+import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.faults import wire
+from tests.faults.network import FAR, Network
 
 from greenlang_iot.mqtt.tls import ssl_context
 from greenlang_iot.settings.model import TlsSettings
@@ -39,6 +41,8 @@ class Record:
         self.client_ids: set[str] = set()
         self.stray_acks = 0
         """PUBACKs of packet ids that were not open: a mistake of the gateway in any case."""
+        self.reused_ids = 0
+        """PUBLISHs with a packet id that was open on their connection: a mistake of the broker."""
         self.connections = 0
 
 
@@ -47,17 +51,23 @@ class Proxy:
 
     hold: nothing passes in either direction, connections stay. dribble: bytes go one at a time.
     delay: seconds before each piece is passed on. swallow_acks: PUBACKs are recorded and dropped.
-    hide_dup: the DUP flag is cleared.
+    hide_dup: the DUP flag is cleared. last_word: what the gateway is told when the broker ends a
+    connection (a broker's own last packet is lost where its close resets the connection). network: it listens at the far end of it.
     """
 
-    def __init__(self, broker_port: int, ca_file: Path, identity: Identity) -> None:
+    def __init__(
+        self, broker_port: int, ca_file: Path, identity: Identity, network: Network | None = None
+    ) -> None:
         self.record = Record()
         self.hold = False
         self.dribble = False
         self.delay = 0.0
         self.swallow_acks = False
         self.hide_dup = False
+        self.last_word = b""
+        self.host = "127.0.0.1" if network is None else FAR
         self.port = 0
+        self._network = network
         self._broker_port = broker_port
         self._upstream_tls = ssl_context(TlsSettings(ca_file=ca_file))
         self._server_tls = server_context(identity)
@@ -93,10 +103,14 @@ class Proxy:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
 
     async def _listen(self) -> None:
+        if self._network is None:
+            listening = socket.create_server((self.host, self.port))
+        else:
+            listening = self._network.listen(self.port)
+        self.port = listening.getsockname()[1]
         self._server = await asyncio.start_server(
-            self._accept, "127.0.0.1", self.port, ssl=self._server_tls
+            self._accept, sock=listening, ssl=self._server_tls
         )
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def _refuse(self) -> None:
         if self._server is not None:
@@ -135,7 +149,7 @@ class _Link:
         self._proxy = proxy
         self._gateway = gateway
         self._broker = broker
-        self._open: dict[int, Key] = {}  # packet id → message
+        self._open: dict[int, deque[Key]] = {}  # packet id → messages, PUBACKs come in this order
         self._aliases: dict[int, bytes] = {}
 
     def cut(self) -> None:
@@ -149,6 +163,8 @@ class _Link:
         ]
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         # What was said last (PUBACKs, a DISCONNECT with its reason) still goes out.
+        if pumps[0].done():
+            self._gateway[1].write(self._proxy.last_word)
         for _, writer in (self._gateway, self._broker):
             writer.close()
         await asyncio.wait(pumps, timeout=GOODBYE)
@@ -188,7 +204,9 @@ class _Link:
             self._aliases[message.alias] = topic
         if message.packet_id:
             key = topic.decode(), message.payload
-            self._open[message.packet_id] = key
+            waiting = self._open.setdefault(message.packet_id, deque())
+            record.reused_ids += bool(waiting)
+            waiting.append(key)
             record.forwarded[key] += 1
             record.first_forwarded.setdefault(key, time.monotonic())
         if self._proxy.hide_dup and packet.flags & wire.DUP:
@@ -202,8 +220,8 @@ class _Link:
         if packet.kind != wire.PUBACK:
             return packet.raw
         packet_id = wire.acknowledged(packet)
-        key = self._open.pop(packet_id, None)
-        if key is not None:
+        if waiting := self._open.get(packet_id):
+            key = waiting.popleft()
             record.acked[key] += 1
             record.last_ack = time.monotonic()
             record.waited.setdefault(key, record.last_ack - record.first_forwarded[key])

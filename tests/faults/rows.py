@@ -14,6 +14,7 @@ from typing import Any
 from tests.fakes.influxdb2 import Fault, busy
 from tests.faults.check import FLOOD
 from tests.faults.kafka_proxy import NOT_LEADER, OUT_OF_ORDER, UNKNOWN_PRODUCER
+from tests.faults.network import Network, missing, netem_missing
 from tests.faults.site import FLOODER, TOPIC_SETTINGS, Field, slack
 
 from greenlang_iot.simulate.fleet import FleetOptions, fleet_registry
@@ -141,14 +142,13 @@ def shard_frozen(f: Field) -> float:
     "two shards become one while both sinks are down: what they left is adopted",
     bar=START,
     logs="a spool of an earlier layout is delivered",
-    short=True,
     seeded="no_adoption",
 )
 def fewer_shards(f: Field) -> float:
     return _other_layout(f, 1)
 
 
-@row("two shards become three while both sinks are down", bar=START, seeded="acks_first")
+@row("two shards become three while both sinks are down", bar=START, seeded="forgets_backlog")
 def more_shards(f: Field) -> float:
     return _other_layout(f, 3)
 
@@ -171,7 +171,7 @@ def _other_layout(f: Field, shards: int) -> float:
 @row(
     "the gateway starts while both sinks are down",
     bar=START,
-    seeded="forgets_failed",
+    seeded="forgets_backlog",
 )
 def started_without_sinks(f: Field) -> float:
     with f.kafka_cut():
@@ -189,7 +189,7 @@ def started_without_sinks(f: Field) -> float:
 @row(
     "SIGTERM while Kafka is frozen and InfluxDB is down, then a start",
     bar=START,
-    seeded="drain_forgets",
+    seeded="forgets_backlog",
 )
 def terminated_without_sinks(f: Field) -> float:
     with f.kafka_cut():
@@ -229,7 +229,7 @@ def connections_cut_often(f: Field) -> float:
     "broker killed and restarted",
     bar=6.0,
     loses_broker=True,
-    seeded="acks_first",
+    seeded="never_reconnects",
     says="connections subscribed",
     logs="not_connected",
 )
@@ -268,7 +268,7 @@ def broker_half_open(f: Field) -> float:
     return f.recovered()
 
 
-@row("half-open for 2 s: shorter than the keep-alive", seeded="never_reconnects")
+@row("half-open for 2 s: shorter than the keep-alive", seeded="forgets_chunks")
 def broker_stalls(f: Field) -> float:
     f.proxy.hold = True
     f.run_for(2.0)
@@ -311,6 +311,66 @@ def _redeliver(f: Field) -> float:
     return f.recovered()
 
 
+# ---- the network between gateway and broker -------------------------------------------------------
+
+NETWORK: dict[str, Any] = {"options": {"network": True}, "needs": missing}
+
+
+def _network(f: Field) -> Network:
+    assert f.network is not None
+    return f.network
+
+
+@row(
+    "network partition for 12 s: packets vanish (keep-alive 6 s)",
+    bar=6.0,
+    seeded="never_reconnects",
+    says="connections subscribed",
+    logs="not_connected",
+    **NETWORK,
+)
+def partition(f: Field) -> float:
+    _network(f).cut()
+    f.run_for(12.0)
+    _network(f).join()
+    return f.recovered()
+
+
+@row("network partition for 2 s: TCP sends again", seeded="forgets_chunks", **NETWORK)
+def partition_short(f: Field) -> float:
+    _network(f).cut()
+    f.run_for(2.0)
+    _network(f).join()
+    return f.recovered()
+
+
+@row(
+    "a thin line for 8 s: 300 kbit/s, what does not fit into its queue is dropped",
+    seeded="forgets_chunks",
+    **NETWORK,
+)
+def line_thin(f: Field) -> float:
+    _network(f).shape("tbf", "rate", "300kbit", "burst", "4kb", "limit", "8kb")
+    f.run_for(8.0)
+    dropped = _network(f).dropped()
+    _network(f).shape()
+    assert dropped, "the line dropped nothing"
+    return f.recovered()
+
+
+@row(
+    "latency of 200 ± 50 ms and 5 % of the packets lost, for 8 s (netem)",
+    seeded="forgets_chunks",
+    options=NETWORK["options"],
+    needs=netem_missing,
+)
+def line_lossy(f: Field) -> float:
+    _network(f).shape("netem", "delay", "200ms", "50ms", "loss", "5%")
+    f.run_for(8.0)
+    _network(f).shape()
+    return f.recovered()
+
+
 # ---- InfluxDB ------------------------------------------------------------------------------------
 
 
@@ -330,7 +390,7 @@ def influxdb_down(f: Field) -> float:
 
 @row(
     "InfluxDB frozen for 6 s (real, 1.x, SIGSTOP)",
-    seeded="forgets_failed",
+    seeded="forgets_backlog",
     says="is down",
     logs="sink failed",
 )
@@ -398,7 +458,7 @@ def influxdb_400(f: Field) -> float:
     return _answers(f, Fault(400, {"code": "invalid", "message": "go away"}), 3)
 
 
-@row("InfluxDB takes no body over 4 kB (413)", options=TWO, seeded="forgets_failed")
+@row("InfluxDB takes no body over 4 kB (413)", options=TWO, seeded="forgets_chunks")
 def influxdb_413(f: Field) -> float:
     f.site.stand_in.limit_body(4_096)
     f.run_for(4.0)
@@ -409,7 +469,7 @@ def influxdb_413(f: Field) -> float:
 @row(
     "InfluxDB answers 422 (partial write without saying which), 3 times",
     options=TWO,
-    seeded="forgets_failed",
+    seeded="forgets_chunks",
 )
 def influxdb_422(f: Field) -> float:
     words = "failure writing points to database: partial write: something dropped=1"
@@ -430,7 +490,7 @@ def influxdb_401(f: Field) -> float:
     return f.recovered()
 
 
-@row("InfluxDB writes, then cuts without an answer, 5 times", options=TWO, seeded="forgets_failed")
+@row("InfluxDB writes, then cuts without an answer, 5 times", options=TWO, seeded="forgets_chunks")
 def influxdb_resets(f: Field) -> float:
     return _answers(f, Fault(reset=True, written=True), 5)
 
@@ -518,6 +578,10 @@ def spool_full(f: Field) -> float:
     return f.recovered()
 
 
+SESSION_TAKEN_OVER = b"\xe0\x01\x8e"
+"""A DISCONNECT with that reason code."""
+
+
 # ---- what a person or another device does -------------------------------------------------------
 
 
@@ -526,21 +590,28 @@ def spool_full(f: Field) -> float:
     bar=START,
     says="connections subscribed",
     logs="a connection is given up",
-    seeded="never_reconnects",
+    seeded="takes_back",
 )
 def session_taken_over(f: Field) -> float:
-    # Mosquitto's DISCONNECT is lost where its close resets the connection: then the gateway, which
-    # cannot know better, connects again and takes the session back.
-    for _ in range(20):
-        f.take_over()
-        f.run_for(1.0)
-        if f.logged("a connection is given up"):
-            break
-    f.wait(lambda: f.gateway.get("/readyz")[0] == 503, 5, "not ready")
-    f.run_for(1.0)
-    assert any("connections subscribed" in reason for reason in f.said), f.said
+    f.proxy.last_word = SESSION_TAKEN_OVER
+    f.take_over()
+    f.wait(lambda: f.gateway.get("/readyz")[0] == 503, 10, "not ready")
+    f.run_for(6.0)  # longer than any wait before a connection is tried again
+    assert f.gateway.get("/readyz")[0] == 503, "the session was taken back"
+    f.proxy.last_word = b""
     f.gateway.stop()
     f.restart()
+    return f.recovered()
+
+
+@row(
+    "the session is taken over and the broker's word of it is lost: it is taken back",
+    says="connections subscribed",
+    logs="not_connected",
+    seeded="never_reconnects",
+)
+def session_taken_back(f: Field) -> float:
+    f.take_over()
     return f.recovered()
 
 
@@ -706,7 +777,6 @@ def kafka_unknown_producer(f: Field) -> float:
 
 @row(
     "Kafka's leader has moved (NOT_LEADER_OR_FOLLOWER), 30 times",
-    short=True,
     options=PROXIED,
     seeded="forgets_chunks",
 )
@@ -750,7 +820,6 @@ def disk_eio_on_sync(f: Field) -> float:
 
 @row(
     "the disk is read-only for 6 s, InfluxDB goes and comes back meanwhile",
-    short=True,
     bar=10.0,
     logs="Read-only file system",
     seeded="forgets_failed",
@@ -842,7 +911,7 @@ def operator_files_damaged(f: Field) -> float:
 @row(
     "the kernels' cache is cut in half: they are compiled anew",
     bar=240.0,
-    seeded="acks_first",
+    seeded="drain_forgets",
     options={"own_kernels": True},
 )
 def kernel_cache_damaged(f: Field) -> float:
@@ -914,7 +983,6 @@ BEST_EFFORT = {
 
 @row(
     "Kafka is best effort and frozen for 12 s: InfluxDB and acknowledgements do not wait",
-    short=True,
     counts="sink_dropped_readings",
     seeded="best_effort_waits",
     options=BEST_EFFORT,

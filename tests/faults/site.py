@@ -29,6 +29,7 @@ from confluent_kafka.admin import (
 from tests.faults.check import FLOOD, Verdict, judge
 from tests.faults.kafka_proxy import KafkaProxy
 from tests.faults.load import Load
+from tests.faults.network import FAR, Network
 from tests.faults.proxy import Key, Proxy
 from tests.faults.readers import (
     Identity,
@@ -70,7 +71,7 @@ TOPIC_SETTINGS = {"max_message_bytes": 1_048_588, "min_insync_replicas": 1}
 class Site:
     """Mosquitto, Kafka, InfluxDB 1.x and the stand-in for 2.x, in folders below `folder`."""
 
-    def __init__(self, folder: Path, devices: int = 100, rate: float = 400.0) -> None:
+    def __init__(self, folder: Path, devices: int = 100, rate: float = 200.0) -> None:
         self.folder = folder
         folder.mkdir(parents=True)
         self.options = FleetOptions(devices=devices, seed=7, interval=devices / rate, history=20)
@@ -149,7 +150,7 @@ class Field:
     influx: "1" for the real server, "2" for the stand-in. topic: for the readings, if it is not to be
     the common one. disk: size of a file system of its own for data_dir. own_ca: the gateway trusts a
     CA file of its own, which the row may replace. proxied: Kafka is reached by way of the proxy.
-    switched: `switch` works. own_kernels: a kernel cache of its own, which the row may damage.
+    network: between gateway and proxy there are packets that can be dropped. switched: `switch` works. own_kernels: a kernel cache of its own, which the row may damage.
     connections: of the load. receive_maximum: of each of the gateway's connections. bug: the seeded one.
     """
 
@@ -165,6 +166,7 @@ class Field:
         proxied: bool = False,
         switched: bool = False,
         own_kernels: bool = False,
+        network: bool = False,
         connections: int = 2,
         receive_maximum: int = 65_535,
         settings: dict[str, Any] | None = None,
@@ -174,7 +176,11 @@ class Field:
         self.name = name
         self.folder = _made(site.folder / "rows" / name)
         self.data_dir = self.folder / "data"
-        self.proxy = Proxy(site.mosquitto.port, site.ca_file, site.identity)
+        self.network: Network | None = Network() if network else None
+        identity = site.identity
+        if self.network is not None:
+            identity = Authority(site.ca_file.parent).server((FAR,), "far")
+        self.proxy = Proxy(site.mosquitto.port, site.ca_file, identity, self.network)
         self.load: Load | None = None
         self.said: Counter[str] = Counter()
         """Reasons that /readyz gave while something was wrong."""
@@ -231,7 +237,7 @@ class Field:
             "mqtt": {
                 "brokers": [
                     {
-                        "host": "127.0.0.1",
+                        "host": self.proxy.host,
                         "port": self.proxy.port,
                         "keep_alive": 6,
                         "receive_maximum": self._receive_maximum,
@@ -637,6 +643,8 @@ class Field:
         finally:
             self.gateway.end()
             self.proxy.close()
+            if self.network is not None:
+                self.network.close()
             self._kafka.close()
             self._letters.close()
             if self._disk:

@@ -57,9 +57,11 @@ def _talk(data: bytes, version5: bool, cut: int) -> tuple[list[tuple[bytes, byte
             one.framer.space()[: len(piece)] = piece
             one.received(len(piece), 0.0)
             while True:
-                event = one.advance()
-                frames = one.take(0)
-                messages += [(frames.topic(i), frames.payload(i)) for i in range(frames.n)]
+                try:
+                    event = one.advance()
+                finally:  # as a link does: also what came before a packet that ends it
+                    frames = one.take(0)
+                    messages += [(frames.topic(i), frames.payload(i)) for i in range(frames.n)]
                 if event in (Event.NEED_DATA, Event.BLOCKED):
                     break
             one.framer.compact()

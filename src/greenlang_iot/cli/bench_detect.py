@@ -60,6 +60,12 @@ def detect(
         raise InputError(f"{folder} is not the benchmark's data: {error}") from error
     report = nab_run.run(files)
     sys.stdout.write(_table(report))
+    second = nab_run.second_stage(files)
+    sys.stdout.write(
+        f"\nsecond stage: {second.observations:,} of {second.rows:,} rows "
+        f"({second.observations / second.rows:.3%}), {second.microseconds:.0f} µs each; standard at "
+        f"the shipped threshold {second.standard:.2f} with it, {second.standard_without:.2f} without\n"
+    )
     summary = _summary(report)
     if own:
         from greenlang_iot.bench import own_detect

@@ -160,8 +160,9 @@ class Gateway:
             self.settings.data_dir, plans, [b.name for b in self.settings.mqtt.brokers]
         )
         specs = []
+        paths = {item.index: run / f"shard-{item.index}.counters" for item in plans}
         for item in plans:
-            path = run / f"shard-{item.index}.counters"
+            path = paths[item.index]
             self.shards[item.index] = Counters.create(path)
             specs.append(
                 ShardSpec(
@@ -173,6 +174,7 @@ class Gateway:
                     tuple(r for n, r in enumerate(retired) if n % len(plans) == item.index),
                     os.getpid(),
                     self.rules,
+                    tuple((paths[p.index], len(p.connections)) for p in plans if p is not item),
                 )
             )
         return Supervisor(specs, self.settings.runtime, self._beat, self._restarted)

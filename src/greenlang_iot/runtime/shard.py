@@ -63,7 +63,7 @@ PR_SET_PDEATHSIG = 1
 class ShardSpec:
     """Everything a shard needs, picklable. `retired`: client ids of an earlier layout to drain here.
 
-    supervisor: process with which the shard ends, at once; 0: none.
+    peers: of the other shards, their counters and how many connections they want. supervisor: process with which the shard ends, at once; 0: none.
     """
 
     index: int
@@ -74,6 +74,7 @@ class ShardSpec:
     retired: tuple[ConnectionPlan, ...] = ()
     supervisor: int = 0
     rules: RuleSet = NO_RULES
+    peers: tuple[tuple[Path, int], ...] = ()
 
 
 def shard_process(spec: ShardSpec, control: Control, window: Control) -> None:
@@ -338,11 +339,12 @@ class Shard:
         return done
 
     async def _retire(self) -> None:
-        """Drain the client ids of an earlier layout, after our own subscriptions stand.
+        """Drain the client ids of an earlier layout, after every shard's subscriptions stand: what
+        such an id has subscribed may be another shard's now, and until then nobody else's.
 
         All at once: until it is unsubscribed, the broker gives each of them what it gives us.
         """
-        while self.spec.retired and not self._all_up():
+        while self.spec.retired and not (self._all_up() and self._peers_up()):
             await asyncio.sleep(TICK)
         await asyncio.gather(*(self._retire_one(item) for item in self.spec.retired))
 
@@ -365,6 +367,10 @@ class Shard:
 
     def _all_up(self) -> bool:
         return self._subscribed() >= len(self.spec.plan.connections)
+
+    def _peers_up(self) -> bool:
+        up = cell("connections_up")
+        return all(Counters.open(path).get(up) >= wanted for path, wanted in self.spec.peers)
 
     def _subscribed(self) -> int:
         return sum(connection.number in self._up for connection in self._own)

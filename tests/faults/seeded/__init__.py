@@ -23,6 +23,7 @@ LOSING = {
     "acks_first",
     "forgets_chunks",
     "forgets_failed",
+    "forgets_backlog",
     "spool_lies",
     "drain_forgets",
     "dead_letters_lie",

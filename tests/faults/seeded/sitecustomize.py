@@ -66,6 +66,19 @@ def forgets_failed(module: Any) -> None:
     module.Runner._send_once = bug
 
 
+def forgets_backlog(module: Any) -> None:
+    """Every other record of the spool counts as delivered and was not sent."""
+    genuine = module.Runner._replay_one
+    calls = 0
+
+    async def bug(self: Any, chunk: Any) -> bool:
+        nonlocal calls
+        calls += 1
+        return True if calls % 2 else await genuine(self, chunk)
+
+    module.Runner._replay_one = bug
+
+
 def spool_lies(module: Any) -> None:
     """A record counts as durable before it is written, and it is written late."""
 
@@ -121,6 +134,17 @@ def never_reconnects(module: Any) -> None:
             self._tell(error)
 
     module.Connection._stay_connected = bug
+
+
+def takes_back(module: Any) -> None:
+    """A session that another client took over is taken back, again and again."""
+    genuine = module.Connection._tell
+
+    def bug(self: Any, error: Any) -> None:
+        error.retryable = True
+        genuine(self, error)
+
+    module.Connection._tell = bug
 
 
 def no_adoption(module: Any) -> None:
@@ -202,11 +226,13 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "acks_first": ("greenlang_iot.pipeline", acks_first),
     "forgets_chunks": ("greenlang_iot.sinks.runner", forgets_chunks),
     "forgets_failed": ("greenlang_iot.sinks.runner", forgets_failed),
+    "forgets_backlog": ("greenlang_iot.sinks.runner", forgets_backlog),
     "spool_lies": ("greenlang_iot.spool.log", spool_lies),
     "full_spool_drops": ("greenlang_iot.sinks.runner", full_spool_drops),
     "drain_forgets": ("greenlang_iot.runtime.shard", drain_forgets),
     "stale_acks": ("greenlang_iot.runtime.shard", stale_acks),
     "never_reconnects": ("greenlang_iot.mqtt.transport", never_reconnects),
+    "takes_back": ("greenlang_iot.mqtt.transport", takes_back),
     "gives_up_on_files": ("greenlang_iot.mqtt.transport", gives_up_on_files),
     "dead_letters_lie": ("greenlang_iot.sinks.deadletter", dead_letters_lie),
     "trusts_the_clock": ("greenlang_iot.runtime.clockwatch", trusts_the_clock),

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.fakes.directory import directory
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.model.batches import U16
 from greenlang_iot.model.errors import MqttError
+from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
 from greenlang_iot.runtime.shard import Shard, ShardSpec
@@ -90,6 +92,29 @@ async def test_a_client_id_that_cannot_be_retired_does_not_end_the_shard(
     assert asked == ["old-1", "old-2"]
     assert shard.connections == []
     assert not (tmp_path / "run").exists()
+
+
+async def test_a_client_id_is_not_retired_before_the_other_shards_have_subscribed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what it had subscribed for another shard would be nobody's for a moment."""
+    other = Counters.create(tmp_path / "shard-1.counters")
+    shard = make(tmp_path, "old")
+    shard.spec = replace(shard.spec, peers=((tmp_path / "shard-1.counters", 2),))
+    asked: list[str] = []
+
+    async def retire_one(plan: ConnectionPlan) -> None:
+        asked.append(plan.client_id)
+
+    monkeypatch.setattr(shard, "_retire_one", retire_one)
+    for up in (0, 1):
+        other.set(cell("connections_up"), up)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(shard._retire(), 0.25)
+        assert asked == []
+    other.set(cell("connections_up"), 2)
+    await asyncio.wait_for(shard._retire(), 5)
+    assert asked == ["old"]
 
 
 async def test_what_settles_before_the_subscription_stands_is_acknowledged_too(
