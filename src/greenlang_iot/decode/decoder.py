@@ -186,6 +186,7 @@ class Decoder:
             layouts.layout_of,
             layouts.following,
             layouts.memory,
+            layouts.scratch,
             limits.max_payload_bytes,
             limits.max_readings_per_message,
             window.oldest_ns,

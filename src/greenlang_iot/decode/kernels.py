@@ -277,7 +277,7 @@ def _find_series(
 def scan(
     n: int, buffer: U8, payload_off: I32, payload_len: I32, frame_flags: U8, device: I32,
     series_start: I64, kind: I32, lines: U64, bounds: F64, blob: U8,
-    plans: I64, literals: U8, layout_of: U8, following: U8, memory: I64,
+    plans: I64, literals: U8, layout_of: U8, following: U8, memory: I64, scratch: I64,
     max_payload: int, max_readings: int, oldest: int, newest: int, receive: int, has_receive: bool,
     base: int, fields: I64, numbers: F64, rest: I32,
     series: I32, ts_ns: I64, value: F64, seq: I64, flags: U16, frame: I32,
@@ -286,7 +286,7 @@ def scan(
     """(rows written, frames left to the general path, whose numbers are written to `rest`).
 
     device: per frame, −1 where the topic is not known. kind, lines, bounds, blob: see `tables.Tables`.
-    plans, literals, layout_of, following, memory: see `kernels_layouts`.
+    plans, literals, layout_of, following, memory, scratch: see `kernels_layouts`.
     receive: the time stamp of a reading that has none, if has_receive. base: flags of every row.
     fields, numbers: scratch. The row columns need room for one row per frame and one per 5 bytes of
     payload; `rest` for n.
@@ -364,7 +364,7 @@ def scan(
             if good and not followed and not array:
                 miss(
                     plans, literals, layout_of, following, memory, d, buffer, begin, end,
-                    first, last, count, fields, numbers, kind, bounds,
+                    first, last, count, fields, scratch, numbers, kind, bounds,
                 )  # fmt: skip
         if not good:
             row = before

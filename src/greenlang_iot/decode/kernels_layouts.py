@@ -28,7 +28,8 @@ _STEPS = 4
 MOST_MARKS = 14
 assert _STEPS + 4 * (MOST_MARKS + 1) <= PLAN
 MEMORY = 3
-"""`memory`: the layout learnt last, messages to pass before the next is learnt, and how many were so lately."""
+"""`memory`: the layout learnt last, messages to pass before the next is learnt, and how many were so lately.
+(`scratch`: what `follow` leaves while known layouts are tried.)"""
 _LONGEST_PAUSE = 4096
 
 READINGS = 8
@@ -169,8 +170,8 @@ def _learn(
 @leaf
 def miss(
     plans: I64, literals: U8, layout_of: U8, following: U8, memory: I64, device: int,
-    buffer: U8, begin: int, end: int, first: int, last: int, count: int, fields: I64, numbers: F64,
-    kind: I32, bounds: F64,
+    buffer: U8, begin: int, end: int, first: int, last: int, count: int, fields: I64,
+    scratch: I64, numbers: F64, kind: I32, bounds: F64,
 ) -> None:  # fmt: skip
     """An object was scanned because another layout, or none, was expected: know better next time."""
     if memory[1] > 0:
@@ -178,7 +179,6 @@ def miss(
         return
     before = layout_of[device]
     found = 0
-    scanned = fields[MARKS]
     for layout in range(1, LAYOUTS):
         if (
             plans[PLAN * layout + 1]
@@ -193,14 +193,13 @@ def miss(
                 last,
                 kind,
                 bounds,
-                fields,
+                scratch,
                 numbers,
             )
             >= 0
         ):
             found = layout
             break
-    fields[MARKS] = scanned
     if found == 0:
         found = 1 + memory[0] % (LAYOUTS - 1)
         taken = plans[PLAN * found + 1] != 0

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from greenlang_iot.decode.kernels_layouts import LAYOUTS, LITERAL, MEMORY, PLAN
+from greenlang_iot.decode.kernels_layouts import LAYOUTS, LITERAL, MARKS, MEMORY, PLAN
 from greenlang_iot.model.batches import I64, SLACK, U8
 
 
@@ -15,3 +15,4 @@ class Layouts:
         self.layout_of: U8 = np.zeros(devices, np.uint8)
         self.following: U8 = np.zeros(LAYOUTS, np.uint8)
         self.memory: I64 = np.zeros(MEMORY, np.int64)
+        self.scratch: I64 = np.zeros(MARKS, np.int64)
