@@ -179,7 +179,7 @@ class Stage:
     def received(self, changes: dict[str, Any]) -> int:
         """Messages that have arrived in every sink that these settings leave on."""
         sinks = changes.get("sinks", {})
-        counts = []
+        counts: list[int] = []
         if sinks.get("influxdb", {}).get("enabled", True):
             counts.append(self.influxdb.ask()["lines"])
         if sinks.get("kafka", {}).get("enabled", True):
