@@ -59,8 +59,8 @@ docs-reference: setup
 
 # The servers of the service tests: Mosquitto, InfluxDB, Prometheus and Chromium from Debian (needs root), Kafka by Maven, axe-core by npm.
 services:
-	@if ! command -v mosquitto >/dev/null || ! command -v influxd >/dev/null; then \
-	  apt-get update -qq && apt-get install -y -qq --no-install-recommends mosquitto influxdb; \
+	@if ! command -v mosquitto >/dev/null || ! command -v mosquitto_pub >/dev/null || ! command -v influxd >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends mosquitto mosquitto-clients influxdb; \
 	fi
 	@if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; \

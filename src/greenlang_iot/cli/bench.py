@@ -123,7 +123,7 @@ def peers(
     The command finds BENCH_MQTT_PORT, BENCH_CA_FILE, BENCH_INFLUXDB_PORT and BENCH_KAFKA_PORT in its
     environment.
 
-    Example: greenlang-iot bench peers --gateway-command "telegraf --config bench/peers/telegraf.conf" --no-kafka
+    Example: greenlang-iot bench peers --gateway-command "./my-gateway --fast"
 
     Exit codes: 0 measured, 1 not all arrived, 2 wrong input.
     """

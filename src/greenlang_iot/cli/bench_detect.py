@@ -32,7 +32,7 @@ def detect(
         Path | None, typer.Option(help="The benchmark's folder (data/, labels/); or NAB_DATA.")
     ] = None,
     own: Annotated[
-        bool, typer.Option("--own", help="Our own benchmark too: seeded faults; a minute or two.")
+        bool, typer.Option("--own", help="Our own benchmark too: seeded faults; some minutes.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object as the last line.")
@@ -60,12 +60,21 @@ def detect(
         raise InputError(f"{folder} is not the benchmark's data: {error}") from error
     report = nab_run.run(files)
     sys.stdout.write(_table(report))
+    second = nab_run.second_stage(files)
+    sys.stdout.write(
+        f"\nsecond stage: {second.observations:,} of {second.rows:,} rows "
+        f"({second.observations / second.rows:.3%}), {second.microseconds:.0f} µs each; standard at "
+        f"the shipped threshold {second.standard:.2f} with it, {second.standard_without:.2f} without\n"
+    )
+    summary = _summary(report)
     if own:
         from greenlang_iot.bench import own_detect
 
-        sys.stdout.write("\n" + own_detect.table(own_detect.run()))
+        result = own_detect.run()
+        sys.stdout.write("\n" + own_detect.table(result))
+        summary["own"] = own_detect.summary(result)
     if as_json:
-        sys.stdout.write(json.dumps(_summary(report)) + "\n")
+        sys.stdout.write(json.dumps(summary) + "\n")
 
 
 def _summary(report: "Report") -> dict[str, object]:

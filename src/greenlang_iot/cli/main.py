@@ -10,7 +10,7 @@ import sys
 import typer
 
 from greenlang_iot import __version__
-from greenlang_iot.cli import alerts, bench, config, dead_letter, devices, quality, spool
+from greenlang_iot.cli import alerts, bench, config, dead_letter, detect, devices, quality, spool
 from greenlang_iot.cli.demo import demo
 from greenlang_iot.cli.doctor import doctor
 from greenlang_iot.cli.options import AsJson
@@ -37,6 +37,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
 app.add_typer(devices.app, name="devices")
 app.add_typer(dead_letter.app, name="dead-letter")
+app.add_typer(detect.app, name="detect")
 app.add_typer(spool.app, name="spool")
 app.add_typer(quality.app, name="quality")
 app.command()(doctor)

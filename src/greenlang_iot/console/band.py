@@ -34,7 +34,7 @@ def bands(
     """(expected, band) per reading, NaN while learning. ts_ns, value: oldest first."""
     n, nothing = len(ts_ns), np.zeros(0, np.uint8)
     alone = settings.model_copy(update={"second_stage": SecondStageSettings(enabled=False)})
-    scores = Detector(_only(registry, series), alone).score(
+    scores = Detector(only(registry, series), alone).score(
         ReadingBatch(
             n=n,
             series=np.zeros(n, np.int32),
@@ -69,7 +69,7 @@ _SERIES = (
 )
 
 
-def _only(d: Directory, series: int) -> Directory:
+def only(d: Directory, series: int) -> Directory:
     """The Directory of one series alone."""
     device = int(d.series_device[series])
     name = np.frombuffer(d.device.raw(device), np.uint8)

@@ -24,11 +24,11 @@ from greenlang_iot.decode.kernels_json import (
     to_float,
 )
 from greenlang_iot.decode.kernels_topics import same_bytes
-from greenlang_iot.decode.kernels_words import load8, load64, signed
 from greenlang_iot.model.batches import F64, I16, I32, I64, U8, U16, U64
 from greenlang_iot.model.flags import FRAME_RETAIN, HAS_SEQ, RETAINED
 from greenlang_iot.model.jit import fused, kernel, leaf
 from greenlang_iot.model.kernels_prefetch import AHEAD, prefetch
+from greenlang_iot.model.kernels_words import load8, load64, signed
 
 _TS, _METRIC, _VALUE, _UNIT, _SEQ, _VALUES = 1, 2, 4, 8, 16, 32
 

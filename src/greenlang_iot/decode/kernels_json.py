@@ -6,9 +6,9 @@ A piece reads at most 63 bytes beyond `end`; its caller checks that what was rea
 
 import numpy as np
 
-from greenlang_iot.decode.kernels_words import load8, load64, signed, trailing_zeros
 from greenlang_iot.model.batches import U8
 from greenlang_iot.model.jit import fused, leaf
+from greenlang_iot.model.kernels_words import load8, load64, signed, trailing_zeros
 
 _LOW7 = np.uint64(0x7F7F_7F7F_7F7F_7F7F)
 _HIGH1 = np.uint64(0x8080_8080_8080_8080)

@@ -6,10 +6,10 @@ blob, off: topic bytes of device d are `blob[off[d]:off[d + 1]]`; the blob ends 
 
 import numpy as np
 
-from greenlang_iot.decode.kernels_words import load64, signed
 from greenlang_iot.model.batches import I32, I64, U8, U64
 from greenlang_iot.model.jit import fused, kernel
 from greenlang_iot.model.kernels_prefetch import prefetch
+from greenlang_iot.model.kernels_words import load64, signed
 
 BLOCK = 64
 """Topics looked up side by side."""

@@ -1,7 +1,7 @@
 """The detectors' memory as bytes: versioned, checksummed, keyed by device and metric names.
 
     magic (16) · format version u32 · CRC-32C of the rest u32 · header length u64 · header (JSON)
-    · device ids · metric names · series → device, metric (int32) · rows
+    · device ids · metric names · series → device, metric (int32) · rows · z of the newest readings (float32)
 
 The header names every field of the rows, so a later layout reads an earlier one: fields that it
 does not know are ignored, fields that are missing start empty, and the series learns anew.
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from greenlang_iot.detect import state
 from greenlang_iot.detect.state import Rows
-from greenlang_iot.model.batches import I32, I64
+from greenlang_iot.model.batches import F32, I32, I64
 from greenlang_iot.model.directory import Directory, Texts
 
 MAGIC = b"greenlang-detect"
@@ -29,6 +29,8 @@ _LENGTH = struct.Struct("<Q")
 
 PROCESS_LOCAL = ("recent_connection", "heard_ns")
 """Fields that mean nothing after a restart: stored as zero."""
+PIECE = 1 << 20
+"""Bytes that are summed up at a time: a thread that does it lets others go on in between."""
 MEMORY = ("recent_ts", "floor_ts", "recent_value", "recent_seq")
 """Fields of the duplicate memory: useless one without the others."""
 
@@ -39,39 +41,78 @@ class Saved:
 
     series: npt.NDArray[np.intp]
     rows: Rows
-    extra: dict[str, int]
+    extra: dict[str, Any]
+    newest: F32  # z of the newest reading
 
 
-def save(directory: Directory, rows: Rows, extra: dict[str, int]) -> bytes:
-    """Every series that was ever seen. `extra` are counters of the second stage."""
-    which = np.flatnonzero(state.seen(rows))
-    kept = rows[which]
-    for name in PROCESS_LOCAL:
-        kept[name] = 0
-    devices, device_of = np.unique(directory.series_device[which], return_inverse=True)
-    metrics, metric_of = np.unique(directory.series_metric[which], return_inverse=True)
-    parts = [
-        *_pack_texts(directory.device, devices),
-        *_pack_texts(directory.metric, metrics),
-        device_of.astype(np.int32).tobytes(),
-        metric_of.astype(np.int32).tobytes(),
-        kept.tobytes(),
-    ]
-    fields = [
-        [name, dtype.base.str, list(dtype.shape), offset]
-        for name, (dtype, offset, *_) in (state.ROW.fields or {}).items()
-    ]
-    header = json.dumps(
-        {
-            "series": len(which),
-            "stride": state.ROW.itemsize,
-            "fields": fields,
-            "sizes": [len(part) for part in parts],
-            "extra": extra,
-        }
-    ).encode()
-    body = b"".join((_LENGTH.pack(len(header)), header, *parts))
-    return _HEAD.pack(MAGIC, VERSION, google_crc32c.value(body)) + body
+class Snapshot:
+    """A checkpoint that is taken a piece at a time, while readings go on being learnt.
+
+    Series know nothing of each other, so each may be as it was at its own moment. `step` copies; what
+    takes long (`parts`) touches nothing that lives, and may run in a thread. A Directory that grows
+    meanwhile has rows of its own: this goes on with the ones it began with.
+    """
+
+    def __init__(self, directory: Directory, rows: Rows, newest: F32) -> None:
+        self._directory = directory
+        self._rows = rows
+        self._newest = newest if len(newest) == len(rows) else np.zeros(len(rows), np.float32)
+        self._at = 0
+        self._which: list[npt.NDArray[np.intp]] = []
+        self._kept: list[Rows] = []
+        self._kept_newest: list[F32] = []
+
+    def step(self, rows: int) -> bool:
+        """Copy the next so many rows; True when all are."""
+        piece = slice(self._at, self._at + rows)
+        seen = np.flatnonzero(state.seen(self._rows[piece]))
+        self._which.append(seen + self._at)
+        self._kept.append(self._rows[piece][seen])
+        self._kept_newest.append(self._newest[piece][seen])
+        self._at += rows
+        return self._at >= len(self._rows)
+
+    def parts(self, extra: dict[str, Any]) -> list[bytes]:
+        """The file's content, in pieces. extra: what the second stage keeps, as plain JSON types."""
+        for kept in self._kept:
+            for name in PROCESS_LOCAL:
+                kept[name] = 0
+        which = np.concatenate([np.zeros(0, np.intp), *self._which])
+        directory = self._directory
+        devices, device_of = np.unique(directory.series_device[which], return_inverse=True)
+        metrics, metric_of = np.unique(directory.series_metric[which], return_inverse=True)
+        columns: list[list[bytes]] = [
+            *(
+                [part]
+                for part in (
+                    *_pack_texts(directory.device, devices),
+                    *_pack_texts(directory.metric, metrics),
+                )
+            ),
+            [device_of.astype(np.int32).tobytes()],
+            [metric_of.astype(np.int32).tobytes()],
+            [kept.tobytes() for kept in self._kept],
+            [newest.tobytes() for newest in self._kept_newest],
+        ]
+        fields = [
+            [name, dtype.base.str, list(dtype.shape), offset]
+            for name, (dtype, offset, *_) in (state.ROW.fields or {}).items()
+        ]
+        header = json.dumps(
+            {
+                "series": len(which),
+                "stride": state.ROW.itemsize,
+                "fields": fields,
+                "sizes": [sum(map(len, column)) for column in columns],
+                "extra": extra,
+            }
+        ).encode()
+        body = [_LENGTH.pack(len(header)), header, *(part for column in columns for part in column)]
+        crc = 0
+        for part in body:
+            for start in range(0, len(part), PIECE):
+                crc = google_crc32c.extend(crc, part[start : start + PIECE])
+        return [_HEAD.pack(MAGIC, VERSION, crc), *body]
 
 
 def load(blob: bytes, directory: Directory) -> Saved:
@@ -86,7 +127,11 @@ def load(blob: bytes, directory: Directory) -> Saved:
     series = _find(directory, device, metric)
     known = np.flatnonzero(series >= 0)
     saved = _named_rows(header, parts[6])
-    return Saved(series[known], _current_layout(saved[known]), header["extra"])
+    # checkpoints of before have no such column
+    newest = (
+        np.frombuffer(parts[7], np.float32) if len(parts) > 7 else np.zeros(len(saved), np.float32)
+    )
+    return Saved(series[known], _current_layout(saved[known]), header["extra"], newest[known])
 
 
 def _open(blob: bytes) -> tuple[dict[str, Any], list[memoryview]]:

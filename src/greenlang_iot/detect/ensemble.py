@@ -1,9 +1,12 @@
 """The detector of a shard: state rows, the scoring kernel, the second stage, silence."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from greenlang_iot.detect import checkpoint, kernels, state
+from greenlang_iot.detect.checkpoint import Snapshot
 from greenlang_iot.detect.limits import limits
 from greenlang_iot.detect.outlook import outlook
 from greenlang_iot.detect.river_bank import RiverBank
@@ -93,6 +96,7 @@ class Detector:
         self._rows = state.grown(self._rows, self._directory, directory)
         self._limits = limits(directory, self.settings.threshold)
         self._directory = directory
+        self._bank.newest = np.zeros(directory.n_series, np.float32)  # places may have changed
 
     def silent(self, now_ns: int, watched: npt.NDArray[np.bool_] | None = None) -> Silences:
         """Series without a reading for settings.silence_intervals expected intervals of wall time.
@@ -176,13 +180,26 @@ class Detector:
 
     def checkpoint(self) -> bytes:
         """All that was learnt and remembered; a restored Detector goes on as if nothing happened."""
-        return checkpoint.save(self._directory, self._rows, self._bank.counters())
+        snapshot = self.snapshot()
+        snapshot.step(len(self._rows))
+        return b"".join(snapshot.parts(self.second_stage_memory()))
+
+    def snapshot(self) -> Snapshot:
+        """A checkpoint that is taken in steps between batches."""
+        return Snapshot(self._directory, self._rows, self._bank.newest)
+
+    def second_stage_memory(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the second stage, as plain JSON types."""
+        return self._bank.saved()
 
     def restore(self, blob: bytes) -> int:
         """Take over a checkpoint; returns how many series. ValueError says why it is refused."""
         saved = checkpoint.load(blob, self._directory)
         self._rows[saved.series] = saved.rows
         self._bank.restore(saved.extra)
+        if len(self._bank.newest) != self._directory.n_series:
+            self._bank.newest = np.zeros(self._directory.n_series, np.float32)
+        self._bank.newest[saved.series] = saved.newest
         return len(saved.series)
 
 

@@ -1,22 +1,27 @@
-"""The second stage: river's HalfSpaceTrees look at suspects and at a sample, within a budget.
+"""The second stage: river's detectors look at suspects and at a sample, within a budget.
 
-An observation costs some 28 µs, a hundred times a reading's first stage, so the budget counts
+An observation costs some 30 µs, a hundred times a reading's first stage, so the budget counts
 observations per 1,000 readings and is carried across batches. What is due and not affordable (or
 comes before river is imported) is marked SHED: its first score stands. Readings are never shed.
 
-Features of a reading, each in [0, 1]: its z, the z of its change, and its time of day. One model
-per (device type, metric), the least recently used dropped. Models learn from the sample, never
-from suspects, and give no opinion in their first WINDOW observations.
+What they look at is the device, not the reading alone: the newest z of every metric that its type
+has, the z of this reading's change, and its time of day, each in [0, 1]. Detectors of river that take
+one number get the reading's z. One set of models per device type, the least recently used dropped.
+Models learn from the sample, never from suspects, and give no opinion in their first observations.
 
 A model's opinion is how far its score stands from its own usual score, in standard deviations
-clipped at 3; it moves the reading's score by at most OPINION, up or down: a factor of three in the
-share of normal readings. Models are not part of the checkpoint: they hold no series' memory and
-are rebuilt from the sample.
+clipped at 3; their mean moves the reading's score by at most OPINION, up or down: a factor of three
+in the share of normal readings.
+
+The checkpoint never holds river's objects (nothing is unpickled): it holds the newest observations
+that each model learnt, and a restored model learns them again. For HalfSpaceTrees that is all that
+it knows; what others knew from longer ago is lost.
 """
 
 import importlib
 import math
-from collections import OrderedDict
+import zlib
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,12 +54,103 @@ SAVED = 20
 """Observations that a quiet time can save up for a burst of suspects."""
 
 
+REMEMBERED = 2 * WINDOW
+"""Observations of a model that the checkpoint keeps: the window before this one, and this one."""
+LEARNT_FIRST = 2 * WINDOW
+"""Observations before a model has an opinion."""
+
+Features = dict[str, float]
+
+
+class _Whole:
+    """A detector of several features."""
+
+    def __init__(self, river: Any) -> None:
+        self._river = river
+
+    def score(self, x: Features, z: float) -> float:
+        return float(self._river.score_one(x))
+
+    def learn(self, x: Features, z: float) -> None:
+        self._river.learn_one(x)
+
+
+class _Single(_Whole):
+    """A detector of one number."""
+
+    def score(self, x: Features, z: float) -> float:
+        return float(self._river.score_one(None, z))
+
+    def learn(self, x: Features, z: float) -> None:
+        self._river.learn_one(None, z)
+
+
+class _Drift(_Whole):
+    """A detector of change in what came: strange is the moment in which it finds one."""
+
+    def score(self, x: Features, z: float) -> float:
+        return float(self._river.drift_detected)
+
+    def learn(self, x: Features, z: float) -> None:
+        self._river.update(z)
+
+
+def _make(name: str, seed: int) -> _Whole:
+    """A new model of the detector that the settings name so."""
+    if name == "HalfSpaceTrees":
+        river = importlib.import_module("river.anomaly")
+        return _Whole(
+            river.HalfSpaceTrees(n_trees=TREES, height=HEIGHT, window_size=WINDOW, seed=seed)
+        )
+    if name in ("GaussianScorer", "StandardAbsoluteDeviation"):
+        return _Single(getattr(importlib.import_module("river.anomaly"), name)())
+    if name in ("OneClassSVM", "LODA"):
+        more = {"seed": seed} if name == "LODA" else {}
+        return _Whole(getattr(importlib.import_module("river.anomaly"), name)(**more))
+    drift = getattr(importlib.import_module("river.drift"), name)
+    return _Drift(drift(seed=seed) if name == "KSWIN" else drift())
+
+
 @dataclass(slots=True)
-class _Model:
-    trees: Any
-    learnt: int = 0
+class _Usual:
+    """What a model's score usually is."""
+
     mean: float = 0.0
     variance: float = 0.0
+
+
+@dataclass(slots=True)
+class _Model:
+    """The detectors of one device type, and what they learnt lately: rows of features and z."""
+
+    detectors: list[_Whole]
+    usual: list[_Usual]
+    columns: list[str]
+    learnt: int = 0
+    lately: deque[F64] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+
+    def opinion(self, x: Features, z: float) -> float:
+        """In [−1, 1]: how much stranger than usual, by the mean of the detectors."""
+        if self.learnt < LEARNT_FIRST:
+            return 0.0
+        total = 0.0
+        for detector, usual in zip(self.detectors, self.usual, strict=True):
+            if usual.variance > 0.0:
+                away = (detector.score(x, z) - usual.mean) / math.sqrt(usual.variance)
+                total += min(max(away / 3.0, -1.0), 1.0) if math.isfinite(away) else 0.0
+        return total / len(self.detectors)
+
+    def learn(self, x: Features, z: float) -> None:
+        for detector, usual in zip(self.detectors, self.usual, strict=True):
+            if self.learnt >= WINDOW:
+                off = detector.score(x, z) - usual.mean
+                if math.isfinite(off):
+                    rate = max(1.0 / (self.learnt - WINDOW + 1), USUAL_RATE)
+                    usual.mean += rate * off
+                    usual.variance += rate * (off * off - usual.variance)
+            detector.learn(x, z)
+        self.learnt += 1
+        self.lately.append(np.array([*(x[name] for name in self.columns), z], np.float64))
 
 
 @dataclass(slots=True)
@@ -63,26 +159,75 @@ class RiverBank:
 
     settings: SecondStageSettings
     observations: int = 0
+    newest: F32 = field(default_factory=lambda: np.zeros(0, np.float32))
+    """By series: z of the newest reading."""
     _credit: int = 0
     _since_sample: int = 0  # readings since the last one that was sampled
-    _river: Any = None
-    _models: "OrderedDict[tuple[int, int], _Model]" = field(default_factory=OrderedDict)
+    _ready: bool = False
+    _models: "OrderedDict[str, _Model]" = field(default_factory=OrderedDict)  # by device type
+    _saved: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # of a checkpoint, until river is there
 
     def load(self) -> None:
         """Import river (some seconds; may run in a thread). Until then all that is due is SHED."""
-        self._river = importlib.import_module("river.anomaly")
+        models: OrderedDict[str, _Model] = OrderedDict()
+        for name in self.settings.detectors:
+            _make(name, 0)
+        for saved in self._saved:
+            models[saved["type"]] = self._relearnt(saved)
+        self._models = models
+        self._ready = True
 
     @property
     def models(self) -> int:
         return len(self._models)
 
-    def counters(self) -> dict[str, int]:
-        """What the checkpoint keeps."""
-        return {"credit": self._credit, "since_sample": self._since_sample}
+    def saved(self) -> dict[str, Any]:
+        """What the checkpoint keeps, as plain JSON types."""
+        models = [
+            {
+                "type": kind,
+                "columns": model.columns,
+                "detectors": list(self.settings.detectors),
+                "learnt": model.learnt,
+                "usual": [[usual.mean, usual.variance] for usual in model.usual],
+                "lately": [row.tolist() for row in model.lately],
+            }
+            for kind, model in self._models.items()
+        ]
+        return {
+            "credit": self._credit,
+            "since_sample": self._since_sample,
+            "models": models if self._ready else self._saved,
+        }
 
-    def restore(self, counters: dict[str, int]) -> None:
-        self._credit = counters.get("credit", 0)
-        self._since_sample = counters.get("since_sample", 0)
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take over what `saved` gave; models learn again when river is there."""
+        self._credit = int(saved.get("credit", 0))
+        self._since_sample = int(saved.get("since_sample", 0))
+        models = saved.get("models", [])
+        self._saved = models[-self.settings.models :]
+        if self._ready:
+            self.load()
+
+    def _relearnt(self, saved: dict[str, Any]) -> _Model:
+        """A model that learnt again what it learnt last."""
+        kind, columns = saved["type"], saved["columns"]
+        model = self._new(kind, columns)
+        same = saved["detectors"] == list(self.settings.detectors)
+        rows = np.array(saved["lately"], np.float64).reshape(-1, len(columns) + 1)
+        learnt = int(saved["learnt"]) if same else len(rows)
+        # windows begin where they began: the rows before the last whole window say nothing more
+        for row in rows[-(WINDOW + learnt % WINDOW) :] if learnt > WINDOW else rows:
+            features, z = dict(zip(columns, row.tolist(), strict=False)), float(row[-1])
+            for detector in model.detectors:
+                detector.learn(features, z)
+        model.lately.extend(rows)
+        model.learnt = learnt
+        if same:
+            model.usual = [_Usual(float(mean), float(var)) for mean, var in saved["usual"]]
+        return model
 
     def review(
         self,
@@ -101,16 +246,26 @@ class RiverBank:
         if not self.settings.enabled or per_reading == 0:
             return
         due, sampled = self._due(batch, scores, per_reading)
-        before = 0
+        if len(self.newest) != directory.n_series:
+            self.newest = np.zeros(directory.n_series, np.float32)
+        known = self.newest
+        judged = (batch.flags[: batch.n] & NOT_LEARNT) == 0
+        series = batch.series[: batch.n]
+        before = told = 0
         for row in due:
             self._credit = min(self._credit + per_reading * (row + 1 - before), SAVED * UNIT)
             before = row + 1
-            if self._credit < UNIT or self._river is None:
+            if self._credit < UNIT or not self._ready:
                 scores.verdict[row] |= SHED
                 continue
             self._credit -= UNIT
+            # of several readings of a series the newest counts, as in batches of one
+            rows = slice(told, row + 1)
+            known[series[rows][judged[rows]]] = z[rows][judged[rows]]
+            told = row + 1
             self._observe(batch, scores, directory, threshold, z, change, row, row in sampled)
         self._credit = min(self._credit + per_reading * (batch.n - before), SAVED * UNIT)
+        known[series[told:][judged[told:]]] = z[told : batch.n][judged[told:]]
 
     def _due(
         self, batch: ReadingBatch, scores: ScoreBatch, per_reading: int
@@ -137,42 +292,35 @@ class RiverBank:
         learn: bool,
     ) -> None:
         series = int(batch.series[row])
-        model = self._model(directory, series)
-        features = {
-            "z": _squash(float(z[row])),
-            "change": _squash(float(change[row])),
-            "time": int(batch.ts_ns[row]) % DAY_NS / DAY_NS,
-        }
+        device = int(directory.series_device[series])
+        first, end = int(directory.series_start[device]), int(directory.series_start[device + 1])
+        metrics = directory.series_metric[first:end].tolist()
+        here = {directory.metric[m]: i for i, m in enumerate(metrics)}
+        model = self._model(directory.type[int(directory.type_of[device])], sorted(here))
+        newest = self.newest[first:end].tolist()
+        x = {name: _squash(newest[here[name]]) if name in here else 0.5 for name in model.columns}
+        x["change of it"] = _squash(float(change[row]))
+        x["time of day"] = int(batch.ts_ns[row]) % DAY_NS / DAY_NS
         self.observations += 1
         scores.verdict[row] |= SECOND_STAGE
-        if model.learnt >= 2 * WINDOW and model.variance > 0.0:
-            away = (model.trees.score_one(features) - model.mean) / math.sqrt(model.variance)
-            opinion = OPINION * min(max(away / 3.0, -1.0), 1.0)
-            _adjust(scores, row, opinion, float(threshold[series]))
+        opinion = OPINION * model.opinion(x, float(z[row]))
+        _adjust(scores, row, opinion, float(threshold[series]))
         if learn:
-            if model.learnt >= WINDOW:
-                off = model.trees.score_one(features) - model.mean
-                rate = max(1.0 / (model.learnt - WINDOW + 1), USUAL_RATE)
-                model.mean += rate * off
-                model.variance += rate * (off * off - model.variance)
-            model.trees.learn_one(features)
-            model.learnt += 1
+            model.learn(x, float(z[row]))
 
-    def _model(self, directory: Directory, series: int) -> _Model:
-        device = int(directory.series_device[series])
-        key = (int(directory.type_of[device]), int(directory.series_metric[series]))
-        model = self._models.get(key)
+    def _model(self, kind: str, metrics: list[str]) -> _Model:
+        model = self._models.get(kind)
         if model is None:
-            model = _Model(
-                self._river.HalfSpaceTrees(
-                    n_trees=TREES, height=HEIGHT, window_size=WINDOW, seed=key[0] * 1009 + key[1]
-                )
-            )
-            self._models[key] = model
+            model = self._models[kind] = self._new(kind, [*metrics, "change of it", "time of day"])
             if len(self._models) > self.settings.models:
                 self._models.popitem(last=False)
-        self._models.move_to_end(key)
+        self._models.move_to_end(kind)
         return model
+
+    def _new(self, kind: str, columns: list[str]) -> _Model:
+        seed = zlib.crc32(kind.encode())
+        detectors = [_make(name, seed) for name in self.settings.detectors]
+        return _Model(detectors, [_Usual() for _ in detectors], columns)
 
 
 def _squash(z: float) -> float:

@@ -9,10 +9,12 @@ import numpy as np
 
 from greenlang_iot.encode.kernels_copy import SPILL, copy_bytes
 from greenlang_iot.encode.kernels_digits import integer_size, put_eight_digits, put_integer
-from greenlang_iot.model.batches import F32, I16, I32, I64, U8, U16
+from greenlang_iot.encode.kernels_texts import STEP
+from greenlang_iot.model.batches import F32, I16, I32, I64, U8, U16, U32
 from greenlang_iot.model.flags import DUPLICATE, HAS_SEQ, TEXT_IN_ARENA
-from greenlang_iot.model.jit import fused, kernel, leaf
+from greenlang_iot.model.jit import fused, kernel
 from greenlang_iot.model.kernels_prefetch import AHEAD, prefetch
+from greenlang_iot.model.kernels_words import copy16, peek, poke
 
 HEADER = 61
 """Bytes of a record batch before its first record."""
@@ -27,33 +29,30 @@ _SEQ = np.frombuffer(b',"seq":' + bytes(SPILL), np.uint8)
 _SCORE = np.frombuffer(b',"score":' + bytes(SPILL), np.uint8)
 _FIXED = _VALUE_SIZE + _SCORE_SIZE + SCORE_TEXT
 
-PLACE = 4
-"""Words of a device's row in `place`: where its texts begin, where its key ends, where they end, and its
-partition; together in one cache line."""
 
-
-@leaf
+@fused
 def _zigzag(value: int) -> int:
     return (value << 1) ^ (value >> 63)
 
 
-@leaf
+@fused
 def _varint_size(value: int) -> int:
     """Bytes of the varint of an already zigzagged value ≥ 0."""
-    size = 1
-    while value > 127:
+    size = 1 + (value > 127) + (value > 16_383)
+    value >>= 21
+    while value > 0:
         value >>= 7
         size += 1
     return size
 
 
-@leaf
+@fused
 def _put_varint(out: U8, pos: int, value: int) -> int:
     while value > 127:
-        out[pos] = (value & 127) | 128
+        poke(out, pos, (value & 127) | 128)
         value >>= 7
         pos += 1
-    out[pos] = value
+    poke(out, pos, value)
     return pos + 1
 
 
@@ -90,50 +89,13 @@ def partitions_of(blob: U8, off: I64, partitions: int, out: I32) -> None:
         out[key] = (h & 0x7FFFFFFF) % partitions
 
 
-@kernel
-def device_texts(
-    key_blob: U8,
-    key_off: I64,
-    name_blob: U8,
-    name_off: I64,
-    place: I32,
-    place_blob: U8,
-    place_off: I64,
-    kind: I32,
-    kind_blob: U8,
-    kind_off: I64,
-    off: I64,
-    out: U8,
-    key_size: I32,
-) -> None:
-    """Per device: key length varint + key (`key_size` bytes), then place + escaped name + kind."""
-    for d in range(len(place)):
-        pos = int(off[d])
-        start, stop = int(key_off[d]), int(key_off[d + 1])
-        pos = _put_varint(out, pos, _zigzag(stop - start))
-        pos = copy_bytes(key_blob, start, stop, out, pos)
-        key_size[d] = pos - off[d]
-        p = int(place[d])
-        pos = copy_bytes(place_blob, int(place_off[p]), int(place_off[p + 1]), out, pos)
-        pos = copy_bytes(name_blob, int(name_off[d]), int(name_off[d + 1]), out, pos)
-        k = int(kind[d])
-        copy_bytes(kind_blob, int(kind_off[k]), int(kind_off[k + 1]), out, pos)
-
-
 @fused
-def _ask_ahead(
-    row: int, n: int, series: I32, series_device: I32, series_metric: I32, series_unit: I32,
-    place: I64, device_blob: U8,
-) -> None:  # fmt: skip
+def _ask_ahead(row: int, n: int, series: I32, place: U32, blob: U8) -> None:
     if row + 3 * AHEAD < n:
-        s = series[row + 3 * AHEAD]
-        prefetch(series_device, s)
-        prefetch(series_metric, s)
-        prefetch(series_unit, s)
-        prefetch(place, PLACE * series_device[series[row + 2 * AHEAD]])
-        off = place[PLACE * series_device[series[row + AHEAD]]]
-        prefetch(device_blob, off)
-        prefetch(device_blob, off + 64)
+        prefetch(place, 2 * int(peek(series, row + 3 * AHEAD)))
+        text = STEP * int(peek(place, 2 * int(peek(series, row + AHEAD))))
+        prefetch(blob, text)
+        prefetch(blob, text + 64)
 
 
 @kernel
@@ -150,15 +112,9 @@ def append_records(
     arena: U8,
     score: F32,
     verdict: U8,
-    series_device: I32,
-    series_metric: I32,
-    series_unit: I32,
-    place: I64,
-    device_blob: U8,
-    metric_blob: U8,
-    metric_off: I64,
-    unit_blob: U8,
-    unit_off: I64,
+    place: U32,
+    blob: U8,
+    heads: U32,
     tail_blob: U8,
     tail_off: I64,
     stride: int,
@@ -171,88 +127,83 @@ def append_records(
 ) -> int:
     """Append rows start..n to the open batch of their partition; skip DUPLICATE rows.
 
-    place: PLACE words per device. All blobs, buffers and `out` have 64 bytes to spare at their end.
+    place, blob, heads: see `texts.SeriesTexts`; a device's number is its partition. All blobs, buffers
+    and `out` have 64 bytes to spare at their end.
     Partition p owns out[p × stride : (p + 1) × stride]; its header's place comes first. Returns n, or
     the first row whose partition's batch would exceed `max_batch_bytes`: close it and call again. A
     batch of one record may exceed it (stride has room for the longest record).
     """
     for row in range(start, n):
-        _ask_ahead(row, n, series, series_device, series_metric, series_unit, place, device_blob)
-        flag = int(flags[row])
+        _ask_ahead(row, n, series, place, blob)
+        flag = int(peek(flags, row))
         if flag & DUPLICATE:
             continue
-        s = int(series[row])
-        d = int(series_device[s])
-        metric = int(series_metric[s])
-        unit = int(series_unit[s])
-        tail = int(verdict[row]) & 7
-        p = int(place[PLACE * d + 3])
-        ts = int(ts_ns[row])
+        s = int(peek(series, row))
+        device = int(peek(place, 2 * s))
+        metric = int(peek(place, 2 * s + 1))
+        key_size = int(peek(heads, 4 * device))
+        device_size = int(peek(heads, 4 * device + 1))
+        p = int(peek(heads, 4 * device + 2))
+        metric_size = int(peek(heads, 4 * metric))
+        tail = int(peek(verdict, row)) & 7
+        tail_at = int(peek(tail_off, tail))
+        tail_size = int(peek(tail_off, tail + 1)) - tail_at
+        ts = int(peek(ts_ns, row))
         ms = ts // 1_000_000
-        if count[p] == 0:
-            base_ms[p] = ms
-            max_ms[p] = ms
-        delta = _zigzag(ms - int(base_ms[p]))
-        order = int(count[p]) << 1
-        d0 = int(place[PLACE * d])
-        d1 = int(place[PLACE * d + 1])
-        d2 = int(place[PLACE * d + 2])
-        m0 = int(metric_off[metric])
-        m1 = int(metric_off[metric + 1])
-        u0 = int(unit_off[unit])
-        u1 = int(unit_off[unit + 1])
-        t0 = int(tail_off[tail])
-        t1 = int(tail_off[tail + 1])
-        text = int(text_len[row])
-        ts_size = integer_size(ts)
-        seq_size = 0
-        size = d2 - d1 + m1 - m0 + u1 - u0 + ts_size + text + t1 - t0 + _FIXED
+        records = int(peek(count, p))
+        if records == 0:
+            poke(base_ms, p, ms)
+            poke(max_ms, p, ms)
+        delta = _zigzag(ms - int(peek(base_ms, p)))
+        order = records << 1
+        text = int(peek(text_len, row))
+        number = int(peek(seq, row))
+        size = device_size + metric_size + integer_size(ts) + text + tail_size + _FIXED
         if flag & HAS_SEQ:
-            seq_size = integer_size(int(seq[row]))
-            size += _SEQ_SIZE + seq_size
+            size += _SEQ_SIZE + integer_size(number)
         body = (
             2  # attributes and the number of headers
             + _varint_size(delta)
             + _varint_size(order)
-            + d1
-            - d0
+            + key_size
             + _varint_size(size << 1)
             + size
         )
-        pos = int(cursor[p])
-        if count[p] > 0 and pos - p * stride + _varint_size(body << 1) + body > max_batch_bytes:
+        pos = int(peek(cursor, p))
+        if records > 0 and pos - p * stride + _varint_size(body << 1) + body > max_batch_bytes:
             return row
 
         pos = _put_varint(out, pos, body << 1)
-        out[pos] = 0
+        poke(out, pos, 0)
         pos = _put_varint(out, pos + 1, delta)
         pos = _put_varint(out, pos, order)
-        pos = copy_bytes(device_blob, d0, d1, out, pos)
+        at = STEP * device + STEP
+        pos = copy_bytes(blob, at, key_size, out, pos)
         pos = _put_varint(out, pos, size << 1)
-        pos = copy_bytes(device_blob, d1, d2, out, pos)
-        pos = copy_bytes(metric_blob, m0, m1, out, pos)
-        pos = copy_bytes(unit_blob, u0, u1, out, pos)
+        pos = copy_bytes(blob, at + key_size, device_size, out, pos)
+        pos = copy_bytes(blob, STEP * metric + STEP, metric_size, out, pos)
         pos = put_integer(ts, out, pos)
-        pos = copy_bytes(_VALUE, 0, _VALUE_SIZE, out, pos)
-        text0 = int(text_off[row])
+        copy16(_VALUE, 0, out, pos)
+        pos += _VALUE_SIZE
         if flag & TEXT_IN_ARENA:
-            pos = copy_bytes(arena, text0, text0 + text, out, pos)
+            pos = copy_bytes(arena, int(peek(text_off, row)), text, out, pos)
         else:
-            pos = copy_bytes(buffer, text0, text0 + text, out, pos)
+            pos = copy_bytes(buffer, int(peek(text_off, row)), text, out, pos)
         if flag & HAS_SEQ:
-            pos = copy_bytes(_SEQ, 0, _SEQ_SIZE, out, pos)
-            pos = put_integer(int(seq[row]), out, pos)
-        pos = copy_bytes(_SCORE, 0, _SCORE_SIZE, out, pos)
-        millionths = int(np.floor((1.0 - np.exp(-_LN10 * float(score[row]))) * 1e6 + 0.5))
+            copy16(_SEQ, 0, out, pos)
+            pos = put_integer(number, out, pos + _SEQ_SIZE)
+        copy16(_SCORE, 0, out, pos)
+        pos += _SCORE_SIZE
+        millionths = int(np.floor((1.0 - np.exp(-_LN10 * float(peek(score, row)))) * 1e6 + 0.5))
         put_eight_digits(millionths, out, pos)
-        out[pos] = 48 + (millionths >= 1_000_000)
-        out[pos + 1] = 46
-        pos = copy_bytes(tail_blob, t0, t1, out, pos + SCORE_TEXT)
-        out[pos] = 0
-        cursor[p] = pos + 1
+        poke(out, pos, 48 + (millionths >= 1_000_000))
+        poke(out, pos + 1, 46)
+        pos = copy_bytes(tail_blob, tail_at, tail_size, out, pos + SCORE_TEXT)
+        poke(out, pos, 0)
+        poke(cursor, p, pos + 1)
         for line in range(192, 448, 64):  # where this partition's next records go
             prefetch(out, pos + line)
-        count[p] += 1
-        if ms > max_ms[p]:
-            max_ms[p] = ms
+        poke(count, p, records + 1)
+        if ms > int(peek(max_ms, p)):
+            poke(max_ms, p, ms)
     return n

@@ -12,14 +12,17 @@ import re
 import numpy as np
 
 from greenlang_iot.encode.kernels_lines import append_lines
-from greenlang_iot.model.batches import I32, I64, U8, U64, ReadingBatch, ScoreBatch
-from greenlang_iot.model.directory import Directory
+from greenlang_iot.encode.texts import SeriesTexts, packed
+from greenlang_iot.model.batches import U8, ReadingBatch, ScoreBatch
+from greenlang_iot.model.directory import Directory, Texts
 from greenlang_iot.settings.model import InfluxSettings
 
 # A backslash cannot be escaped in a name, and a control character would end the line. The registry
 # refuses such names; this keeps one that came another way from breaking its neighbours' lines.
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\\]")
 _SPECIAL_IN_KEY = re.compile(r"[,= ]")
+_ESCAPED = np.array([*range(0x20), 0x7F, *b"\\,= "], np.uint8)
+"""Bytes of which `escape_key` changes something."""
 _SPECIAL_IN_MEASUREMENT = re.compile(r"[, ]")
 
 
@@ -43,29 +46,6 @@ def line_head(measurement: str, tags: dict[str, str]) -> bytes:
     return f"{escape_measurement(measurement)}{written} ".encode()
 
 
-class Words:
-    """Byte strings in whole 64-bit words, as the kernel writes them: text i is the first `lengths[i]`
-    bytes of `words[offsets[i]:]`."""
-
-    def __init__(self, items: list[bytes]) -> None:
-        self.words: U64 = np.empty(0, np.uint64)
-        self.offsets: I64 = np.empty(0, np.int64)
-        self.lengths: I32 = np.empty(0, np.int32)
-        self.extend(items)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def extend(self, items: list[bytes]) -> None:
-        lengths = np.array([len(item) for item in items], np.int32)
-        counts = (lengths.astype(np.int64) + 7) // 8
-        padded = b"".join(item.ljust((len(item) + 7) // 8 * 8, b"\0") for item in items)
-        offsets = len(self.words) + np.cumsum(counts) - counts
-        self.words = np.concatenate((self.words, np.frombuffer(padded, "<u8").astype(np.uint64)))
-        self.offsets = np.concatenate((self.offsets, offsets))
-        self.lengths = np.concatenate((self.lengths, lengths))
-
-
 class LineEncoder:
     """An OpenChunk of line protocol: one line per message and time stamp, a field per metric.
 
@@ -80,9 +60,7 @@ class LineEncoder:
         self._buffer: U8 = np.empty(settings.chunk_bytes + settings.chunk_bytes // 4, np.uint8)
         self._rows = 0
         self._size = 0
-        self._directory = directory
-        self._heads = Words(self._line_heads(directory, 0))
-        self._keys = Words(_field_keys(directory))
+        self.grow(directory)
 
     @property
     def rows(self) -> int:
@@ -96,7 +74,7 @@ class LineEncoder:
 
     def append(self, batch: ReadingBatch, scores: ScoreBatch) -> int:
         """Encode the batch's readings (DUPLICATE rows are skipped); return how many."""
-        directory, heads, keys = self._directory, self._heads, self._keys
+        texts = self._texts
         row, appended = 0, 0
         while True:
             row, self._size, readings = append_lines(
@@ -114,14 +92,9 @@ class LineEncoder:
                 batch.arena,
                 scores.score,
                 scores.verdict,
-                directory.series_device,
-                directory.series_metric,
-                heads.words,
-                heads.offsets,
-                heads.lengths,
-                keys.words,
-                keys.offsets,
-                keys.lengths,
+                texts.place,
+                texts.blob,
+                texts.heads,
                 self._tiebreak,
                 self._buffer,
             )
@@ -140,51 +113,39 @@ class LineEncoder:
 
     def grow(self, directory: Directory) -> None:
         """Go on with a newer Directory in which known series keep their index."""
-        if self._is_extended_by(directory):
-            self._heads.extend(self._line_heads(directory, len(self._heads)))
-        else:  # reloaded: a device may have moved
-            self._heads = Words(self._line_heads(directory, 0))
-        self._keys = Words(_field_keys(directory))
-        self._directory = directory
-
-    def _is_extended_by(self, directory: Directory) -> bool:
-        """Whether every known device stays as it is."""
-        old = self._directory
-        return all(
-            np.array_equal(a, b[: len(a)])
-            for a, b in (
-                (old.device.off, directory.device.off),
-                (old.device.blob, directory.device.blob),
-                (old.org_of, directory.org_of),
-                (old.site_of, directory.site_of),
-                (old.type_of, directory.type_of),
-                (old.org.off, directory.org.off),
-                (old.org.blob, directory.org.blob),
-                (old.site.off, directory.site.off),
-                (old.site.blob, directory.site.blob),
-                (old.type.off, directory.type.off),
-                (old.type.blob, directory.type.blob),
-            )
+        d = directory
+        shape = len(d.org), len(d.site), len(d.type)
+        kinds, after_of = np.unique(
+            np.ravel_multi_index((d.org_of, d.site_of, d.type_of), shape), return_inverse=True
+        )
+        places = np.stack(np.unravel_index(kinds, shape), axis=1)
+        self._texts = SeriesTexts(
+            directory,
+            metrics=[_field_keys(directory.metric[m]) for m in range(len(directory.metric))],
+            kind=directory.series_metric,
+            names=_device_tags(directory.device),
+            before=[escape_measurement(self._measurement).encode() + b",device="],
+            before_of=np.zeros(directory.n_devices, np.int32),
+            after=[
+                line_head("", {"org": d.org[org], "site": d.site[site], "type": d.type[kind]})
+                for org, site, kind in places.tolist()
+            ],
+            after_of=after_of.astype(np.int32),
+            number=np.zeros(directory.n_devices, np.int32),
+            with_key=False,
         )
 
-    def _line_heads(self, directory: Directory, first: int) -> list[bytes]:
-        """The line heads of the devices from `first` on."""
-        return [
-            line_head(
-                self._measurement,
-                {
-                    "device": directory.device[d],
-                    "org": directory.org[directory.org_of[d]],
-                    "site": directory.site[directory.site_of[d]],
-                    "type": directory.type[directory.type_of[d]],
-                },
-            )
-            for d in range(first, directory.n_devices)
-        ]
+
+def _field_keys(metric: str) -> tuple[bytes, bytes]:
+    key = escape_key(metric).encode()
+    return key + b"=", b",%b_score=" % key
 
 
-def _field_keys(directory: Directory) -> list[bytes]:
-    return [escape_key(directory.metric[m]).encode() for m in range(len(directory.metric))]
+def _device_tags(names: Texts) -> Texts:
+    """The names as tag values; mostly they are the same."""
+    if not np.isin(names.blob, _ESCAPED).any():
+        return names
+    return packed([escape_key(names[i]).encode() for i in range(len(names))])
 
 
 _UNESCAPED_SPACE = re.compile(rb"(?<!\\) ")

@@ -11,7 +11,7 @@ The record's value follows docs/schemas/reading-v1.json.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import cramjam
@@ -19,7 +19,8 @@ import numpy as np
 import orjson
 
 from greenlang_iot.encode import kernels_records as kernels
-from greenlang_iot.model.batches import I32, I64, SLACK, U8, ReadingBatch, ScoreBatch
+from greenlang_iot.encode.texts import SeriesTexts, packed
+from greenlang_iot.model.batches import I32, SLACK, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory, Texts
 from greenlang_iot.model.flags import LEARNING, SHED, SUSPECT
 from greenlang_iot.model.protocols import Body
@@ -99,9 +100,8 @@ class RecordEncoder:
         return self._closed_size + int(self._cursor.sum() - self._start.sum())
 
     def grow(self, directory: Directory) -> None:
-        self._directory = directory
-        self._columns = _Columns(directory, self._partitions)
-        longest = self._columns.longest + _LONGEST_TEXT + _LONGEST_REST
+        self._texts = _series_texts(directory, self._partitions)
+        longest = self._texts.longest + _LONGEST_TEXT + _LONGEST_REST
         stride = kernels.HEADER + self._max_batch_bytes + longest
         if stride > self._stride:
             for partition in np.flatnonzero(self._count):
@@ -113,7 +113,7 @@ class RecordEncoder:
 
     def append(self, batch: ReadingBatch, scores: ScoreBatch) -> int:
         before = self.rows
-        directory, columns = self._directory, self._columns
+        texts = self._texts
         row = 0
         while True:
             row = kernels.append_records(
@@ -129,15 +129,9 @@ class RecordEncoder:
                 batch.arena,
                 scores.score,
                 scores.verdict,
-                directory.series_device,
-                directory.series_metric,
-                directory.series_unit,
-                columns.place,
-                columns.device.blob,
-                columns.metric.blob,
-                columns.metric.off,
-                columns.unit.blob,
-                columns.unit.off,
+                texts.place,
+                texts.blob,
+                texts.heads,
                 self._tails.blob,
                 self._tails.off,
                 self._stride,
@@ -150,7 +144,10 @@ class RecordEncoder:
             )
             if row == batch.n:
                 return self.rows - before
-            self._close(int(columns.partition[directory.series_device[batch.series[row]]]))
+            self._close(self._partition(int(batch.series[row])))
+
+    def _partition(self, series: int) -> int:
+        return int(self._texts.heads[4 * self._texts.place[2 * series] + 2])
 
     def seal(self) -> bytes:
         parts: list[Body] = [bytes([BODY_VERSION]), *self._closed]
@@ -192,66 +189,37 @@ class RecordEncoder:
         return _PIECE.pack(partition, records, len(header) + len(content)), header, content
 
 
-class _Columns:
-    """What the kernel copies from, prepared once per Directory."""
-
-    def __init__(self, directory: Directory, partitions: int) -> None:
-        site_org = np.zeros(len(directory.site), np.int32)
-        site_org[directory.site_of] = directory.org_of
-        places = _texts(
+def _series_texts(directory: Directory, partitions: int) -> SeriesTexts:
+    """Of a device: key, and the JSON up to its type; of a metric and its unit: the JSON up to `ts`."""
+    site_org = np.zeros(len(directory.site), np.int32)
+    site_org[directory.site_of] = directory.org_of
+    partition: I32 = np.empty(directory.n_devices, np.int32)
+    kernels.partitions_of(directory.device.blob, directory.device.off, partitions, partition)
+    pair = directory.series_metric.astype(np.int64) * len(directory.unit) + directory.series_unit
+    pairs, kind = np.unique(pair, return_inverse=True)
+    return SeriesTexts(
+        directory,
+        metrics=[
+            (
+                b',"metric":%b,"unit":%b,"ts":'
+                % (_quoted(directory.metric[metric]), _quoted(directory.unit[unit])),
+                b"",
+            )
+            for metric, unit in (divmod(p, len(directory.unit)) for p in pairs.tolist())
+        ],
+        kind=kind.astype(np.int32),
+        names=_escaped(directory.device),
+        before=[
             b'{"v":1,"org":%b,"site":%b,"device":"'
             % (_quoted(directory.org[org]), _quoted(directory.site[site]))
             for site, org in enumerate(site_org.tolist())
-        )
-        kinds = _texts(
-            b'","type":%b' % _quoted(directory.type[i]) for i in range(len(directory.type))
-        )
-        self.metric = _texts(
-            b',"metric":%b' % _quoted(directory.metric[i]) for i in range(len(directory.metric))
-        )
-        self.unit = _texts(
-            b',"unit":%b,"ts":' % _quoted(directory.unit[i]) for i in range(len(directory.unit))
-        )
-        names = _escaped(directory.device)
-        self.device, key_size = _devices(directory, names, places, kinds)
-        self.partition: I32 = np.empty(directory.n_devices, np.int32)
-        kernels.partitions_of(
-            directory.device.blob, directory.device.off, partitions, self.partition
-        )
-        off = self.device.off
-        rows = (off[:-1], off[:-1] + key_size, off[1:], self.partition)
-        self.place: I64 = np.stack(rows, axis=1).astype(np.int64).reshape(-1)
-        self.longest = _longest(self.device) + _longest(self.metric) + _longest(self.unit)
-
-
-def _devices(directory: Directory, names: Texts, places: Texts, kinds: Texts) -> tuple[Texts, I32]:
-    """Per device key length + key + the JSON up to the type, and the size of the key's part."""
-    key_length = np.diff(directory.device.off)
-    varint = np.ones(directory.n_devices, np.int64)
-    for bits in (6, 13, 20):  # zigzag doubles the length
-        varint += key_length >= 1 << bits
-    size = varint + key_length + np.diff(names.off)
-    size += np.diff(places.off)[directory.site_of] + np.diff(kinds.off)[directory.type_of]
-    off: I64 = np.zeros(directory.n_devices + 1, np.int64)
-    np.cumsum(size, out=off[1:])
-    blob: U8 = np.empty(int(off[-1]) + SLACK, np.uint8)
-    key_size: I32 = np.empty(directory.n_devices, np.int32)
-    kernels.device_texts(
-        _with_slack(directory.device.blob),
-        directory.device.off,
-        _with_slack(names.blob),
-        names.off,
-        directory.site_of,
-        places.blob,
-        places.off,
-        directory.type_of,
-        kinds.blob,
-        kinds.off,
-        off,
-        blob,
-        key_size,
+        ],
+        before_of=directory.site_of,
+        after=[b'","type":%b' % _quoted(directory.type[i]) for i in range(len(directory.type))],
+        after_of=directory.type_of,
+        number=partition,
+        with_key=True,
     )
-    return Texts(blob, off), key_size
 
 
 def _tails() -> Texts:
@@ -260,7 +228,7 @@ def _tails() -> Texts:
     for verdict in range(8):
         word = b"learning" if verdict & LEARNING else b"suspect" if verdict & SUSPECT else b"ok"
         tails.append(b',"verdict":"%b"%b}' % (word, b',"shed":true' if verdict & SHED else b""))
-    return _texts(tails)
+    return packed(tails)
 
 
 def _quoted(name: str) -> bytes:
@@ -272,22 +240,7 @@ def _escaped(texts: Texts) -> Texts:
     blob = texts.blob
     if not np.any((blob < 0x20) | (blob == ord('"')) | (blob == ord("\\"))):
         return texts
-    return _texts(_quoted(texts[i])[1:-1] for i in range(len(texts)))
-
-
-def _texts(items: Iterator[bytes] | Sequence[bytes]) -> Texts:
-    items = list(items)
-    off: I64 = np.zeros(len(items) + 1, np.int64)
-    np.cumsum([len(item) for item in items], out=off[1:])
-    return Texts(np.frombuffer(bytearray(b"".join(items) + bytes(SLACK)), np.uint8), off)
-
-
-def _with_slack(blob: U8) -> U8:
-    return np.concatenate((blob, np.zeros(SLACK, np.uint8)))
-
-
-def _longest(texts: Texts) -> int:
-    return int(np.diff(texts.off).max(initial=0))
+    return packed([_quoted(texts[i])[1:-1] for i in range(len(texts))])
 
 
 def _compressed(compression: Compression, content: memoryview) -> tuple[int, Body]:

@@ -172,5 +172,10 @@ def due(directory: Directory) -> F64:
 
 
 def _fresh(devices: int) -> I32:
-    records: I32 = np.tile(_EMPTY, devices * RING)
+    """Records that begin on a cache line."""
+    size = devices * RING * FIELDS
+    raw: I32 = np.empty(size + 16, np.int32)
+    start = -raw.ctypes.data % 64 // 4
+    records = raw[start : start + size]
+    records.reshape(-1, FIELDS)[:] = _EMPTY
     return records

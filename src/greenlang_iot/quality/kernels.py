@@ -48,9 +48,13 @@ def count_batch(
     `first_slot` to `slot` + 1. limit_ns: largest lag that is on time.
     """
     here = (slot % RING) * FIELDS
+    begin = slot * slot_ns
     for i in range(n):
-        ahead = min(i + AHEAD, n - 1)
-        prefetch(records, series_device[series[ahead]] * RING * FIELDS + here)
+        if i + 4 * AHEAD < n:
+            prefetch(series_device, series[i + 4 * AHEAD])
+            ahead = int(series_device[series[i + 2 * AHEAD]])
+            prefetch(records, ahead * RING * FIELDS + here)
+            prefetch(newest, ahead)
         flag = flags[i]
         if flag & bits.RETAINED:
             continue
@@ -65,7 +69,7 @@ def count_batch(
             records[at + INCONSISTENT] += 1
         newest[device] = max(newest[device], ts)
         if not flag & _AGAIN:
-            measured = ts // slot_ns
+            measured = slot if begin <= ts < begin + slot_ns else ts // slot_ns
             if first_slot <= measured <= slot + 1:
                 records[base + (measured % RING) * FIELDS + RECEIVED] += 1
         if not flag & bits.CLOCK_SUSPECT:

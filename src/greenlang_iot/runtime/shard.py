@@ -33,6 +33,7 @@ from greenlang_iot.observe.counters import Counters
 from greenlang_iot.observe.logs import configure
 from greenlang_iot.pipeline import DEAD_LETTER, OUTBOX, Clock, Pipeline
 from greenlang_iot.quality.counter import QualityCounter
+from greenlang_iot.runtime.checkpoints import Checkpoints
 from greenlang_iot.runtime.durable import DurableSettler, OutboxPort
 from greenlang_iot.runtime.gauges import ShardGauges
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
@@ -52,7 +53,6 @@ from greenlang_iot.sinks.deadletter import DeadLetterStats, DeadLetterWriter
 from greenlang_iot.sinks.endings import end
 from greenlang_iot.sinks.outbox import Outbox, open_alerts
 from greenlang_iot.sinks.runner import Runner
-from greenlang_iot.spool.files import OS_FILES, replace_durably
 
 log = structlog.get_logger(__name__)
 TICK = 0.1
@@ -111,7 +111,6 @@ class Shard:
         self._paused = False
         self._stop = asyncio.Event()
         self._state_file = settings.data_dir / "state" / f"shard-{spec.index}.state"
-        self._last_checkpoint = time.monotonic()
         self.gauges = ShardGauges(self.counters)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -129,6 +128,11 @@ class Shard:
             outbox_folder(settings) / f"shard-{self.spec.index}", settings.alerts.outbox_max_bytes
         )
         self.detector = Detector(directory, settings.detect)
+        self.checkpoints = Checkpoints(
+            self.detector,
+            self._state_file,
+            lambda: self.counters.touch(cell("checkpoint_age_seconds")),
+        )
         self.looks = Looks(self.detector, directory, lambda: self.pipeline.decoder.directory)
         self.alerter = Alerter(directory, settings.alerts, self.spec.rules)
         self.quality = (
@@ -387,8 +391,7 @@ class Shard:
         self.outbox_port.retry()
         self._back_pressure()
         self.watches.tick(TICK, self._own)
-        if time.monotonic() - self._last_checkpoint >= self.settings.detect.checkpoint_every:
-            self._checkpoint()
+        self.checkpoints.tick(self.settings.detect.checkpoint_every)
 
     def _back_pressure(self) -> None:
         """Hard bounds pause the sockets; the soft bound is the receive window itself."""
@@ -438,16 +441,6 @@ class Shard:
             [a for a in alerts if a["device"] in mine or (first and a["device"] not in known)]
         )
 
-    def _checkpoint(self) -> None:
-        self._last_checkpoint = time.monotonic()
-        try:
-            replace_durably(OS_FILES, self._state_file, self.detector.checkpoint())
-        except OSError as error:
-            # Only what was learnt since the last one would be missed: no reason to stop.
-            log.error("no checkpoint was written", file=str(self._state_file), why=str(error))
-        else:
-            self.counters.touch(cell("checkpoint_age_seconds"))
-
     async def _drain(self) -> None:
         """Bounded by runtime.drain_timeout; what is not settled then stays unacknowledged."""
         for connection in self.connections:
@@ -463,7 +456,7 @@ class Shard:
         except TimeoutError:
             log.warning("drain timed out", unacknowledged=self.ledger.messages)
         await asyncio.gather(*(connection.close() for connection in self.connections))
-        self._checkpoint()
+        await self.checkpoints.finish()
         closing = [runner.close() for runner in self.runners]
         closing += [self.dead_letters.close(), self.outbox.close()]
         for error in await asyncio.gather(*closing, return_exceptions=True):

@@ -317,6 +317,18 @@ class SpoolSettings(Section):
     """Pace at which a sink that is back gets what waited, per shard."""
 
 
+RiverDetector = Literal[
+    "HalfSpaceTrees",
+    "LODA",
+    "OneClassSVM",
+    "GaussianScorer",
+    "StandardAbsoluteDeviation",
+    "ADWIN",
+    "KSWIN",
+    "PageHinkley",
+]
+
+
 class SecondStageSettings(Section):
     """Slower models that look at suspects and at a sample."""
 
@@ -324,8 +336,10 @@ class SecondStageSettings(Section):
     """Suspects and a sample are looked at by slower models too."""
     budget_per_1000: float = Field(2.0, ge=0, le=1000)
     """Observations per 1,000 readings."""
-    models: int = Field(64, ge=1, le=10_000)
-    """Models in memory, per shard; the least recently used are dropped."""
+    models: int = Field(64, ge=1, le=1_000)
+    """Device types with models in memory, per shard; the least recently used are dropped."""
+    detectors: tuple[RiverDetector, ...] = Field(("HalfSpaceTrees",), min_length=1, max_length=8)
+    """river's detectors, asked all of them; their mean opinion counts."""
 
 
 class DetectSettings(Section):

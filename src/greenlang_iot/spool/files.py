@@ -125,8 +125,8 @@ class OsFiles:
 OS_FILES = OsFiles()
 
 
-def replace_durably(files: Files, path: Path, content: bytes) -> None:
-    """Write a small file so that after a crash there is the old or the new content, never a mix.
+def replace_durably(files: Files, path: Path, content: bytes | Sequence[bytes]) -> None:
+    """Write a file (all of it, or its pieces in order) so that after a crash there is the old or the new content, never a mix.
 
     OSError: the old content is there, and nothing else.
     """
@@ -134,7 +134,8 @@ def replace_durably(files: Files, path: Path, content: bytes) -> None:
     fd = files.create(temporary)
     try:
         try:
-            files.write(fd, [content])
+            for piece in [content] if isinstance(content, bytes) else content:
+                files.write(fd, [piece])
             files.sync(fd)
         finally:
             files.close(fd)

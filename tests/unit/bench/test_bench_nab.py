@@ -167,3 +167,13 @@ def test_the_shipped_detector_stays_above_its_floor(corpus: list[Series]) -> Non
     report = nab_run.run(corpus)
     assert report.profiles["standard"].score >= 65.0
     assert report.shipped["standard"].score >= 65.0
+
+
+def test_the_second_stage_is_measured_with_and_without() -> None:
+    x = 20 + np.random.default_rng(1).normal(size=3_000)
+    x[2_000] += 30
+    files = [Series("a/b.csv", np.arange(3_000) * 60_000_000_000, x, ((1_990, 2_010),))]
+    second = nab_run.second_stage(files)
+    assert second.rows == 3_000
+    assert 0 < second.observations <= 0.002 * 3_000
+    assert second.standard == second.standard_without > 0

@@ -1,20 +1,27 @@
 """The second stage: its budget, what it sheds, what it may change."""
 
+import dataclasses
 import itertools
+from typing import get_args
 
 import numpy as np
 import pytest
-from tests.fakes.directory import directory
+from tests.fakes.directory import directory, texts
 from tests.fakes.readings import MINUTE, readings
 
 from greenlang_iot.detect.ensemble import Detector
-from greenlang_iot.detect.river_bank import OPINION
+from greenlang_iot.detect.river_bank import OPINION, REMEMBERED
 from greenlang_iot.model import flags as f
 from greenlang_iot.model.batches import ReadingBatch
-from greenlang_iot.settings.model import DetectSettings, SecondStageSettings
+from greenlang_iot.settings.model import DetectSettings, RiverDetector, SecondStageSettings
 
 SERIES = 20
 N = 20_000
+RIVER = get_args(RiverDetector)
+SLOW = ("LODA", "KSWIN")
+"""Milliseconds an observation."""
+FORGETFUL = tuple(name for name in RIVER if name != "HalfSpaceTrees")
+"""They also know what is longer ago than the observations that a checkpoint keeps."""
 
 
 def stream(seed: int = 5) -> ReadingBatch:
@@ -87,11 +94,114 @@ def test_an_opinion_moves_a_score_by_a_bounded_amount(first_stage: dict[str, np.
     assert moved[far].mean() > 0  # it agrees that spikes of 15 sigma are strange
 
 
-def test_models_are_bounded() -> None:
-    d = directory(2, tuple(f"m{i}" for i in range(5)), units=("Cel",) * 5)
-    second = SecondStageSettings(budget_per_1000=1000, models=3)
-    detector = Detector(d, DetectSettings(warmup=2, second_stage=second))
-    detector.load_second_stage()
-    x = np.random.default_rng(7).normal(size=100)
-    detector.score(readings(np.arange(100) % 10, np.arange(100) * MINUTE, x))
-    assert detector.models == 3
+def test_there_is_a_model_per_device_type_and_they_are_bounded() -> None:
+    d = dataclasses.replace(
+        directory(10, ("m",), units=("Cel",)),
+        type=texts([f"type-{i}" for i in range(5)]),
+        type_of=(np.arange(10) % 5).astype(np.int32),
+    )
+    for most, held in ((3, 3), (64, 5)):
+        second = SecondStageSettings(budget_per_1000=1000, models=most)
+        detector = Detector(d, DetectSettings(warmup=2, second_stage=second))
+        detector.load_second_stage()
+        x = np.random.default_rng(7).normal(size=200)
+        detector.score(readings(np.arange(200) % 10, np.arange(200) * MINUTE, x))
+        assert detector.models == held
+
+
+METRICS = ("a", "b", "c")
+
+
+def together(rng: np.random.Generator, messages: int) -> np.ndarray:
+    """Three metrics that always move together; by message and metric."""
+    return np.repeat(rng.normal(size=(messages, 1)), 3, axis=1) + 0.05 * rng.normal(
+        size=(messages, 3)
+    )
+
+
+def device_batch(x: np.ndarray, start: int = 0) -> ReadingBatch:
+    messages = len(x)
+    ts = np.repeat(start + np.arange(messages), 3) * MINUTE
+    return readings(np.tile(np.arange(3), messages), ts, 20 + x.ravel())
+
+
+def test_the_metrics_of_a_device_are_judged_together() -> None:
+    """A message whose metrics disagree is stranger than one with the same values in agreement."""
+    second = SecondStageSettings(budget_per_1000=1000)
+    opinions = []
+    for last in ([1.5, 1.5, 1.5], [1.5, -1.5, 1.5]):
+        d = directory(1, METRICS, units=("Cel",) * 3)
+        detector = Detector(d, DetectSettings(second_stage=second))
+        detector.load_second_stage()
+        detector.score(device_batch(together(np.random.default_rng(3), 3_000)))
+        model = detector._bank._models["sensor"]
+        newest = dict(zip(METRICS, last, strict=True))
+        x = {name: 0.5 + 0.5 * z / (4.0 + abs(z)) for name, z in newest.items()}
+        x |= {"change of it": 0.5, "time of day": 0.5}
+        opinions.append(model.opinion(x, 1.5))
+    assert opinions[1] > opinions[0]
+
+
+@pytest.mark.parametrize("name", RIVER)
+def test_each_of_rivers_detectors_holds_the_contract(name: str) -> None:
+    """In range, deterministic, a batch of n = n batches of 1, and the same after a checkpoint."""
+    second = SecondStageSettings(budget_per_1000=1000, detectors=(name,))
+    few = 150 if name in SLOW else 350
+
+    def fresh() -> Detector:
+        d = directory(1, METRICS, units=("Cel",) * 3, low=-np.inf, high=np.inf)
+        detector = Detector(d, DetectSettings(warmup=5, second_stage=second))
+        detector.load_second_stage()
+        return detector
+
+    x = together(np.random.default_rng(9), few)
+    x[40], x[60], x[61], x[70:90], x[100, 1] = 1e300, 1e-320, -1e300, 0.0, np.nan
+    batch = device_batch(x)
+    whole = fresh()
+    want = whole.score(batch)
+    assert np.isfinite(want.score).all()
+    assert (want.score >= 0).all()
+    assert (want.score <= 30.0 + OPINION).all()
+    again = fresh().score(device_batch(x))
+    np.testing.assert_array_equal(again.score, want.score)
+    singly = fresh()
+    parts = [singly.score(part(batch, slice(i, i + 1))) for i in range(batch.n)]
+    np.testing.assert_array_equal(np.concatenate([p.score for p in parts]), want.score)
+    np.testing.assert_array_equal(np.concatenate([p.verdict for p in parts]), want.verdict)
+    # everything at once that is no number, backwards in time, or alone
+    one = fresh().score(readings([0], [MINUTE], [20.0]))
+    assert one.score.tolist() == [0.0]
+    back = fresh().score(readings([0] * few, np.arange(few)[::-1] * MINUTE, 20 + x[:, 0]))
+    assert np.isfinite(back.score).all()
+
+    blob = whole.checkpoint()
+    restored = fresh()
+    restored.restore(blob)
+    assert restored.checkpoint() == blob
+    if name not in FORGETFUL:
+        more = device_batch(together(np.random.default_rng(10), 100), start=few)
+        went_on, after = (
+            whole.score(more),
+            restored.score(device_batch(together(np.random.default_rng(10), 100), start=few)),
+        )
+        np.testing.assert_array_equal(after.score, went_on.score)
+        np.testing.assert_array_equal(after.verdict, went_on.verdict)
+
+
+def test_models_of_another_choice_of_detectors_learn_again() -> None:
+    batch = device_batch(together(np.random.default_rng(9), 400))
+    saved = Detector(
+        directory(1, METRICS, units=("Cel",) * 3),
+        DetectSettings(second_stage=SecondStageSettings(budget_per_1000=1000)),
+    )
+    saved.load_second_stage()
+    saved.score(batch)
+    other = SecondStageSettings(budget_per_1000=1000, detectors=("ADWIN", "GaussianScorer"))
+    restored = Detector(
+        directory(1, METRICS, units=("Cel",) * 3), DetectSettings(second_stage=other)
+    )
+    restored.restore(saved.checkpoint())  # before river is there
+    restored.load_second_stage()
+    (model,) = restored._bank._models.values()
+    assert (model.learnt, len(model.detectors)) == (REMEMBERED, 2)
+    assert all(usual.variance == 0.0 for usual in model.usual)

@@ -22,7 +22,7 @@ PAGES = {
 }
 BLOCKS = [block for page, text in PAGES.items() for block in blocks(page, text)]
 RUN_HERE = ("docs/how-to/topics.md", "docs/how-to/units.md", "docs/how-to/tls.md")
-RUN_HERE += ("docs/how-to/sizing.md", "docs/how-to/upgrade.md")
+RUN_HERE += ("docs/how-to/sizing.md", "docs/how-to/upgrade.md", "docs/how-to/detection.md")
 RUN_WITH_SERVERS = ("docs/tutorial.md", "docs/how-to/influxdb.md", "docs/how-to/kafka.md")
 """Run by tests/services/test_docs_pages.py."""
 GENERATED = ("docs/commands.md",)

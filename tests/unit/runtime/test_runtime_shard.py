@@ -42,7 +42,7 @@ async def test_it_drains_although_no_checkpoint_can_be_written(tmp_path: Path) -
     life = asyncio.ensure_future(shard.run())
     await until(lambda: hasattr(shard, "pipeline"))
     (tmp_path / "later").rename(tmp_path / "state" / "shard-0.state")
-    shard._checkpoint()
+    await shard.checkpoints.finish()
     shard._stop.set()
     await asyncio.wait_for(life, 10)
 

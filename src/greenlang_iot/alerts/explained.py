@@ -1,0 +1,121 @@
+"""Why an alert was opened, in sentences: the detector, its baseline, its numbers. Pure."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+from greenlang_iot.alerts.words import duration, expectation, number
+from greenlang_iot.model.directory import Directory
+
+HOW: Final = {
+    "spike": "The spike detector compares each reading with the level that the series' last readings "
+    "had, in units of their spread; readings outside do not move either.",
+    "shift": "The shift detector adds up how far readings stand on one side of the level, so that many "
+    "small deviations count like one large one.",
+    "context": "The context detector compares what the series did lately with what it usually does at "
+    "this hour of the day, or with its slow average, whichever was closer.",
+    "stuck": "The stuck detector counts equal values in a row, against the longest run that is usual for "
+    "this series.",
+    "rate": "The rate detector knows from the registry how fast the metric can physically change.",
+    "range": "The range detector knows the operating range, and the valid range, from the registry.",
+    "silence": "The silence detector knows from the registry how often the series should send.",
+    "river": "The second stage (river) looked at a reading that the kernels alone would have let pass, "
+    "and found the series' readings together unlike what it learnt of them.",
+    "outage": "The gateway itself opened it: something that it needs was away.",
+    "quality": "The quality figures of a window missed their target.",
+    "incident": "Many alerts of one kind at a site within a short time were put together.",
+}
+BY_RULE: Final = "A rule of your own opened it: no detector decided."
+CERTAIN: Final = 1e-11
+"""Tail shares up to this are those of a violated limit, or have left what float64 tells of a score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The readings of the series in the hour before."""
+
+    n: int
+    median: float
+    least: float
+    most: float
+
+
+def explain(
+    opening: dict[str, Any],
+    newest: dict[str, Any],
+    directory: Directory | None = None,
+    before: Before | None = None,
+) -> list[str]:
+    """Sentences for a person. opening, newest: transitions (`Transition.as_dict`)."""
+    series = None if directory is None else _series(directory, opening["device"], opening["metric"])
+    unit = "" if directory is None or series is None else _unit(directory, series)
+    sentences = [f"{opening['summary'] or opening['rule']}."]
+    sentences.append(HOW.get(opening["detector"], BY_RULE))
+    sentences += _baseline(opening, unit)
+    if directory is not None and series is not None:
+        sentences += _limits(directory, series, opening["detector"], unit)
+    sentences += _share(opening)
+    if before is not None:
+        sentences.append(
+            f"In the hour before it the lake has {before.n:,} readings: median {number(before.median)}{unit}, "
+            f"from {number(before.least)} to {number(before.most)}."
+        )
+    sentences.append(_standing(opening, newest))
+    return sentences
+
+
+def _baseline(opening: dict[str, Any], unit: str) -> list[str]:
+    value, expected, band = (opening[key] for key in ("value", "expected", "band"))
+    if value is None or expected is None:
+        return []
+    told = expectation(expected, math.nan if band is None else band)
+    text = f"It read {number(value)}{unit} where {told}{unit} was expected"
+    if band is not None and band > 0:
+        text += f": {abs(value - expected) / band:.3g} times the half width of the band"
+    return [text + "."]
+
+
+def _limits(directory: Directory, series: int, detector: str, unit: str) -> list[str]:
+    low, high = float(directory.warn_low[series]), float(directory.warn_high[series])
+    step, every = float(directory.step[series]), int(directory.interval_ns[series])
+    if detector == "range":
+        if math.isinf(low) and math.isinf(high):
+            low, high = float(directory.low[series]), float(directory.high[series])
+        return [f"The registry allows {number(low)} to {number(high)}{unit}."]
+    if detector == "rate" and math.isfinite(step):
+        return [f"The registry allows a change of {number(step)}{unit} a second."]
+    if detector == "silence" and every > 0:
+        return [f"The registry expects a reading every {duration(every)}."]
+    return []
+
+
+def _share(opening: dict[str, Any]) -> list[str]:
+    if opening["detector"] not in ("spike", "shift", "context", "stuck", "river"):
+        return []
+    share = 1.0 - float(opening["score"])
+    if share <= CERTAIN:
+        return ["Of normal readings of this series fewer than one in 100 billion are as extreme."]
+    return [f"Of normal readings of this series about one in {1.0 / share:,.0f} is as extreme."]
+
+
+def _standing(opening: dict[str, Any], newest: dict[str, Any]) -> str:
+    if newest["state"] == "resolved":
+        lasted = duration(max(newest["at"] - opening["opened"], 0))
+        return f"It is resolved; it lasted {lasted}."
+    flags = f" ({', '.join(newest['flags'])})" if newest.get("flags") else ""
+    return f"It is {newest['state']}{flags}, severity {newest['severity']}."
+
+
+def _series(directory: Directory, device: str, metric: str) -> int | None:
+    for entry in range(directory.n_devices if device and metric else 0):
+        if directory.device[entry] == device:
+            first, end = (int(directory.series_start[entry + i]) for i in (0, 1))
+            for series in range(first, end):
+                if directory.metric[int(directory.series_metric[series])] == metric:
+                    return series
+    return None
+
+
+def _unit(directory: Directory, series: int) -> str:
+    unit = directory.unit[int(directory.series_unit[series])]
+    return f" {unit}" if unit not in ("", "1") else ""
