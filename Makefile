@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check fuzz fuzz-bounds sbom dist compose-secrets docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded overload-test soak fleet-test clean
+.PHONY: setup demo test check bench fuzz fuzz-bounds sbom dist compose-secrets docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded overload-test soak fleet-test clean
 
 setup: $(STAMP)
 
@@ -42,6 +42,12 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/unit/test_layers.py
+
+# What a message costs on this machine: the table, with everything on and rung by rung.
+bench: setup
+	@$(BIN)/greenlang-iot bench headline --seconds 8 --sustain 10
+	@$(BIN)/greenlang-iot bench ladder features --seconds 1
+	@$(BIN)/greenlang-iot bench ladder latency --seconds 1
 
 # The documentation site in site/, without anything that is loaded from elsewhere.
 docs: setup
