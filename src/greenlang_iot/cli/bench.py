@@ -1,5 +1,6 @@
 """`greenlang-iot bench`: measures, on this machine, what the gateway costs."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from greenlang_iot.cli.bench_detect import detect
-from greenlang_iot.cli.terminal import say
+from greenlang_iot.cli.options import AsJson
+from greenlang_iot.cli.terminal import print_json, say
 from greenlang_iot.model.errors import InputError
 
 app = typer.Typer(help="Measure the gateway on this machine.", no_args_is_help=True)
@@ -86,6 +88,7 @@ def ladder(
     name: Annotated[str, typer.Argument(help="features, records or latency.")],
     seconds: Annotated[float, typer.Option(min=0.2, help="Seconds of load of a rung.")] = 4.0,
     results: Annotated[Path | None, typer.Option(help="Folder for NAME.json.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run after run of the gateway, each with one thing changed.
 
@@ -102,7 +105,12 @@ def ladder(
         done = ladders.run(name, seconds, _next)
     else:
         raise InputError(f"no ladder {name!r}; there are latency, {', '.join(ladders.LADDERS)}")
-    _print_latency(done.rows) if name == "latency" else _print_rows(done.rows)
+    if as_json:
+        print_json(done.rows)
+    elif name == "latency":
+        _print_latency(done.rows)
+    else:
+        _print_rows(done.rows)
     if results is not None:
         say(f"written: {write(results, name, done.rows, done.wrong)}")
     _complain(done.wrong)
@@ -117,6 +125,7 @@ def peers(
     ] = None,
     kafka: Annotated[bool, typer.Option(help="Whether that command writes to Kafka, too.")] = True,
     seconds: Annotated[float, typer.Option(min=0.5, help="Seconds of load.")] = 3.0,
+    as_json: AsJson = False,
 ) -> None:
     """Others in the gateway's place: by hand, the stock clients, or a command of yours.
 
@@ -141,7 +150,7 @@ def peers(
         done = others.run(peer, seconds)
         rows.append(done.row)
         wrong += done.wrong
-    _print_rows(rows)
+    print_json(rows) if as_json else _print_rows(rows)
     _complain(wrong)
     if wrong:
         raise typer.Exit(1)
@@ -151,6 +160,7 @@ def peers(
 def compare(
     before: Annotated[Path, typer.Argument(help="Results of a ladder.")],
     after: Annotated[Path, typer.Argument(help="Results of the same one.")],
+    as_json: AsJson = False,
 ) -> None:
     """Judge two runs of a ladder, with their noise: faster, slower, or no difference that shows.
 
@@ -161,7 +171,9 @@ def compare(
     from greenlang_iot.bench import results
 
     judged = results.compare(results.read(before), results.read(after))
-    for item in judged:
+    if as_json:
+        print_json([dataclasses.asdict(item) for item in judged])
+    for item in judged if not as_json else ():
         sys.stdout.write(
             f"{item.name:32}{item.before:>8.2f}{item.after:>8.2f} ± {item.noise:<6.2f}{item.verdict}\n"
         )
@@ -172,6 +184,7 @@ def compare(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("bench/results"),
+    as_json: AsJson = False,
 ) -> None:
     """Tables (report.md) and a picture of every ladder whose results are in a folder.
 
@@ -181,8 +194,12 @@ def report(
     """
     from greenlang_iot.bench.report import report as write
 
-    for path in write(folder):
-        say(f"written: {path}")
+    written = write(folder)
+    if as_json:
+        print_json([str(path) for path in written])
+    else:
+        for path in written:
+            say(f"written: {path}")
 
 
 def _next(name: str) -> None:
