@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check fuzz fuzz-bounds sbom dist compose-secrets docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded overload-test soak fleet-test clean
+.PHONY: setup demo test check bench fuzz fuzz-bounds sbom dist compose-secrets docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded overload-test soak fleet-test clean
 
 setup: $(STAMP)
 
@@ -33,14 +33,21 @@ compose-secrets: setup
 demo: setup
 	@$(BIN)/greenlang-iot demo $(DEMO_ARGS)
 
+# On every core, four at most.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/unit/test_layers.py
+
+# What a message costs on this machine: the table, with everything on and rung by rung.
+bench: setup
+	@$(BIN)/greenlang-iot bench headline --seconds 8 --sustain 10
+	@$(BIN)/greenlang-iot bench ladder features --seconds 1
+	@$(BIN)/greenlang-iot bench ladder latency --seconds 1
 
 # The documentation site in site/, without anything that is loaded from elsewhere.
 docs: setup

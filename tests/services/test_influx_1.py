@@ -9,10 +9,13 @@ import pytest
 from tests.fakes.directory import directory
 from tests.services.influxdb1 import InfluxDB1, missing, start_influxdb1
 
+from greenlang_iot.alerts.rule_file import parse
 from greenlang_iot.encode.lines import LineEncoder
 from greenlang_iot.model.batches import SLACK, ReadingBatch, ScoreBatch
 from greenlang_iot.model.errors import SinkError
-from greenlang_iot.settings.model import InfluxSettings
+from greenlang_iot.runtime.rule_history import InfluxHistory
+from greenlang_iot.runtime.rule_trial import try_rules
+from greenlang_iot.settings.model import AlertSettings, InfluxSettings
 from greenlang_iot.sinks.influx import InfluxSender
 from greenlang_iot.sinks.influx_setup import influx_setup
 
@@ -189,3 +192,35 @@ async def test_setup_repairs_and_downsamples(server: InfluxDB1, configured: Infl
         rows = server.query("SELECT * FROM telemetry", configured.aggregated_bucket)
         await asyncio.sleep(0.2)
     assert [(r["mean_v"], r["min_v"], r["max_v"], r["count_v"]) for r in rows] == [(3, 1, 6, 3)]
+
+
+async def test_rules_are_tried_on_what_it_keeps(
+    server: InfluxDB1, configured: InfluxSettings, sender: InfluxSender
+) -> None:
+    fleet = directory(2, ("temperature", "humidity"), units=("Cel", "%"), sites=1)
+    begun = NOW // 10**9 * 10**9
+    values = [20.0, 95.0, 96.0, 70.0, 91.0]
+    lines = [
+        f"telemetry,device=d000,type=t{i // 3} temperature={v},humidity=50,humidity_score=0.9999"
+        f" {begun + i * 60 * 10**9}"
+        for i, v in enumerate(values)
+    ]
+    lines.append(f"telemetry,device=nobody temperature=99 {begun}")
+    await sender.send("\n".join(lines).encode() + b"\n", 11)
+    rules = parse(
+        "version: 1\nrules:\n"
+        "  - {name: hot, match: {metric: temperature}, range: {above: 90, clear: 80}}\n"
+        "  - {name: odd, match: {metric: humidity}, score: {above: 0.999}}\n",
+        "rules",
+    )
+    history = InfluxHistory(configured, fleet)
+    until = begun + 600 * 10**9
+    trial = await asyncio.to_thread(try_rules, history, rules, fleet, AlertSettings(), begun, until)
+    assert (trial.readings, trial.unknown) == (10, 1)
+    hot = trial.rules["hot"]
+    assert (hot.opened, hot.resolved, hot.devices) == (2, 1, {"d000"})
+    assert [(t.value, t.opened_ns) for t in hot.examples] == [
+        (95.0, begun + 60 * 10**9),
+        (91.0, begun + 240 * 10**9),
+    ]
+    assert trial.rules["odd"].opened == 1

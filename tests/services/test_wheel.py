@@ -20,17 +20,19 @@ DEMO_WITHIN = 600
 
 
 def interpreter(version: str) -> str | None:
-    """A Python of this version that really starts (a shim of pyenv may not)."""
-    found = shutil.which(f"python{version}")
-    if found is None:
-        return None
-    asked = subprocess.run(
-        [found, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found if asked.stdout.strip() == version else None
+    """A Python of this version that really starts: on the path (a shim of pyenv may not), or pyenv's."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    kept = sorted(map(str, pyenv.glob(f"versions/{version}.*/bin/python")))
+    for found in filter(None, (shutil.which(f"python{version}"), *kept)):
+        asked = subprocess.run(
+            [found, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if asked.stdout.strip() == version:
+            return found
+    return None
 
 
 def installer(venv: Path) -> list[str]:

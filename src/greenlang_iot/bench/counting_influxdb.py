@@ -7,9 +7,10 @@ prints its counts. Bodies of two requests may come in either order, so `disorder
 import asyncio
 import sys
 
+import cramjam
 import uvloop
 
-from greenlang_iot.bench.tally import Tally, answer_stdin
+from greenlang_iot.bench.tally import Delay, Tally, answer_stdin
 
 _OK = b"HTTP/1.1 204 No Content\r\nX-Influxdb-Version: counting\r\n\r\n"
 _END = b"\r\n\r\n"
@@ -50,8 +51,13 @@ class Writes(asyncio.Protocol):
             del self._buffer[: self._need]
             self._need = 0
             if head.startswith(b"post"):
+                if b"content-encoding: gzip" in head:
+                    body = bytes(cramjam.gzip.decompress(body))
                 self._count(body)
-            self._transport.write(_OK)
+            if Delay.seconds:
+                asyncio.get_running_loop().call_later(Delay.seconds, self._transport.write, _OK)
+            else:
+                self._transport.write(_OK)
 
     def _count(self, body: bytes) -> None:
         Writes.requests += 1

@@ -9,13 +9,22 @@ APIs: ApiVersions v0, Metadata v1 (any topic exists), InitProducerId v0, Produce
 import asyncio
 import struct
 import sys
+from collections.abc import Callable
 
 import google_crc32c
 import uvloop
+from aiokafka import codec
 
-from greenlang_iot.bench.tally import Tally, answer_stdin
+from greenlang_iot.bench.tally import Delay, Tally, answer_stdin
 
 READINGS = b"iot.readings"
+_CODECS: dict[int, Callable[[bytes], bytes]] = {
+    0: lambda content: content,
+    1: codec.gzip_decode,
+    2: codec.snappy_decode,
+    4: codec.zstd_decode,
+}
+"""By the codec in a batch's attributes."""
 TOPICS = (b"iot.readings", b"iot.alerts", b"iot.alerts.state", b"iot.deadletter")
 
 
@@ -89,8 +98,12 @@ class Connection(asyncio.Protocol):
         reader.string()
         handler = {18: self._versions, 3: self._metadata, 22: self._producer, 0: self._produce}
         body = handler[key](reader, version)
-        answer = struct.pack(">i", correlation) + body
-        self._transport.write(struct.pack(">i", len(answer)) + answer)
+        answer = struct.pack(">ii", 4 + len(body), correlation) + body
+        if key == 0 and Delay.seconds:
+            # in order: timers of one length end as they began
+            asyncio.get_running_loop().call_later(Delay.seconds, self._transport.write, answer)
+        else:
+            self._transport.write(answer)
 
     def _versions(self, reader: Reader, version: int) -> bytes:
         apis = ((0, 3, 3), (3, 1, 1), (18, 0, 0), (22, 0, 0))
@@ -142,7 +155,8 @@ class Connection(asyncio.Protocol):
         Counts.bad_batch += not (magic == 2 and last == count - 1 and length == len(batch) - 12)
         if self.tally is not None and topic == READINGS:
             (base_ms,) = struct.unpack_from(">q", batch, 27)
-            Counts.bad_batch += self.tally.records(bytes(batch), 61, base_ms) != count
+            plain = _CODECS[batch[22] & 7](bytes(batch[61:]))
+            Counts.bad_batch += self.tally.records(bytes(batch[:61]) + plain, 61, base_ms) != count
         key = (topic, partition, producer, epoch)
         expected = self.sequences.get(key, 0)
         Counts.repeated += sequence < expected

@@ -1,26 +1,51 @@
 """The loader: speaks to subscribers as a broker does, and is never the limit.
 
-`python -m greenlang_iot.bench.loader FOLDER DEVICES RECORD_BYTES START_MS`: listens with TLS
-(certificate in FOLDER), prints its port; waits for subscriptions; then obeys lines on stdin and answers
-each with its counts: `go` send, `pause` stop sending and answer when all is acknowledged, `stats`, `end`.
+`python -m greenlang_iot.bench.loader LOAD`, LOAD being a `Load` as JSON: listens (with TLS, certificate in
+its folder), prints its port; waits for subscriptions; then obeys lines on stdin and answers each with its
+counts: `go` send, `pause` stop sending and answer when all is acknowledged, `rate N` messages a second
+(0: as fast as taken), `fresh` forget the latencies so far, `stats`, `end`.
 Messages outstanding stay within each client's Receive Maximum; acknowledgements are checked to come in
-order. A subscription at QoS 0 gets nothing.
+order. A subscription at another QoS than the load's gets nothing.
+
+Latency is from the moment a message was due at the asked rate, whether or not it could be sent then, to its
+PUBACK, seen here.
 """
 
 import asyncio
+import contextlib
 import json
 import re
-import ssl
 import sys
 import time
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mqtt5
 import numpy as np
 import uvloop
 
-from greenlang_iot.bench.workload import PACKET, Workload, topic
+from greenlang_iot.bench.workload import SITES, Workload, topic
 from greenlang_iot.simulate.ca import loopback, server_context
+
+PATIENCE = 60.0
+"""Seconds that a pause waits for acknowledgements."""
+TICK = 0.001
+"""Seconds between writes at a rate."""
+
+
+@dataclass(slots=True, frozen=True)
+class Load:
+    """folder: of the certificate. record: bytes of one write, and so of a TLS record. metrics: per device."""
+
+    folder: str
+    devices: int
+    start_ms: int
+    record: int = 16_384
+    tls: bool = True
+    qos: int = 1
+    metrics: int = 1
 
 
 class Subscriber(asyncio.Protocol):
@@ -33,7 +58,9 @@ class Subscriber(asyncio.Protocol):
         self.acked = 0
         self.disorder = 0
         self.workload: Workload | None = None
-        self._lap = np.zeros((0, PACKET), np.uint8)
+        self._due: deque[tuple[int, float]] = deque()  # (sent up to, due since)
+        self._paced_from = (0.0, 0)  # (time, sent) when sending began at a rate
+        self._lap = np.zeros((0, 0), np.uint8)
         self._ids = np.zeros(0, np.uint16)
         self._row = 0
         self._pending = b""
@@ -79,6 +106,11 @@ class Subscriber(asyncio.Protocol):
         self.disorder += int(np.count_nonzero(ids != expected))
         self._next_ack = (self._next_ack - 1 + run) % 65_535 + 1
         self.acked += run
+        if self._due:
+            now = time.monotonic()
+            while self._due and self._due[0][0] <= self.acked:
+                _, since = self._due.popleft()
+                self.loader.latencies.append(now - since)
         self.loader.acked(self)
         self.pump()
         return data[run * 4 :]
@@ -91,7 +123,7 @@ class Subscriber(asyncio.Protocol):
             codes = [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE] * len(packet.topic_filters)
             self.transport.write(mqtt5.SubAckPacket(packet.packet_id, codes).write())
             filters = [
-                f.pattern for f in packet.topic_filters if f.max_qos != mqtt5.QoS.AT_MOST_ONCE
+                f.pattern for f in packet.topic_filters if f.max_qos.value == self.loader.load.qos
             ]
             if filters:
                 self.loader.subscribed(self, filters)
@@ -102,11 +134,23 @@ class Subscriber(asyncio.Protocol):
         elif isinstance(packet, mqtt5.PubAckPacket):
             self.acked += 1
 
+    def start(self) -> None:
+        """Begin to send."""
+        self._paced_from = (time.monotonic(), self.sent)
+        self.pump()
+
     def pump(self) -> None:
-        """Send as the window and the socket allow, in writes of `record` bytes."""
-        step = min(max(self.loader.record // PACKET, 1), self.window)
-        while self.loader.going and self._writable and self.workload is not None:
-            room = self.window - (self.sent - self.acked)
+        """Send as the window, the socket and the rate allow, in writes of `record` bytes."""
+        if self.workload is None:
+            return
+        paced, rate = self.loader.rate > 0, self.loader.rate / max(len(self.loader.subscribers), 1)
+        step = min(max(self.loader.load.record // self.workload.packet, 1), self.window)
+        least = 1 if paced else step
+        while self.loader.going and self._writable:
+            room = self.window - (self.sent - self.acked) if self.loader.load.qos else step
+            begun, base = self._paced_from
+            if paced:
+                room = min(room, int((time.monotonic() - begun) * rate) - (self.sent - base))
             if self._row == len(self._lap):
                 n = self.workload.n
                 self._ids = ((self._next_id - 1 + np.arange(n)) % 65_535 + 1).astype(np.uint16)
@@ -114,9 +158,11 @@ class Subscriber(asyncio.Protocol):
                 self._lap = self.workload.lap(self._ids).copy()
                 self._row = 0
             count = min(step, room, len(self._lap) - self._row)
-            if count <= 0 or (count < step and room < step):
+            if count <= 0 or (count < least and room < least):
                 return
             self.transport.write(self._lap[self._row : self._row + count].tobytes())
+            if paced and self.loader.load.qos:
+                self._due.append((self.sent + count, begun + (self.sent - base) / rate))
             self._row += count
             self.sent += count
 
@@ -124,11 +170,11 @@ class Subscriber(asyncio.Protocol):
 class Loader:
     """All connections, and whether they send."""
 
-    def __init__(self, devices: int, record: int, start_ms: int) -> None:
-        self.devices = devices
-        self.record = record
-        self.start_ms = start_ms
+    def __init__(self, load: Load) -> None:
+        self.load = load
         self.going = False
+        self.rate = 0.0
+        self.latencies: list[float] = []
         self.subscribers: list[Subscriber] = []
         self.lost = 0  # subscribers that left
         self.idle = asyncio.Event()
@@ -138,10 +184,19 @@ class Loader:
         patterns = [
             re.compile("[^/]+".join(re.escape(part) for part in f.split("+"))) for f in filters
         ]
-        numbers = [d for d in range(self.devices) if any(p.fullmatch(topic(d)) for p in patterns)]
+        load = self.load
+        # where devices share a site, they share what a filter says of them
+        first = [topic(d, load.devices) for d in range(min(SITES, load.devices))]
+        chosen = [
+            site for site, name in enumerate(first) if any(p.fullmatch(name) for p in patterns)
+        ]
+        numbers = [d for d in range(load.devices) if d % SITES in chosen]
         if numbers:
             seed = len(self.subscribers)
-            subscriber.workload = Workload(np.array(numbers), seed, self.start_ms)
+            subscriber.workload = Workload(
+                np.array(numbers), seed, load.start_ms, fleet=load.devices, metrics=load.metrics,
+                qos=load.qos,
+            )  # fmt: skip
             self.subscribers.append(subscriber)
 
     def gone(self, subscriber: Subscriber) -> None:
@@ -155,7 +210,23 @@ class Loader:
         if not self.going and all(s.sent == s.acked for s in self.subscribers):
             self.idle.set()
 
-    def stats(self) -> dict[str, float]:
+    async def tick(self) -> None:
+        """Writes at a rate."""
+        while True:
+            await asyncio.sleep(TICK if self.rate else 10 * TICK)
+            if self.rate and self.going:
+                for subscriber in self.subscribers:
+                    subscriber.pump()
+
+    def latency_ms(self) -> dict[str, float]:
+        """Percentiles over what was acknowledged since `fresh`, a write at a time."""
+        if not self.latencies:
+            return {}
+        values = np.array(self.latencies) * 1e3
+        p50, p99, p999 = np.percentile(values, (50, 99, 99.9)).tolist()
+        return {"p50": p50, "p99": p99, "p99.9": p999, "max": float(values.max())}
+
+    def stats(self) -> dict[str, Any]:
         return {
             "subscribers": len(self.subscribers),
             "lost": self.lost,
@@ -164,15 +235,17 @@ class Loader:
             "disorder": sum(s.disorder for s in self.subscribers),
             "cpu_s": time.process_time(),
             "time": time.monotonic(),
+            "latency_ms": self.latency_ms(),
         }
 
 
-async def serve(folder: Path, devices: int, record: int, start_ms: int) -> None:
+async def serve(load: Load) -> None:
     """Until `end` or the end of stdin."""
-    context: ssl.SSLContext = server_context(loopback(folder)[1])
-    loader = Loader(devices, record, start_ms)
+    context = server_context(loopback(Path(load.folder))[1]) if load.tls else None
+    loader = Loader(load)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Subscriber(loader), "127.0.0.1", 0, ssl=context)
+    ticking = asyncio.ensure_future(loader.tick())
     print(server.sockets[0].getsockname()[1], flush=True)
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -181,17 +254,27 @@ async def serve(folder: Path, devices: int, record: int, start_ms: int) -> None:
             loader.going = True
             loader.idle.clear()
             for subscriber in loader.subscribers:
-                subscriber.pump()
+                subscriber.start()
         elif line == "pause":
             loader.going = False
-            while any(s.sent != s.acked for s in loader.subscribers):
-                loader.idle.clear()
-                await loader.idle.wait()
+            await _all_acked(loader)
+        elif line.startswith("rate "):
+            loader.rate = float(line[5:])
+        elif line == "fresh":
+            loader.latencies.clear()
         elif line == "end":
             break
         print(json.dumps(loader.stats()), flush=True)
+    ticking.cancel()
+
+
+async def _all_acked(loader: Loader) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE):
+            while loader.load.qos and any(s.sent != s.acked for s in loader.subscribers):
+                loader.idle.clear()
+                await loader.idle.wait()
 
 
 if __name__ == "__main__":
-    folder, *numbers = sys.argv[1:]
-    uvloop.run(serve(Path(folder), *map(int, numbers)))
+    uvloop.run(serve(Load(**json.loads(sys.argv[1]))))

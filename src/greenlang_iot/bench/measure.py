@@ -12,6 +12,7 @@ from greenlang_iot.bench.unit import Unit
 
 SEGMENTS = 20
 WARM_LAPS = 60
+WARM_MESSAGES = 8_000_000
 WARM_AT_MOST = 60.0
 QUIET_FOR = 1.0
 """Seconds with less than a tenth of a core used, after which a gateway has started."""
@@ -56,17 +57,31 @@ def report(measured: Measured, unit: Unit, verified: bool) -> dict[str, Any]:
     }
 
 
-def warm_up(stage: Stage, gateway: Child) -> None:
+def warm_up(stage: Stage, gateway: Child, changes: dict[str, Any]) -> None:
     """Until every series has left its learning phase and the second stage is loaded."""
     _until_quiet(gateway)  # it imports the second stage in the background
-    wanted = WARM_LAPS * stage.devices
+    wanted = min(WARM_LAPS * stage.setup.devices * stage.setup.metrics, WARM_MESSAGES)
+    detect = changes.get("detect", {})
+    second = detect.get("enabled", True) and detect.get("second_stage", {}).get("enabled", True)
     deadline = time.monotonic() + WARM_AT_MOST
     stage.loader.ask("go")
     while time.monotonic() < deadline:
-        if stage.loader.ask()["acked"] >= wanted and stage.metric("second_stage_scores") > 0:
+        sent = stage.loader.ask()["acked" if stage.setup.qos else "sent"]
+        if sent >= wanted and (not second or stage.metric("second_stage_scores") > 0):
             break
         time.sleep(0.1)
-    stage.loader.ask("pause")
+    _pause(stage, changes)
+
+
+def _pause(stage: Stage, changes: dict[str, Any]) -> dict[str, Any]:
+    """Stop the load; returns the loader's counts when all is acknowledged, at QoS 0 when it has arrived."""
+    counts = stage.loader.ask("pause")
+    if stage.setup.qos == 0:
+        deadline = time.monotonic() + WARM_AT_MOST
+        while stage.received(changes) < counts["sent"] and time.monotonic() < deadline:
+            time.sleep(0.005)
+        counts["acked"], counts["time"] = stage.received(changes), time.monotonic()
+    return counts
 
 
 def wait_for_empty_spool(stage: Stage) -> None:
@@ -85,17 +100,23 @@ def _until_quiet(gateway: Child) -> None:
             return
 
 
-def measure(stage: Stage, gateway: Child, unit: Unit, seconds: float) -> Measured:
-    """SEGMENTS stretches of load that end when all is acknowledged, a burst of the unit after each."""
+def measure(
+    stage: Stage, gateway: Child, unit: Unit, seconds: float, changes: dict[str, Any]
+) -> Measured:
+    """SEGMENTS stretches of load that end when all is acknowledged, a burst of the unit before and after
+    each."""
     result = Measured()
     pids = family(gateway.process.pid)
     for _ in range(SEGMENTS):
         unit.burst()
         cpu = cpu_ns(pids)
-        before = stage.loader.ask("go")
+        before = stage.loader.ask()
+        before["acked"] = before["acked"] if stage.setup.qos else stage.received(changes)
+        before["time"] = stage.loader.ask("go")["time"]
         time.sleep(seconds / SEGMENTS)
-        after = stage.loader.ask("pause")
+        after = _pause(stage, changes)
         used = cpu_ns(pids) - cpu
+        unit.burst()
         messages = int(after["acked"] - before["acked"])
         elapsed = after["time"] - before["time"]
         result.messages += messages
@@ -106,3 +127,24 @@ def measure(stage: Stage, gateway: Child, unit: Unit, seconds: float) -> Measure
         result.rates.append(messages / elapsed)
     result.rss = rss_bytes(pids)
     return result
+
+
+def sustain(stage: Stage, seconds: float, changes: dict[str, Any]) -> dict[str, Any]:
+    """The rate over so many seconds without a pause, and the lowest of any five of them."""
+    key = "acked" if stage.setup.qos else "sent"
+    first = last = stage.loader.ask("go")
+    acked = [first[key]]
+    while last["time"] - first["time"] < seconds:
+        time.sleep(min(1.0, seconds))
+        last = stage.loader.ask()
+        acked.append(last[key])
+    _pause(stage, changes)
+    window = min(5, len(acked) - 1)
+    taken = last["time"] - first["time"]
+    per_second = taken / (len(acked) - 1)
+    lowest = min(b - a for a, b in zip(acked, acked[window:], strict=False)) / window / per_second
+    return {
+        "seconds": round(taken, 1),
+        "messages_per_s": round((last[key] - first[key]) / taken),
+        "lowest_of_5_s": round(lowest),
+    }

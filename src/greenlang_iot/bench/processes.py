@@ -3,8 +3,9 @@
 import json
 import os
 import subprocess
-import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,23 +17,32 @@ PATIENCE = 60.0
 
 
 class Child:
-    """`python -m MODULE ARGUMENTS`; told by lines on stdin, answers by lines on stdout.
+    """A command that runs; ours are told by lines on stdin and answer by lines on stdout.
 
-    cores: where it may run. log: file for its stderr.
+    cores: where it may run. log: file for its stderr. environment: on top of this process's.
     """
 
-    def __init__(self, module: str, *arguments: object, cores: set[int], log: Path) -> None:
-        self.module = module
+    def __init__(
+        self,
+        command: Sequence[object],
+        *,
+        cores: set[int],
+        log: Path,
+        environment: dict[str, str] | None = None,
+        answers: bool = True,
+    ) -> None:
+        self.module = " ".join(map(str, command[2:4]))
         self._log = log
         with open(log, "ab") as stderr:
-            self.process = subprocess.Popen(  # noqa: S603 (our own modules)
-                [sys.executable, "-m", module, *map(str, arguments)],
+            self.process = subprocess.Popen(  # noqa: S603 (our own modules, or what was asked for)
+                [str(part) for part in command],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdout=subprocess.PIPE if answers else stderr,
                 stderr=stderr,
                 text=True,
+                env=os.environ | (environment or {}),
+                preexec_fn=partial(os.sched_setaffinity, 0, cores),  # before it counts the cores
             )
-        os.sched_setaffinity(self.process.pid, cores)
 
     def __enter__(self) -> Self:
         return self

@@ -1,9 +1,12 @@
 """A stage: loader and counting sinks around a gateway under test, in a folder of their own."""
 
 import socket
+import sys
 import time
 import urllib.request
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +14,7 @@ from typing import Any, Self
 import orjson
 import yaml
 
+from greenlang_iot.bench.loader import Load
 from greenlang_iot.bench.processes import PATIENCE, Child, cores
 from greenlang_iot.bench.workload import registry
 from greenlang_iot.model.errors import GatewayError
@@ -19,48 +23,60 @@ from greenlang_iot.simulate.ca import loopback
 PARTITIONS = 12
 
 
-class Stage:
-    """Everything but the gateway. up: whether the sinks take connections (else their ports are shut).
+@dataclass(slots=True, frozen=True)
+class Setup:
+    """What stands around a gateway.
 
-    checked: the sinks look at every byte of what they get; else they only count.
+    up: whether the sinks take connections (else their ports are shut). checked: the sinks look at every
+    byte of what they get; else they only count.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        devices: int,
-        record_bytes: int,
-        *,
-        up: bool = True,
-        checked: bool = True,
-    ) -> None:
+    devices: int = 10_000
+    record_bytes: int = 16_384
+    tls: bool = True
+    qos: int = 1
+    metrics: int = 1
+    up: bool = True
+    checked: bool = True
+
+
+class Stage:
+    """Everything but the gateway."""
+
+    def __init__(self, folder: Path, setup: Setup) -> None:
         self.folder = folder
-        self.devices = devices
-        self.start_ms = int(time.time() * 1000) - 60_000
-        self._record_bytes = record_bytes
-        self._up = up
-        self._checked = checked
+        self.setup = setup
+        self.start_ms = int(time.time() * 1000) - 600_000
         self._stack = ExitStack()
         self.gateway_core, self.other_cores = cores()
 
     def __enter__(self) -> Self:
+        setup = self.setup
         self.folder.mkdir(parents=True)
         self.ca_file = loopback(self.folder / "tls")[0]
-        self.loader = self.child(
-            "greenlang_iot.bench.loader",
-            self.folder / "tls",
-            self.devices,
-            self._record_bytes,
-            self.start_ms,
-        )
-        self.port = int(self.loader.line())
-        told = (self.devices, self.start_ms) if self._checked else ()
-        self.influxdb = self.child("greenlang_iot.bench.counting_influxdb", *told)
-        self.kafka = self.child("greenlang_iot.bench.counting_kafka", PARTITIONS, *told)
-        self.influxdb_port, self.kafka_port = int(self.influxdb.line()), int(self.kafka.line())
-        if not self._up:
+        load = Load(
+            str(self.folder / "tls"), setup.devices, self.start_ms, setup.record_bytes,
+            setup.tls, setup.qos, setup.metrics,
+        )  # fmt: skip
+        with self._undone():
+            self.loader = self.child("loader", orjson.dumps(asdict(load)).decode())
+            self.port = int(self.loader.line())
+            told = (setup.devices, self.start_ms) if setup.checked else ()
+            self.influxdb = self.child("counting_influxdb", *told)
+            self.kafka = self.child("counting_kafka", PARTITIONS, *told)
+            self.influxdb_port, self.kafka_port = int(self.influxdb.line()), int(self.kafka.line())
+        if not setup.up:
             self.influxdb_port, self.kafka_port = free_port(), free_port()
         return self
+
+    @contextmanager
+    def _undone(self) -> Iterator[None]:
+        """What was started ends where the rest does not start."""
+        try:
+            yield
+        except BaseException:
+            self._stack.close()
+            raise
 
     def __exit__(
         self,
@@ -70,11 +86,10 @@ class Stage:
     ) -> None:
         self._stack.close()
 
-    def child(self, module: str, *arguments: object, gateway: bool = False) -> Child:
-        """A process of this stage."""
-        where = self.gateway_core if gateway else self.other_cores
-        log = self.folder / f"{module.rpartition('.')[2]}.log"
-        return self._stack.enter_context(Child(module, *arguments, cores=where, log=log))
+    def child(self, module: str, *arguments: object) -> Child:
+        """A process of this stage, of a module of this room."""
+        command = [sys.executable, "-m", f"greenlang_iot.bench.{module}", *arguments]
+        return self._start(command, module, self.other_cores)
 
     def start_gateway(self, changes: dict[str, Any]) -> Child:
         """The real `greenlang-iot run`, with the shipped production settings and one shard."""
@@ -82,18 +97,53 @@ class Stage:
         settings = merged(self._settings(), changes)
         config, devices = self.folder / "iot-config.yaml", self.folder / "devices.json"
         config.write_text(yaml.safe_dump(settings))
-        devices.write_bytes(orjson.dumps(registry(self.devices)))
-        return self.child(
-            "greenlang_iot", "run", "--config", config, "--devices-file", devices,
-            "--summary", "none", gateway=True,
-        )  # fmt: skip
+        devices.write_bytes(orjson.dumps(registry(self.setup.devices, self.setup.metrics)))
+        # each shard after the first one gets a core of the others
+        where = set(self.gateway_core)
+        where |= set(sorted(self.other_cores)[: settings["runtime"]["shards"] - 1])
+        command = [
+            sys.executable, "-m", "greenlang_iot", "run", "--config", config,
+            "--devices-file", devices, "--summary", "none",
+        ]  # fmt: skip
+        return self._start(command, "greenlang_iot", where)
+
+    def start_peer(self, command: Sequence[object]) -> Child:
+        """Another gateway in its place; the environment says where everything is."""
+        known = {
+            "BENCH_MQTT_PORT": self.port,
+            "BENCH_CA_FILE": self.ca_file,
+            "BENCH_INFLUXDB_PORT": self.influxdb_port,
+            "BENCH_KAFKA_PORT": self.kafka_port,
+        }
+        environment = {name: str(value) for name, value in known.items()}
+        return self._start(command, "peer", self.gateway_core, environment, answers=False)
+
+    def _start(
+        self,
+        command: Sequence[object],
+        name: str,
+        where: set[int],
+        environment: dict[str, str] | None = None,
+        *,
+        answers: bool = True,
+    ) -> Child:
+        log = self.folder / f"{name}.log"
+        child = Child(command, cores=where, log=log, environment=environment, answers=answers)
+        return self._stack.enter_context(child)
 
     def _settings(self) -> dict[str, Any]:
         """What differs from the defaults, which are what the shipped file shows."""
         return {
             "data_dir": str(self.folder / "var"),
             "mqtt": {
-                "brokers": [{"port": self.port, "tls": {"ca_file": str(self.ca_file)}}],
+                "brokers": [
+                    {
+                        "port": self.port,
+                        "tls": {"ca_file": str(self.ca_file)} if self.setup.tls else None,
+                    }
+                ],
+                "qos": self.setup.qos,
+                "discovery": self.setup.qos == 1,  # it listens at QoS 0 to the same topics
             },
             "sinks": {
                 "influxdb": {
@@ -125,6 +175,16 @@ class Stage:
             if gateway.process.poll() is not None or time.monotonic() > deadline:
                 raise GatewayError(f"the gateway did not subscribe: {gateway.log()}")
             time.sleep(0.1)
+
+    def received(self, changes: dict[str, Any]) -> int:
+        """Messages that have arrived in every sink that these settings leave on."""
+        sinks = changes.get("sinks", {})
+        counts: list[int] = []
+        if sinks.get("influxdb", {}).get("enabled", True):
+            counts.append(self.influxdb.ask()["lines"])
+        if sinks.get("kafka", {}).get("enabled", True):
+            counts.append(self.kafka.ask()["records"])
+        return min(counts)
 
     def metric(self, name: str) -> float:
         """Sum of a metric of the gateway over its labels."""

@@ -55,11 +55,19 @@ class Tally:
         }
 
 
+class Delay:
+    """How long a counting sink keeps its answers back; `delay SECONDS` on its stdin sets it."""
+
+    seconds = 0.0
+
+
 async def answer_stdin(port: int, counts: Callable[[], dict[str, int]]) -> None:
     """Print the port; then for every line on stdin the counts; returns at its end."""
     print(port, flush=True)
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while await reader.readline():
+    while line := await reader.readline():
+        if line.startswith(b"delay "):
+            Delay.seconds = float(line[6:])
         print(json.dumps({**counts(), "cpu_s": time.process_time()}), flush=True)

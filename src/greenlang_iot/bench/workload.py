@@ -14,39 +14,53 @@ from greenlang_iot.bench.kernels_check import LAP_MS, SPIKE_MASK
 from greenlang_iot.model.batches import I64, U8, U16
 
 PACKET = 128
-METRIC = "temperature"
+METRICS = ("temperature", "conductance", "illuminance", "diffusivity")
+"""All of one length; a lap carries one of them."""
+METRIC = METRICS[0]
 SITES = 4
 FIRST_SEQ = 10_000_000  # a JSON number has no leading zero
-_TOPIC = "greenlang/acme/s{site:02d}/d{device:05d}/telemetry"
+_TOPIC = "greenlang/acme/s{site:02d}/d{device:0{digits}d}/telemetry"
 _PAYLOAD = '{{"ts":{ts:013d},"metric":"temperature","value":{value},"unit":"Cel","seq":{seq:08d}}}'
 _TOPIC_AT = 4
-_ID_AT = _TOPIC_AT + len(_TOPIC.format(site=0, device=0))
-_PAYLOAD_AT = _ID_AT + 3  # packet id, property length 0
-_TS_AT = _PAYLOAD_AT + len('{"ts":')
-_VALUE_AT = _TS_AT + len('0000000000000,"metric":"temperature","value":')
-_SEQ_AT = PACKET - len("00000000}")
+_DIGITS = 5
+_PAYLOAD_BYTES = 86
+# where things are in a payload
+_TS_AT = len('{"ts":')
+_METRIC_AT = _TS_AT + len('0000000000000,"metric":"')
+_VALUE_AT = _METRIC_AT + len('temperature","value":')
+_SEQ_AT = _PAYLOAD_BYTES - len("00000000}")
 _VALUES: U8 = np.frombuffer(
     b"".join(b"%02d.%03d" % divmod(v, 1000) for v in range(100_000)), np.uint8
 ).reshape(-1, 6)
 _32 = np.uint64(0xFFFF_FFFF)
 
 
-def registry(devices: int) -> dict[str, Any]:
+def registry(devices: int, metrics: int = 1) -> dict[str, Any]:
     """The registry document of the workload's devices."""
     metric = {"unit": "Cel", "range": [-50.0, 150.0], "interval": 60.0, "profile": "default"}
     return {
         "version": 1,
-        "types": {"bench": {"metrics": {METRIC: metric}}},
+        "types": {"bench": {"metrics": dict.fromkeys(METRICS[:metrics], metric)}},
         "devices": [
-            {"id": f"d{d:05d}", "org": "acme", "site": f"s{d % SITES:02d}", "type": "bench"}
+            {
+                "id": f"d{d:0{_digits_of(devices)}d}",
+                "org": "acme",
+                "site": f"s{d % SITES:02d}",
+                "type": "bench",
+            }
             for d in range(devices)
         ],
     }
 
 
-def topic(device: int) -> str:
-    """Where a device publishes."""
-    return _TOPIC.format(site=device % SITES, device=device)
+def topic(device: int, fleet: int = 100_000) -> str:
+    """Where a device of a fleet of so many publishes."""
+    return _TOPIC.format(site=device % SITES, device=device, digits=_digits_of(fleet))
+
+
+def _digits_of(fleet: int) -> int:
+    """Of a device's number: five, as the counting sinks expect, unless there are more devices."""
+    return max(_DIGITS, len(str(fleet - 1)))
 
 
 def thousandths(devices: I64, ts_ms: int) -> I64:
@@ -69,38 +83,57 @@ class Workload:
     start_ms: time stamp of the lap before the first one.
     """
 
-    def __init__(self, devices: I64, seed: int, start_ms: int) -> None:
+    def __init__(
+        self,
+        devices: I64,
+        seed: int,
+        start_ms: int,
+        *,
+        fleet: int = 100_000,
+        metrics: int = 1,
+        qos: int = 1,
+    ) -> None:
         self._devices: I64 = np.random.default_rng(seed).permutation(devices)
+        self._metrics = [np.frombuffer(name.encode(), np.uint8) for name in METRICS[:metrics]]
+        self._qos = qos
+        self._fleet = fleet
+        self._id_at = _TOPIC_AT + len(topic(0, fleet))
+        self._payload_at = self._id_at + 2 * qos + 1  # packet id, property length 0
+        self.packet = self._payload_at + _PAYLOAD_BYTES
         rows = [self._packet(int(device), start_ms) for device in self._devices]
         self.n = len(rows)
-        self._rows: U8 = np.frombuffer(bytearray(b"".join(rows)), np.uint8).reshape(self.n, PACKET)
+        self._rows: U8 = np.frombuffer(bytearray(b"".join(rows)), np.uint8)
+        self._rows = self._rows.reshape(self.n, self.packet)
         self._ts = start_ms
         self._seq = FIRST_SEQ
 
-    @staticmethod
-    def _packet(device: int, ts: int) -> bytes:
-        name = topic(device).encode()
+    def _packet(self, device: int, ts: int) -> bytes:
+        name = topic(device, self._fleet).encode()
         payload = _PAYLOAD.format(ts=ts, value="00.000", seq=FIRST_SEQ).encode()
-        packet = b"\x32" + bytes([PACKET - 2]) + len(name).to_bytes(2, "big") + name
-        packet += b"\0\0" + b"\0" + payload
-        assert len(packet) == PACKET, "five digits of a device number are all there is room for"
-        return packet
+        body = len(name).to_bytes(2, "big") + name + b"\0\0" * self._qos + b"\0" + payload
+        # the length takes two bytes when it is over 127
+        size = len(body)
+        length = bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7])
+        return bytes([0x30 | self._qos << 1]) + length + body
 
     def lap(self, ids: U16) -> U8:
-        """The packets of the next lap as uint8[n, 128], under these packet ids."""
+        """The packets of the next lap as uint8[n, packet], under these packet ids."""
         self._ts += LAP_MS
         self._seq += 1
-        rows = self._rows
-        _digits(rows, _TS_AT, 13, self._ts)
-        _digits(rows, _SEQ_AT, 8, self._seq)
-        rows[:, _VALUE_AT : _VALUE_AT + 6] = _VALUES[thousandths(self._devices, self._ts)]
-        rows[:, _ID_AT] = ids >> 8
-        rows[:, _ID_AT + 1] = ids & 0xFF
+        rows, at = self._rows, self._payload_at
+        metric = self._metrics[(self._seq - FIRST_SEQ - 1) % len(self._metrics)]
+        _digits(rows, at + _TS_AT, 13, self._ts)
+        _digits(rows, at + _SEQ_AT, 8, self._seq)
+        rows[:, at + _METRIC_AT : at + _METRIC_AT + len(metric)] = metric
+        rows[:, at + _VALUE_AT : at + _VALUE_AT + 6] = _VALUES[thousandths(self._devices, self._ts)]
+        if self._qos:
+            rows[:, self._id_at] = ids >> 8
+            rows[:, self._id_at + 1] = ids & 0xFF
         return rows
 
     def payloads(self) -> list[bytes]:
         """The payloads of the present lap, each an object of its own."""
-        return [row[_PAYLOAD_AT:].tobytes() for row in self._rows]
+        return [row[self._payload_at :].tobytes() for row in self._rows]
 
 
 def _digits(rows: U8, at: int, width: int, value: int) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +24,10 @@ def try_on_history(
         Path | None, typer.Option(help="Rules to try. [default: alerts.rules_file]")
     ] = None,
     since: Annotated[str, typer.Option(metavar="DURATION", help="How far back: 12h, 7d.")] = "7d",
+    source: Annotated[
+        Literal["lake", "influxdb"] | None,
+        typer.Option(help="Where history is. [default: the lake if it is enabled, else InfluxDB]"),
+    ] = None,
     lake: Annotated[
         Path | None, typer.Option(help="Folder of the lake. [default: the settings']")
     ] = None,
@@ -32,13 +36,13 @@ def try_on_history(
     config: ConfigFiles = CONFIG_FILES,
     as_json: AsJson = False,
 ) -> None:
-    """Say what rules would have fired over the lake's history, by the code that the gateway runs.
+    """Say what rules would have fired over the lake's or InfluxDB's history, by the code that the gateway runs.
 
     Alerts that were open before, and values before, are not known: it begins anew.
 
     Example: greenlang-iot alerts test --rules devices/alert-rules.yaml --since 7d
 
-    Exit codes: 0 done, 1 the lake cannot be read, 2 the rules or other input are wrong.
+    Exit codes: 0 done, 1 the history cannot be read, 2 the rules or other input are wrong.
     """
     import time
 
@@ -46,19 +50,31 @@ def try_on_history(
     from greenlang_iot.cli.alerts_manage import seconds
     from greenlang_iot.cli.terminal import console, print_json, progress, say
     from greenlang_iot.devices.registry import load as load_registry
+    from greenlang_iot.runtime.rule_history import History, InfluxHistory, LakeHistory
     from greenlang_iot.runtime.rule_trial import try_rules
     from greenlang_iot.runtime.sinks import lake_folder
     from greenlang_iot.settings.load import load
 
     settings = load(config, os.environ).settings
     given = _rules(settings.alerts, rules)
+    directory = load_registry(devices_file)
+    if lake is not None and source == "influxdb":
+        raise InputError("--lake goes without --source influxdb.")
+    in_lake = source == "lake" or lake is not None or settings.sinks.lake.enabled
+    history: History
+    if source != "influxdb" and in_lake:
+        history = LakeHistory(lake or lake_folder(settings), directory)
+    elif settings.sinks.influxdb.enabled or source == "influxdb":
+        history = InfluxHistory(settings.sinks.influxdb, directory)
+    else:
+        raise InputError("neither sinks.lake nor sinks.influxdb is enabled: there is no history.")
     to_ns = time.time_ns()
     from_ns = to_ns - int(seconds(since) * 1e9)
     with progress("history", to_ns - from_ns) as advance:
         trial = try_rules(
-            lake or lake_folder(settings),
+            history,
             given,
-            load_registry(devices_file),
+            directory,
             settings.alerts,
             from_ns,
             to_ns,

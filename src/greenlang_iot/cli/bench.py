@@ -1,14 +1,27 @@
 """`greenlang-iot bench`: measures, on this machine, what the gateway costs."""
 
+import dataclasses
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from greenlang_iot.cli.bench_detect import detect
+from greenlang_iot.cli.options import AsJson
+from greenlang_iot.cli.terminal import print_json, say
+from greenlang_iot.model.errors import InputError
 
 app = typer.Typer(help="Measure the gateway on this machine.", no_args_is_help=True)
 app.command()(detect)
+
+_HEAD = ("CPU ns/msg", "x orjson", "msg/s", "RSS MB", "verified")
+_INSIDE = {
+    "spool": "both sinks away",
+    "zstd": "Kafka zstd",
+    "small_records": "a message a TLS record",
+    "by_hand": "by hand, half as much",
+}
 
 
 @app.callback()
@@ -20,6 +33,9 @@ def group() -> None:
 def headline(
     json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
     seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of load that count.")] = 20.0,
+    sustain: Annotated[
+        float, typer.Option(min=0.0, help="Then so many without a pause; 0: none.")
+    ] = 60.0,
     devices: Annotated[int, typer.Option(min=4, max=100_000, help="Devices, a series each.")] = (
         10_000
     ),
@@ -27,6 +43,10 @@ def headline(
         int, typer.Option(min=128, max=65_536, help="What the loader writes at once.")
     ] = 16_384,
     spool: Annotated[bool, typer.Option(help="Also with both sinks away.")] = True,
+    zstd: Annotated[bool, typer.Option(help="Also with Kafka's batches compressed.")] = True,
+    small_records: Annotated[
+        bool, typer.Option(help="Also with one message in a TLS record.")
+    ] = True,
     by_hand: Annotated[bool, typer.Option(help="Also what one writes by hand.")] = True,
 ) -> None:
     """CPU per message of the whole gateway with everything on, against one orjson.loads.
@@ -40,31 +60,171 @@ def headline(
     from greenlang_iot.bench.headline import Options
     from greenlang_iot.bench.headline import headline as run
 
-    done = run(Options(seconds, devices, record_bytes, spool, by_hand))
-    _print_table(done.result)
-    for sentence in done.wrong:
-        sys.stderr.write(f"WRONG: {sentence}\n")
+    options = Options(
+        seconds, sustain, devices, record_bytes, spool, zstd, small_records, by_hand
+    )  # fmt: skip
+    done = run(options, _next)
+    row = done.row
+    _print_rows([row] + [row[key] | {"name": name} for key, name in _INSIDE.items() if key in row])
+    sys.stdout.write(
+        f"the unit, one orjson.loads: {row['unit_ns']:.0f} ns (spread {row['spread']:.0%}); "
+        f"CPU per message p10 {row['cpu_ns_p10']:.0f}, p90 {row['cpu_ns_p90']:.0f}; "
+        f"{row['messages']:,} messages in {row['seconds']:.0f} s\n"
+    )
+    if steady := row.get("sustained"):
+        sys.stdout.write(
+            f"sustained for {steady['seconds']:.0f} s: {steady['messages_per_s']:,} messages/s "
+            f"(lowest of any 5 s: {steady['lowest_of_5_s']:,})\n"
+        )
+    _complain(done.wrong)
     if json:
-        sys.stdout.write(orjson.dumps(done.result).decode() + "\n")
+        sys.stdout.write(orjson.dumps(row).decode() + "\n")
     if done.wrong:
         raise typer.Exit(1)
 
 
-def _print_table(result: dict[str, Any]) -> None:
-    rows = {"everything on": result, "spooled": result.get("spool")}
-    rows["by hand, half as much"] = result.get("by_hand")
-    sys.stdout.write(
-        f"{'':24}{'CPU ns/msg':>12}{'x orjson':>10}{'msg/s':>12}{'RSS MB':>8}{'verified':>10}\n"
-    )
-    for name, row in rows.items():
-        if row:
-            sys.stdout.write(
-                f"{name:24}{row['cpu_ns_per_message']:>12.0f}{row['ratio']:>10.2f}"
-                f"{row['messages_per_s']:>12,}{row.get('rss_mb', ''):>8}"
-                f"{row.get('verified', ''):>10}\n"
-            )
-    sys.stdout.write(
-        f"the unit, one orjson.loads: {result['unit_ns']:.0f} ns (spread {result['spread']:.0%}); "
-        f"CPU per message p10 {result['cpu_ns_p10']:.0f}, p90 {result['cpu_ns_p90']:.0f}; "
-        f"{result['messages']:,} messages in {result['seconds']:.0f} s\n"
-    )
+@app.command()
+def ladder(
+    name: Annotated[str, typer.Argument(help="features, records or latency.")],
+    seconds: Annotated[float, typer.Option(min=0.2, help="Seconds of load of a rung.")] = 4.0,
+    results: Annotated[Path | None, typer.Option(help="Folder for NAME.json.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run after run of the gateway, each with one thing changed.
+
+    Example: greenlang-iot bench ladder features --results bench/results
+
+    Exit codes: 0 measured and verified, 1 something was lost or wrong, 2 wrong input.
+    """
+    from greenlang_iot.bench import ladders, latency
+    from greenlang_iot.bench.results import write
+
+    if name == "latency":
+        done = latency.run(seconds, _next)
+    elif name in ladders.LADDERS:
+        done = ladders.run(name, seconds, _next)
+    else:
+        raise InputError(f"no ladder {name!r}; there are latency, {', '.join(ladders.LADDERS)}")
+    if as_json:
+        print_json(done.rows)
+    elif name == "latency":
+        _print_latency(done.rows)
+    else:
+        _print_rows(done.rows)
+    if results is not None:
+        say(f"written: {write(results, name, done.rows, done.wrong)}")
+    _complain(done.wrong)
+    if done.wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
+def peers(
+    gateway_command: Annotated[
+        str | None, typer.Option(help="A command to measure as the gateway, instead.")
+    ] = None,
+    kafka: Annotated[bool, typer.Option(help="Whether that command writes to Kafka, too.")] = True,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Seconds of load.")] = 3.0,
+    as_json: AsJson = False,
+) -> None:
+    """Others in the gateway's place: by hand, the stock clients, or a command of yours.
+
+    The command finds BENCH_MQTT_PORT, BENCH_CA_FILE, BENCH_INFLUXDB_PORT and BENCH_KAFKA_PORT in its
+    environment.
+
+    Example: greenlang-iot bench peers --gateway-command "./my-gateway --fast"
+
+    Exit codes: 0 measured, 1 not all arrived, 2 wrong input.
+    """
+    import shlex
+
+    from greenlang_iot.bench import peers as others
+
+    chosen = [others.BY_HAND, others.STOCK]
+    if gateway_command:
+        words = shlex.split(gateway_command)
+        chosen = [others.Peer(Path(words[0]).name, words, kafka=kafka)]
+    rows, wrong = [], []
+    for peer in chosen:
+        _next(peer.name)
+        done = others.run(peer, seconds)
+        rows.append(done.row)
+        wrong += done.wrong
+    print_json(rows) if as_json else _print_rows(rows)
+    _complain(wrong)
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(help="Results of a ladder.")],
+    after: Annotated[Path, typer.Argument(help="Results of the same one.")],
+    as_json: AsJson = False,
+) -> None:
+    """Judge two runs of a ladder, with their noise: faster, slower, or no difference that shows.
+
+    Example: greenlang-iot bench compare old/features.json bench/results/features.json
+
+    Exit codes: 0 nothing is slower, 1 something is, 2 wrong input.
+    """
+    from greenlang_iot.bench import results
+
+    judged = results.compare(results.read(before), results.read(after))
+    if as_json:
+        print_json([dataclasses.asdict(item) for item in judged])
+    for item in judged if not as_json else ():
+        sys.stdout.write(
+            f"{item.name:32}{item.before:>8.2f}{item.after:>8.2f} ± {item.noise:<6.2f}{item.verdict}\n"
+        )
+    if any(item.verdict == "slower" for item in judged):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("bench/results"),
+    as_json: AsJson = False,
+) -> None:
+    """Tables (report.md) and a picture of every ladder whose results are in a folder.
+
+    Example: greenlang-iot bench report bench/results
+
+    Exit codes: 0 written, 2 wrong input.
+    """
+    from greenlang_iot.bench.report import report as write
+
+    written = write(folder)
+    if as_json:
+        print_json([str(path) for path in written])
+    else:
+        for path in written:
+            say(f"written: {path}")
+
+
+def _next(name: str) -> None:
+    say(f"measuring: {name}")
+
+
+def _complain(wrong: list[str]) -> None:
+    for sentence in wrong:
+        sys.stderr.write(f"WRONG: {sentence}\n")
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    sys.stdout.write(f"{'':32}" + "".join(f"{title:>12}" for title in _HEAD) + "\n")
+    for row in rows:
+        sys.stdout.write(
+            f"{row['name']:32}{row['cpu_ns_per_message']:>12,.0f}{row['ratio']:>12.2f}"
+            f"{row['messages_per_s']:>12,}{row.get('rss_mb', ''):>12}"
+            f"{row.get('verified', '')!s:>12}\n"
+        )
+
+
+def _print_latency(rows: list[dict[str, Any]]) -> None:
+    sys.stdout.write(f"{'':32}{'msg/s':>12}{'p50 ms':>12}{'p99 ms':>12}{'p99.9 ms':>12}\n")
+    for row in rows:
+        sys.stdout.write(
+            f"{row['name']:32}{row['messages_per_s']:>12,}"
+            f"{row['p50']:>12.1f}{row['p99']:>12.1f}{row['p99.9']:>12.1f}\n"
+        )

@@ -35,13 +35,19 @@ CATCH_UP = 15.0
 
 def demo(
     seconds: Annotated[
-        float, typer.Option(envvar="DEMO_SECONDS", min=5, help="How long devices publish.")
+        float,
+        typer.Option(
+            envvar="DEMO_SECONDS",
+            min=5,
+            max=900,
+            help="How long devices publish: the proof at the end is held in memory.",
+        ),
     ] = 120.0,
     devices: Annotated[int, typer.Option(min=10, max=100_000, help="Size of the fleet.")] = 1_000,
     shards: Annotated[int, typer.Option(min=1, max=16, help="Processes of the gateway.")] = 2,
-    folder: Annotated[Path, typer.Option(help="CA, data and manifest of the demo.")] = Path(
-        ".demo"
-    ),
+    folder: Annotated[
+        Path, typer.Option(help="CA, settings, data and manifest of the demo.")
+    ] = Path(".demo"),
     port: Annotated[int, typer.Option(help="Admin endpoint (0: any free port).")] = 8090,
     summary: Annotated[
         Literal["text", "json"], typer.Option(help="json: the last line is one JSON object.")
@@ -98,6 +104,7 @@ def _demo(
     """What was published and what became of it; `reconciled` says whether that agrees."""
     import orjson
     import uvloop
+    import yaml
 
     from greenlang_iot.cli.demo_screen import Screen
     from greenlang_iot.devices.registry import parse
@@ -106,30 +113,31 @@ def _demo(
     from greenlang_iot.simulate.fleet import FleetOptions
     from greenlang_iot.simulate.scenario import registry
 
-    settings = load(
-        None,
-        {},
-        {
-            "instance": "demo",
-            "data_dir": str(data),
-            "mqtt.brokers[0].host": "127.0.0.1",
-            "mqtt.brokers[0].port": broker_port,
-            "mqtt.brokers[0].tls.ca_file": str(folder / "ca" / "ca.pem"),
-            "runtime.shards": shards,
-            "admin.port": port,
-            "log.level": "warning",
-        },
-    ).settings
+    written = folder / "settings.yaml"  # for commands that ask the gateway meanwhile
+    written.write_text(yaml.safe_dump(_settings(broker_port, data, folder, shards, port)))
+    settings = load([written], {}).settings
     configure(settings.log)
     options = FleetOptions(devices=devices, seed=SEED, seconds=seconds)
     directory = parse(orjson.dumps(registry(options, waterflow=True)))
-    screen = Screen(settings, directory, seconds)
+    screen = Screen(settings, written, directory, seconds)
     published, done, stopped_ns = uvloop.run(
         _run(settings, directory, options, data / "manifest.jsonl", screen)
     )
     result = _reconcile(settings, data / "manifest.jsonl", stopped_ns)
     screen.finish(published, done, result)
     return {"published": published, **done.as_dict(), "reconciled": result.ok}
+
+
+def _settings(broker_port: int, data: Path, folder: Path, shards: int, port: int) -> dict[str, Any]:
+    tls = {"ca_file": str((folder / "ca" / "ca.pem").absolute())}
+    return {
+        "instance": "demo",
+        "data_dir": str(data.absolute()),
+        "mqtt": {"brokers": [{"host": "127.0.0.1", "port": broker_port, "tls": tls}]},
+        "runtime": {"shards": shards},
+        "admin": {"port": port},
+        "log": {"level": "warning"},
+    }
 
 
 async def _run(

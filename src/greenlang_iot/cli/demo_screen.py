@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -28,8 +29,11 @@ STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 class Screen:
     """Draws on stderr, so that stdout stays for the summary. Plain lines where it is no terminal."""
 
-    def __init__(self, settings: "Settings", directory: "Directory", seconds: float) -> None:
+    def __init__(
+        self, settings: "Settings", written: Path, directory: "Directory", seconds: float
+    ) -> None:
         self._settings = settings
+        self._written = written
         self._directory = directory
         self._seconds = seconds
         self._console = Console(stderr=True)
@@ -55,9 +59,10 @@ class Screen:
             f"[bold]greenlang-iot demo[/]: {directory.n_devices:,} devices, "
             f"{directory.n_series:,} series, {self._settings.runtime.shards} shards\n"
             f"  from  mqtts://{broker.host}:{broker.port} (embedded broker, TLS, QoS 1)\n"
-            f"  to    the lake in {self._settings.data_dir}; alerts back to MQTT\n"
+            f"  to    the lake in {self._written.parent / 'data'}; alerts back to MQTT\n"
             f"  see   http://{self._settings.admin.host}:{gateway.admin_port}/ in a browser"
             " · /status · /metrics · /readyz\n"
+            f"  ask   greenlang-iot alerts list --config {self._written}\n"
             f"  for   {self._seconds:.0f} s; Ctrl-C ends it early",
             highlight=False,
         )

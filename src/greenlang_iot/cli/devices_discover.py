@@ -12,7 +12,7 @@ import typer
 
 from greenlang_iot.cli.options import CONFIG_FILES, AsJson, ConfigFiles
 from greenlang_iot.cli.registry_file import read_document, write_document
-from greenlang_iot.cli.terminal import console, print_json, say
+from greenlang_iot.cli.terminal import live, print_json, say
 from greenlang_iot.model.errors import GatewayError, InputError
 
 if TYPE_CHECKING:
@@ -73,16 +73,13 @@ def discover(
             }
         )
         return
-    out = console(stderr=True)
     for note in notes[:_NOTES_SHOWN]:
-        out.print(f"look at {note}")
+        say(f"look at {note}")
     if len(notes) > _NOTES_SHOWN:
-        out.print(f"… and {len(notes) - _NOTES_SHOWN:,} more notes")
+        say(f"… and {len(notes) - _NOTES_SHOWN:,} more notes")
     if heard.strange:
-        out.print(f"{heard.strange:,} of {heard.messages:,} messages held no usable reading")
-    out.print(
-        f"wrote {len(document['devices']):,} devices of {len(document['types'])} types to {output}"
-    )
+        say(f"{heard.strange:,} of {heard.messages:,} messages held no usable reading")
+    say(f"wrote {len(document['devices']):,} devices of {len(document['types'])} types to {output}")
 
 
 async def _listen(settings: "Settings", name: str | None, seconds: float, heard: "Heard") -> None:
@@ -123,8 +120,6 @@ async def _tell(heard: "Heard", seconds: float) -> None:
         await asyncio.sleep(1)
         left = max(0.0, seconds - (time.monotonic() - began))
         text = f"{heard.messages:,} messages of {len(heard.devices):,} devices, {left:.0f} s left"
-        sys.stderr.write(f"\r\x1b[K{text}")
-        sys.stderr.flush()
+        live(text)
         if left <= 0:
-            sys.stderr.write("\r\x1b[K")
             return

@@ -1,10 +1,9 @@
 """The first start compiles the kernels, which takes up to a minute: somebody should say so."""
 
-import sys
 import threading
 import time
 
-from greenlang_iot.cli.terminal import say
+from greenlang_iot.cli.terminal import live, say
 
 
 def tell_first_start() -> None:
@@ -21,11 +20,8 @@ def tell_first_start() -> None:
     def wait() -> None:
         began = time.monotonic()
         while not COMPILED.exists():
-            if sys.stderr.isatty():
-                sys.stderr.write(f"\rcompiling … {time.monotonic() - began:.0f} s ")
-                sys.stderr.flush()
+            live(f"compiling … {time.monotonic() - began:.0f} s")
             time.sleep(0.5)
-        end = "\r" if sys.stderr.isatty() else ""
-        say(f"{end}kernels are compiled ({time.monotonic() - began:.0f} s)")
+        say(f"kernels are compiled ({time.monotonic() - began:.0f} s)")
 
     threading.Thread(target=wait, daemon=True).start()

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong input. Commands import what they need when
 
 import platform
 import sys
+from typing import Annotated
 
 import typer
 
@@ -28,6 +29,14 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"greenlang-iot {__version__} (Python {platform.python_version()})")
+        raise typer.Exit
+
+
 app.command()(run)
 app.command()(reload)
 app.command()(demo)
@@ -43,6 +52,15 @@ app.add_typer(quality.app, name="quality")
 app.command()(doctor)
 app.command()(setup)
 app.command()(query)
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """IoT ingestion gateway: MQTT over TLS in, scored readings in InfluxDB and Kafka."""
 
 
 @app.command()

@@ -42,7 +42,6 @@ def run(
     from greenlang_iot.runtime.forkserver import start_forkserver
 
     start_forkserver()  # kernels load while the rest of this starts
-    tell_first_start()
 
     import orjson
 
@@ -60,6 +59,7 @@ def run(
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     rules = load_rules(settings.alerts)
+    tell_first_start()
     gateway: list[Gateway] = []
 
     def read() -> "tuple[Settings, Directory, RuleSet]":

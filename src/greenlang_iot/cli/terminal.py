@@ -61,9 +61,23 @@ def print_json_line(document: Any) -> None:
     sys.stdout.write(printable_json(text) + "\n")
 
 
+ERASE_LINE = "\r\x1b[K"
+_lines_shown: list[str] = []
+"""The line that `live` shows, if any."""
+
+
 def say(text: str) -> None:
-    """A line for the person at the terminal, on stderr."""
-    sys.stderr.write(printable_block(text) + "\n")
+    """A line for the person at the terminal, on stderr, in the place of what `live` shows there."""
+    sys.stderr.write((ERASE_LINE if _lines_shown else "") + printable_block(text) + "\n")
+    _lines_shown.clear()
+
+
+def live(text: str) -> None:
+    """What is going on, on a line that the next `live` or `say` writes over; on a terminal only."""
+    if sys.stderr.isatty():
+        sys.stderr.write(ERASE_LINE + printable_block(text))
+        sys.stderr.flush()
+        _lines_shown[:] = [text]
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import numpy as np
 from greenlang_iot.decode.general import Message, MessageReader, parse_payloads
 from greenlang_iot.decode.guests import Guests
 from greenlang_iot.decode.kernels import FIELDS, NUMBERS, scan
+from greenlang_iot.decode.layouts import Layouts
 from greenlang_iot.decode.lookup import Lookup
 from greenlang_iot.decode.rates import Rates
 from greenlang_iot.decode.routes import Routes
@@ -71,6 +72,7 @@ class Decoder:
         self._lookup = Lookup(directory)
         room = self._limits.max_unknown_devices - self._guests.n if self._guests else 0
         self._tables = Tables.of(directory)
+        self._layouts = Layouts(directory.n_devices)
         self._topics = TopicTable(directory, self._template, max(room, 0))
 
     def configure(self, limits: LimitSettings) -> None:
@@ -163,7 +165,7 @@ class Decoder:
         room = frames.n + len(frames.buffer) // 5
         if len(self._columns["series"]) < room:
             self._columns = {name: np.empty(room, dtype) for name, dtype in DTYPES.items()}
-        tables, limits = self._tables, self._limits
+        tables, layouts, limits = self._tables, self._layouts, self._limits
         if not self._fast:
             everything: I32 = np.arange(frames.n, dtype=np.int32)
             return {name: column[:0] for name, column in self._columns.items()}, everything
@@ -175,9 +177,16 @@ class Decoder:
             frames.flags,
             self._device,
             tables.series_start,
+            tables.kind,
             tables.lines,
             tables.bounds,
             tables.blob,
+            layouts.plans,
+            layouts.literals,
+            layouts.layout_of,
+            layouts.following,
+            layouts.memory,
+            layouts.scratch,
             limits.max_payload_bytes,
             limits.max_readings_per_message,
             window.oldest_ns,
@@ -325,6 +334,7 @@ class Decoder:
             self._lookup.replace(directory)
             self._topics.extend(directory)
             self._tables = Tables.of(directory)
+            self._layouts = Layouts(directory.n_devices)
 
 
 def _renamed(readings: Sequence[Reading], route: Route) -> list[Reading]:

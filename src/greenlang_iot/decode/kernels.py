@@ -1,13 +1,17 @@
 """The fast path: one call scans the payloads of a batch straight into the columns of its rows.
 
 It takes flat objects, `{"ts", "metric", "value", …}` and `{"ts", "values": {…}, …}`, in any order of
-keys, whose readings are all good. Anything else, be it wrong or merely unusual, it leaves to the
-general path, so that everything is decided in exactly one place.
+keys, and arrays of them, whose readings are all good. Anything else, be it wrong or merely unusual, it
+leaves to the general path, so that everything is decided in exactly one place.
 
-A message's fields come first into a small scratch array, `fields`:
+An object's fields come first into a small scratch array, `fields`:
   fields[0..4]        bits of the keys seen, ts (ns), seq, position and length of the unit's text
   fields[8 + 4k …]    reading k: position and length of its metric's name and of its value's text
+  fields[MARKS …]     where its numbers and its time stamp stand (see `kernels_layouts`)
 and its values into `numbers`. Then they are checked against the tables of the Directory (`tables.py`).
+
+A device writes the same message again and again with other numbers in it. So the layout of a message is
+learnt, and the next one is compared with the layout that is expected of the device before it is scanned.
 """
 
 import numpy as np
@@ -23,12 +27,29 @@ from greenlang_iot.decode.kernels_json import (
     text_end,
     to_float,
 )
+from greenlang_iot.decode.kernels_layouts import (
+    HIGH,
+    ISO,
+    LINE,
+    LOW,
+    MARKS,
+    MOST_MARKS,
+    READINGS,
+    SEQ,
+    SKIP,
+    TS,
+    VALUE,
+    expected,
+    follow,
+    mark,
+    miss,
+)
 from greenlang_iot.decode.kernels_topics import same_bytes
 from greenlang_iot.model.batches import F64, I16, I32, I64, U8, U16, U64
 from greenlang_iot.model.flags import FRAME_RETAIN, HAS_SEQ, RETAINED
 from greenlang_iot.model.jit import fused, kernel, leaf
 from greenlang_iot.model.kernels_prefetch import AHEAD, prefetch
-from greenlang_iot.model.kernels_words import load8, load64, signed
+from greenlang_iot.model.kernels_words import load8, load64, peek, poke, signed
 
 _TS, _METRIC, _VALUE, _UNIT, _SEQ, _VALUES = 1, 2, 4, 8, 16, 32
 
@@ -48,14 +69,13 @@ _VALUES_MASK, _VALUES_WORD = _name(b"values")
 
 _ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _64 = np.uint64(64)
-_MOST = 64  # readings of a message that are taken here
-_AT = 8  # where the readings begin in `fields`
-FIELDS = _AT + 4 * _MOST
+_MOST = 64  # readings of an object that are taken here, and series of a device
+_AT = READINGS
+FIELDS = MARKS + 1 + 3 * MOST_MARKS
 """Length of the scratch array `fields`; `numbers` has one entry for each reading."""
 NUMBERS = _MOST
-LINE = 8
-"""Words of a series' line in the scanner's table (`tables.Tables`): one cache line."""
-METRIC_TEXT, UNIT_TEXT, LOW, HIGH = 0, 3, 6, 7
+METRIC_TEXT, UNIT_TEXT = 0, 3
+assert MARKS == _AT + 4 * _MOST
 
 
 @fused
@@ -103,6 +123,7 @@ def _values(buffer: U8, i: int, end: int, fields: I64, numbers: F64) -> tuple[in
             break
         fields[field + 2] = at
         fields[field + 3] = i - at
+        mark(fields, at, i, VALUE + count)
         count += 1
         i = skip_space(buffer, i, end)
         c = load8(buffer, i)
@@ -135,39 +156,44 @@ def _number_member(buffer: U8, i: int, end: int, key: int, fields: I64, numbers:
         good, numbers[0] = to_float(mantissa, exponent, real, negative)
         fields[_AT + 2] = i
         fields[_AT + 3] = stop - i
+        mark(fields, i, stop, VALUE)
         return stop if good else -1
     if key == _TS:
+        mark(fields, i, stop, TS)
         fields[1] = epoch_ns(mantissa, exponent, real, negative)
         return stop if fields[1] >= 0 else -1
     fields[2] = mantissa
+    mark(fields, i, stop, SEQ)
     return -1 if real or negative else stop
 
 
 @fused
-def _message(buffer: U8, i: int, end: int, fields: I64, numbers: F64) -> int:
-    """The number of readings in one payload, or −1 where it is for the general path."""
+def _object(buffer: U8, i: int, end: int, fields: I64, numbers: F64) -> tuple[int, int]:
+    """(position behind the object at `i`, its readings), or (…, −1) where it is for the general path."""
     seen = 0
     count = 1
-    i = skip_space(buffer, i, end)
+    fields[MARKS] = 0
     if i >= end or load8(buffer, i) != 123:
-        return -1
+        return i, -1
     while True:
         i = skip_space(buffer, i + 1, end)
         if i >= end or load8(buffer, i) != 34:
-            return -1
+            return i, -1
         key, length = _key(buffer, i + 1)
         i = i + length if key else text_end(buffer, i + 1, end, ASCII_TEXT)
         if i < 0 or seen & key:
-            return -1
+            return i, -1
         seen |= key
         i = skip_space(buffer, i + 1, end)
         if load8(buffer, i) != 58:
-            return -1
+            return i, -1
         i = skip_space(buffer, i + 1, end)
         if i >= end:
-            return -1
+            return i, -1
+        at = i
         if key == _TS and load8(buffer, i) == 34:
             i, fields[1] = iso_ns(buffer, i + 1)
+            mark(fields, at, i, ISO)
         elif key & (_TS | _VALUE | _SEQ):
             i = _number_member(buffer, i, end, key, fields, numbers)
         elif key == _METRIC:
@@ -178,17 +204,20 @@ def _message(buffer: U8, i: int, end: int, fields: I64, numbers: F64) -> int:
             i, count = _values(buffer, i, end, fields, numbers)
         else:
             i = skip_scalar(buffer, i, end)
+            c = load8(buffer, at)
+            if c == 45 or 48 <= c <= 57:
+                mark(fields, at, i, SKIP)
         if i < 0:
-            return -1
+            return i, -1
         i = skip_space(buffer, i, end)
         c = load8(buffer, i)
         if c != 44:
             break
     fields[0] = seen
-    if i >= end or c != 125 or skip_space(buffer, i + 1, end) != end:
-        return -1
     kind = seen & (_METRIC | _VALUE | _UNIT | _VALUES)
-    return count if kind == _VALUES or kind & ~_UNIT == _METRIC | _VALUE else -1
+    if i >= end or c != 125 or not (kind == _VALUES or kind & ~_UNIT == _METRIC | _VALUE):
+        return i, -1
+    return i + 1, count
 
 
 @fused
@@ -211,7 +240,7 @@ def _same_text(buffer: U8, at: int, length: int, lines: U64, word: int, blob: U8
 @fused
 def _find_series(
     buffer: U8, count: int, first: int, last: int, fields: I64, numbers: F64,
-    lines: U64, bounds: F64, blob: U8,
+    kind: I32, lines: U64, bounds: F64, blob: U8,
 ) -> bool:  # fmt: skip
     """Write each reading's series (in `first:last`) to `fields`, in place of its metric's position.
 
@@ -219,6 +248,7 @@ def _find_series(
     """
     s = first  # the order of metrics is mostly the registry's
     found = 0
+    line = 0
     for k in range(count):
         field = _AT + 4 * k
         at, length = fields[field], fields[field + 1]
@@ -226,26 +256,28 @@ def _find_series(
         while tries > 0:
             if s >= last:
                 s = first
-            if _same_text(buffer, at, length, lines, LINE * s + METRIC_TEXT, blob):
+            line = LINE * int(peek(kind, s))
+            if _same_text(buffer, at, length, lines, line + METRIC_TEXT, blob):
                 break
             s += 1
             tries -= 1
         bit = 1 << (s - first)
         x = numbers[k]
-        if tries <= 0 or found & bit or not bounds[LINE * s + LOW] <= x <= bounds[LINE * s + HIGH]:
+        if tries <= 0 or found & bit or not bounds[line + LOW] <= x <= bounds[line + HIGH]:
             return False
         found |= bit
         fields[field] = s
         s += 1
     return fields[0] & _UNIT == 0 or _same_text(
-        buffer, fields[3], fields[4], lines, LINE * (s - 1) + UNIT_TEXT, blob
+        buffer, fields[3], fields[4], lines, line + UNIT_TEXT, blob
     )
 
 
 @kernel
 def scan(
     n: int, buffer: U8, payload_off: I32, payload_len: I32, frame_flags: U8, device: I32,
-    series_start: I64, lines: U64, bounds: F64, blob: U8,
+    series_start: I64, kind: I32, lines: U64, bounds: F64, blob: U8,
+    plans: I64, literals: U8, layout_of: U8, following: U8, memory: I64, scratch: I64,
     max_payload: int, max_readings: int, oldest: int, newest: int, receive: int, has_receive: bool,
     base: int, fields: I64, numbers: F64, rest: I32,
     series: I32, ts_ns: I64, value: F64, seq: I64, flags: U16, frame: I32,
@@ -253,7 +285,8 @@ def scan(
 ) -> tuple[int, int]:  # fmt: skip
     """(rows written, frames left to the general path, whose numbers are written to `rest`).
 
-    device: per frame, −1 where the topic is not known. lines, bounds, blob: see `tables.Tables`.
+    device: per frame, −1 where the topic is not known. kind, lines, bounds, blob: see `tables.Tables`.
+    plans, literals, layout_of, following, memory, scratch: see `kernels_layouts`.
     receive: the time stamp of a reading that has none, if has_receive. base: flags of every row.
     fields, numbers: scratch. The row columns need room for one row per frame and one per 5 bytes of
     payload; `rest` for n.
@@ -262,41 +295,79 @@ def scan(
     for f in range(n):
         if f + 2 * AHEAD < n:
             prefetch(series_start, device[f + 2 * AHEAD])
+            prefetch(layout_of, device[f + 2 * AHEAD])
             if device[f + AHEAD] >= 0:
-                prefetch(lines, LINE * series_start[device[f + AHEAD]])
-        d = device[f]
-        count = -1
-        if d >= 0 and payload_len[f] <= max_payload:
+                prefetch(kind, series_start[device[f + AHEAD]])
+        d = int(peek(device, f))
+        before = row
+        good = False
+        if d >= 0 and int(peek(payload_len, f)) <= max_payload:
+            i = begin = int(peek(payload_off, f))
+            end = i + int(peek(payload_len, f))
+            first, last = int(peek(series_start, d)), int(peek(series_start, d + 1))
             fields[1] = receive
             fields[2] = 0
-            i = payload_off[f]
-            count = _message(buffer, i, i + payload_len[f], fields, numbers)
-        if (
-            count < 0
-            or count > max_readings
-            or not oldest <= fields[1] <= newest
-            or not (has_receive or fields[0] & _TS)
-            or series_start[d + 1] - series_start[d] > _MOST
-            or not _find_series(
-                buffer, count, series_start[d], series_start[d + 1], fields, numbers,
-                lines, bounds, blob,
-            )
-        ):  # fmt: skip
+            count = follow(
+                plans, literals, expected(layout_of, following, d), buffer, i, end, first, last,
+                kind, bounds, fields, numbers,
+            )  # fmt: skip
+            followed = count >= 0
+            array = False
+            if not followed:
+                i = skip_space(buffer, i, end)
+                array = i < end and load8(buffer, i) == 91
+                if array:
+                    i = skip_space(buffer, i + 1, end)
+            total = 0
+            while last - first <= _MOST:
+                if not followed:
+                    fields[1] = receive
+                    fields[2] = 0
+                    i, count = _object(buffer, i, end, fields, numbers)
+                    if count < 0 or not _find_series(
+                        buffer, count, first, last, fields, numbers, kind, lines, bounds, blob
+                    ):
+                        break
+                total += count
+                if (
+                    total > max_readings
+                    or not oldest <= fields[1] <= newest
+                    or not (has_receive or fields[0] & _TS)
+                ):
+                    break
+                row_flags = base | RETAINED if int(peek(frame_flags, f)) & FRAME_RETAIN else base
+                if fields[0] & _SEQ:
+                    row_flags |= HAS_SEQ
+                for k in range(count):
+                    field = _AT + 4 * k
+                    poke(series, row, int(peek(fields, field)))
+                    poke(ts_ns, row, fields[1])
+                    poke(value, row, numbers[k])
+                    poke(seq, row, fields[2])
+                    poke(flags, row, row_flags)
+                    poke(frame, row, f)
+                    poke(text_off, row, int(peek(fields, field + 2)))
+                    poke(text_len, row, int(peek(fields, field + 3)))
+                    row += 1
+                if followed:
+                    good = True
+                    break
+                i = skip_space(buffer, i, end)
+                if not array:
+                    good = i == end
+                    break
+                c = load8(buffer, i)
+                if i >= end or c != 44:
+                    good = i < end and c == 93 and skip_space(buffer, i + 1, end) == end
+                    break
+                i = skip_space(buffer, i + 1, end)
+            if good and not followed and not array:
+                miss(
+                    plans, literals, layout_of, following, memory, d, buffer, begin, end,
+                    first, last, count, fields, scratch, numbers, kind, bounds,
+                )  # fmt: skip
+        if not good:
+            row = before
             rest[left] = f
             left += 1
-            continue
-        row_flags = base | RETAINED if frame_flags[f] & FRAME_RETAIN else base
-        if fields[0] & _SEQ:
-            row_flags |= HAS_SEQ
-        for k in range(count):
-            field = _AT + 4 * k
-            series[row] = fields[field]
-            ts_ns[row] = fields[1]
-            value[row] = numbers[k]
-            seq[row] = fields[2]
-            flags[row] = row_flags
-            frame[row] = f
-            text_off[row] = fields[field + 2]
-            text_len[row] = fields[field + 3]
-            row += 1
     return row, left

@@ -1,11 +1,12 @@
-"""The Directory in the form that the scanner reads: all that it asks of a series in one cache line."""
+"""The Directory in the form that the scanner reads: what it asks of a series, once per kind of series."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from greenlang_iot.decode.kernels import HIGH, LINE, LOW, METRIC_TEXT, UNIT_TEXT
-from greenlang_iot.model.batches import F64, I64, U8, U64
+from greenlang_iot.decode.kernels import METRIC_TEXT, UNIT_TEXT
+from greenlang_iot.decode.kernels_layouts import HIGH, LINE, LOW
+from greenlang_iot.model.batches import F64, I32, I64, U8, U64
 from greenlang_iot.model.directory import Directory, Texts
 
 _SPARE = 8  # readable bytes behind the last text (wide loads)
@@ -16,12 +17,15 @@ _DISABLED = np.uint64(2**63)  # as the length of a metric's name: no text is tha
 class Tables:
     """What `kernels.scan` needs of a Directory; copies, so that every array is writable.
 
-    A text is three words: its first 8 bytes (zeros behind the end of a shorter one), its length, and
-    where it begins in `blob`. The line of series s are the words `LINE * s` and on: the text of the
-    metric at METRIC_TEXT, that of the unit at UNIT_TEXT, the valid range (float64) at LOW and HIGH.
+    Series that have everything in common that is asked here are of one kind, and kinds are few, so that
+    their lines stay in the nearest cache. A text is three words: its first 8 bytes (zeros behind the end
+    of a shorter one), its length, and where it begins in `blob`. The line of kind k are the words
+    `LINE * k` and on: the text of the metric at METRIC_TEXT, that of the unit at UNIT_TEXT, the valid
+    range (float64) at LOW and HIGH.
     """
 
     series_start: I64
+    kind: I32  # of each series
     lines: U64
     bounds: F64  # the same memory as `lines`
     blob: U8
@@ -29,19 +33,37 @@ class Tables:
     @staticmethod
     def of(directory: Directory) -> "Tables":
         metric, unit = directory.metric, directory.unit
-        lines = np.empty((directory.n_series, LINE), np.uint64)
+        first, kind = _kinds(directory)
+        lines = np.empty((len(first), LINE), np.uint64)
         bounds = lines.view(np.float64)
-        lines[:, METRIC_TEXT : METRIC_TEXT + 3] = _words(metric, 0)[directory.series_metric]
-        lines[:, UNIT_TEXT : UNIT_TEXT + 3] = _words(unit, len(metric.blob))[directory.series_unit]
-        lines[directory.series_enabled == 0, METRIC_TEXT + 1] = _DISABLED
-        bounds[:, LOW] = directory.low
-        bounds[:, HIGH] = directory.high
+        lines[:, METRIC_TEXT : METRIC_TEXT + 3] = _words(metric, 0)[directory.series_metric[first]]
+        lines[:, UNIT_TEXT : UNIT_TEXT + 3] = _words(unit, len(metric.blob))[
+            directory.series_unit[first]
+        ]
+        lines[directory.series_enabled[first] == 0, METRIC_TEXT + 1] = _DISABLED
+        bounds[:, LOW] = directory.low[first]
+        bounds[:, HIGH] = directory.high[first]
         return Tables(
             directory.series_start.copy(),
+            kind,
             lines.reshape(-1),
             bounds.reshape(-1),
             np.concatenate((metric.blob, unit.blob, np.zeros(_SPARE, np.uint8))),
         )
+
+
+def _kinds(d: Directory) -> tuple[I64, I32]:
+    """(a series of each kind, the kind of each series)."""
+    columns = (d.series_metric, d.series_unit, d.low, d.high, d.series_enabled)
+    first: I64 = np.zeros(min(d.n_series, 1), np.int64)
+    kind: I32 = np.zeros(d.n_series, np.int32)
+    for column in columns:  # kinds so far × the column's values
+        codes = np.unique(column, return_inverse=True)[1].astype(np.int64)
+        _, first, finer = np.unique(
+            kind * (codes.max(initial=0) + 1) + codes, return_index=True, return_inverse=True
+        )
+        kind = finer.astype(np.int32)
+    return first, kind
 
 
 def _words(texts: Texts, start: int) -> U64:

@@ -1,12 +1,10 @@
-"""What rules would have said of the past: the lake's readings through the engine that shards run."""
+"""What rules would have said of the past: its readings through the engine that shards run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 
 from greenlang_iot.alerts.book import INCIDENT, Book
 from greenlang_iot.alerts.engine import RuleEngine
@@ -14,8 +12,8 @@ from greenlang_iot.alerts.rule_file import RuleSet
 from greenlang_iot.model.batches import F64, I32, I64, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.outcomes import Transition
+from greenlang_iot.runtime.rule_history import History
 from greenlang_iot.settings.model import AlertSettings
-from greenlang_iot.sinks.lake_query import LakeReader
 
 WINDOW: Final = 3_600 * 10**9
 """History is read so much at a time (ns)."""
@@ -46,7 +44,7 @@ class Trial:
 
 
 def try_rules(
-    lake: Path,
+    history: History,
     rules: RuleSet,
     directory: Directory,
     settings: AlertSettings,
@@ -56,13 +54,12 @@ def try_rules(
     examples: int = 3,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Trial:
-    """Run `rules` over the readings between the two event times. advance: told the ns that are done.
+    """Run `rules` over what `history` has between the two event times. advance: told the ns that are done.
 
     What was open or pending before, and the values before, are not known: the trial begins anew.
-    Raises InputError where there is no lake.
+    Raises what reading the history raises.
     """
     trial = Trial(rules={rule.name: RuleResult() for rule in rules.rules})
-    history = _History(lake, directory)
     engine, book = RuleEngine(rules, directory, settings), Book(settings, rules)
     newest = np.zeros(directory.n_series, np.int64)
 
@@ -73,7 +70,9 @@ def try_rules(
             _count(trial.rules[transition.rule], transition, examples)
 
     for start in range(from_ns, to_ns, WINDOW):
-        series, ts, value, score = history.read(start, min(start + WINDOW, to_ns), trial)
+        series, ts, value, score, unknown = history.read(start, min(start + WINDOW, to_ns))
+        trial.readings += len(series)
+        trial.unknown += unknown
         for tick in range(start, min(start + WINDOW, to_ns), LOOK_EVERY):
             first, last = np.searchsorted(ts, [tick, tick + LOOK_EVERY])
             rows = slice(int(first), int(last))
@@ -85,54 +84,6 @@ def try_rules(
                 note(engine.evaluate_quiet(tick + LOOK_EVERY - heard, newest))
         advance(min(start + WINDOW, to_ns) - from_ns)
     return trial
-
-
-class _History:
-    """Readings of a lake as columns, in the order of their event times."""
-
-    def __init__(self, lake: Path, directory: Directory) -> None:
-        self._lake = LakeReader(lake)
-        d = directory
-        self._series = {
-            (d.device[int(d.series_device[s])], d.metric[int(d.series_metric[s])]): s
-            for s in range(d.n_series)
-        }
-
-    def read(self, from_ns: int, to_ns: int, trial: Trial) -> tuple[I32, I64, F64, F64]:
-        columns = "SELECT device, metric, ts, value, score FROM readings"
-        table = self._lake.query(
-            f"{columns} WHERE ts >= {from_ns:d} AND ts < {to_ns:d} ORDER BY ts"  # numbers alone
-        )
-        devices = _encoded(table.column(0))
-        metrics = _encoded(table.column(1))
-        pairs = np.stack([_codes(devices), _codes(metrics)])
-        unique, which = np.unique(pairs, axis=1, return_inverse=True)
-        found = np.array(
-            [
-                self._series.get((str(devices.dictionary[a]), str(metrics.dictionary[b])), -1)
-                for a, b in unique.T.tolist()
-            ],
-            np.int32,
-        )
-        series = found[which.ravel()] if len(found) else np.zeros(0, np.int32)
-        known = series >= 0
-        trial.readings += int(known.sum())
-        trial.unknown += int((~known).sum())
-        ts, value, score = (np.asarray(table.column(i).to_numpy()) for i in (2, 3, 4))
-        return series[known], ts[known], value[known], score[known]
-
-
-def _encoded(column: Any) -> Any:
-    """A dictionary column in one piece."""
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    chunks = column.unify_dictionaries().combine_chunks()
-    return chunks.chunk(0) if isinstance(chunks, pa.ChunkedArray) else chunks
-
-
-def _codes(column: Any) -> I64:
-    codes: I64 = np.asarray(column.indices.to_numpy(zero_copy_only=False)).astype(np.int64)
-    return codes
 
 
 def _batch(series: I32, ts: I64, value: F64, score: F64) -> tuple[ReadingBatch, ScoreBatch]:

@@ -24,6 +24,12 @@ class Source(NamedTuple):
     rank: int
     text: str
 
+    @property
+    def order(self) -> tuple[int, str, int]:
+        """Sorts what is said of a file by its lines."""
+        name, _, line = self.text.rpartition(":")
+        return (self.rank, name, int(line)) if line.isdecimal() else (self.rank, self.text, 0)
+
 
 @dataclass(slots=True)
 class Document:

@@ -62,6 +62,7 @@ def load(
             place = finding.places[0]
             (warnings if finding.is_warning else problems).append((place, finding.message))
     if problems or settings is None:
+        problems.sort(key=lambda problem: document.source(problem[0]).order)
         where = document.name if paths else "the settings"
         count = f"{len(problems)} mistake{'' if len(problems) == 1 else 's'}"
         raise InputError(f"{where}: {count}", tuple(_sentence(document, *p) for p in problems))

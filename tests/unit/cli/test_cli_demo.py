@@ -25,6 +25,16 @@ def test_the_demo_reconciles_and_its_numbers_agree(tmp_path: Path) -> None:
     assert summary["received_readings"] == kept
     assert "RECONCILED" in done.stderr
 
+    found = ["query", "--config", str(tmp_path / "settings.yaml"), "--format", "json"]
+    known = subprocess.run(
+        [sys.executable, "-m", "greenlang_iot", *found, "SELECT count(*) AS n FROM readings"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert json.loads(known.stdout)["n"] == summary["delivered"]["lake"]
+
     query = ["query", "--lake", str(tmp_path / "data" / "lake"), "--format", "json"]
     rows = subprocess.run(
         [sys.executable, "-m", "greenlang_iot", *query, "SELECT count(*) AS n FROM readings"],

@@ -93,7 +93,8 @@ async def test_a_sound_set_up_fails_nowhere(setup: SetUp) -> None:
     assert "chain and host name hold" in result.stdout
     assert "influxdb: bucket iot_data: kept for ever; the settings say kept 30d" in result.stdout
     assert "the downsampling task is missing" in " ".join(result.stdout.split())
-    assert max(map(len, result.stdout.splitlines())) <= 80
+    lines = result.stdout.splitlines()  # a path is not broken, however long
+    assert max(len(line) for line in lines if str(setup.folder) not in line) <= 80
     assert "\x1b" not in result.stdout
 
 

@@ -260,12 +260,26 @@ def test_no_payload_reaches_into_another(payloads: tuple[str, ...], fast: bool) 
 
 
 def test_rows_come_in_the_order_of_the_messages() -> None:
-    plain, array = '{"ts":1714566896,"metric":"temperature","value":%d}', "[%s]"
-    payloads = [plain % i if i % 3 else array % (plain % i) for i in range(20)]
+    plain = '{"ts":1714566896,"metric":"temperature","value":%d}'
+    nested = '{"ts":1714566896,"metric":"temperature","value":%d,"note":{}}'  # general path
+    payloads = [(plain if i % 3 else nested) % i for i in range(20)]
     decoded = decode(*payloads, fast=True)
     assert decoded.readings.frame.tolist() == list(range(20))
     assert decoded.readings.value.tolist() == list(map(float, range(20)))
     assert decoded.fast == sum(i % 3 != 0 for i in range(20))
+
+
+def test_arrays_take_the_fast_path_whole_or_not_at_all() -> None:
+    good = '{"ts":1714566896,"metric":"temperature","value":%d}'
+    bad = '{"ts":1714566896,"metric":"temperature","value":"x"}'
+    whole = decode("[" + good % 1 + " , " + good % 2 + "]", " [" + good % 3 + "] ", fast=True)
+    assert whole.readings.value.tolist() == [1.0, 2.0, 3.0]
+    assert whole.readings.frame.tolist() == [0, 0, 1]
+    assert whole.fast == 2
+    torn = decode(f"[{good % 1},{bad}]", f"[{good % 2}", f"[{good % 3},]", fast=True)
+    assert torn.fast == 0
+    assert torn.readings.value.tolist() == [1.0]
+    assert [reject.readings for reject in torn.rejects] == [1, 0, 0]
 
 
 def test_an_empty_batch() -> None:

@@ -322,6 +322,40 @@ def test_messages(seed: int, clock_suspect: bool, missing: str, filler: int) -> 
     assert_as_twin(messages, limits, clock_suspect, filler)
 
 
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_messages_that_look_like_the_ones_before(seed: int) -> None:
+    """Few shapes, many times, with other numbers and single flaws: what was learnt must not show."""
+    payloads = Payloads(seed)
+    rng = payloads.rng
+    shapes = [payloads.message() for _ in range(4)]
+    messages = []
+    for _ in range(60):
+        topic, payload, retained = rng.choice(shapes)
+        other = bytearray(payload)
+        for at, byte in enumerate(other):
+            if 48 <= byte <= 57 and payloads.flaw(3):
+                other[at] = rng.randint(48, 57)
+        if other and payloads.flaw(6):
+            payloads.mutate(other)
+        if payloads.flaw(4):
+            topic = payloads.message()[0]
+        messages.append((topic, bytes(other), retained))
+    assert_as_twin(messages)
+
+
+def test_a_layout_is_followed_and_its_numbers_are_judged() -> None:
+    topic = b"greenlang/acme/site-0/d000/telemetry"
+    text = '{"ts":%d,"metric":"t","value":%s,"fw":"1.2","seq":%d}'
+    values = ["1.5", "-2", "1e3", "22.25", "2e9", "-0", "007", "1.", "12345678901234567890", "3"]
+    messages = [
+        (topic, (text % (1714566800 + i, v, i)).encode(), False) for i, v in enumerate(values)
+    ]
+    decoded = assert_as_twin(messages)
+    assert decoded.readings.value.tolist() == [1.5, -2.0, 1000.0, 22.25, 0.0, 3.0]
+    assert decoded.fast == 5  # orjson reads -0 as the integer 0
+
+
 def test_the_seeds_reach_both_paths_and_every_reason() -> None:
     payloads = Payloads(1)
     decoded = assert_as_twin([payloads.message() for _ in range(3000)])

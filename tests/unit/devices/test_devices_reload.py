@@ -87,7 +87,7 @@ def registries(draw: st.DrawFn) -> Directory:
 
 
 @given(st.lists(registries(), min_size=2, max_size=6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_any_row_of_reloads_ends_like_a_fresh_start(steps: list[Directory]) -> None:
     live = steps[0]
     for wanted in steps[1:]:

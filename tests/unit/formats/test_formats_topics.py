@@ -249,7 +249,7 @@ def test_several_formats_in_one_batch_keep_the_order_of_the_messages() -> None:
         (b"{", [("", "malformed")]),
         (b"7", [("", "bad_topic")]),
     ]
-    assert decoded.fast == 2
+    assert decoded.fast == 3
 
 
 def test_a_format_in_the_place_of_json() -> None:

@@ -41,7 +41,10 @@ async function withToken(path, options) {
 
 async function parsed(answer) {
   const document = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Refused(answer.status, document.error ?? `The gateway answered ${answer.status}.`);
+  if (!answer.ok) {
+    const said = [document.error ?? `The gateway answered ${answer.status}.`, ...(document.problems ?? [])];
+    throw new Refused(answer.status, said.join(": "));
+  }
   return document;
 }
 

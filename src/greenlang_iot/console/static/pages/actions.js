@@ -37,7 +37,7 @@ function Ask({ title, verb, send, close, children }) {
 }
 
 const By = () => html`<label>Your name
-  <input type="text" name="by" required maxlength="100" autocomplete="name" value=${localStorage.getItem(NAME) ?? ""} /></label>`;
+  <input type="text" name="by" required maxlength="100" autocomplete="name" defaultValue=${localStorage.getItem(NAME) ?? ""} /></label>`;
 
 export function Acknowledge({ alert, close }) {
   const send = ({ by, comment }) => act("POST", `alerts/${encodeURIComponent(alert.alert_id)}/ack`, { by, comment });
@@ -70,6 +70,27 @@ export function Silence({ alert, close }) {
     <p class="muted">Alerts go on, and are stored; nobody is notified of them.</p>
     <label>What<select name="scope">${choices.map(([title], i) => html`<option key=${title} value=${i}>${title}</option>`)}</select></label>
     <label>For<select name="duration">${DURATIONS.map(([s, title]) => html`<option key=${s} value=${s} selected=${s === 7200}>${title}</option>`)}</select></label>
+    <label>Reason<input type="text" name="reason" required maxlength="1000" /></label>
+    <${By} />
+  </${Ask}>`;
+}
+
+const MATCHED = [["site", "Site"], ["type", "Type"], ["device", "Device"], ["rule", "Rule"]];
+
+// a silence that no alert asks for: planned works, from now or from later on
+export function PlanSilence({ close }) {
+  const send = ({ reason, by, duration, starts, ...given }) => {
+    const match = Object.fromEntries(MATCHED.map(([name]) => [name, given[name].trim()]).filter(([, pattern]) => pattern));
+    const from = starts ? { starts: new Date(starts).toISOString() } : {};
+    return act("POST", "silences", { match, reason, by, duration: Number(duration), ...from });
+  };
+  return html`<${Ask} title="Plan a silence" verb="Silence" send=${send} close=${close}>
+    <p class="muted">Of alerts that match all of these nobody is notified; they go on, and are stored. <code>*</code> stands for anything.</p>
+    <div class="pairs">${MATCHED.map(([name, title]) => html`<label key=${name}>${title}<input type="text" name=${name} maxlength="200" autocomplete="off" /></label>`)}</div>
+    <div class="pairs">
+      <label>From (empty: now)<input type="datetime-local" name="starts" /></label>
+      <label>For<select name="duration">${DURATIONS.map(([s, title]) => html`<option key=${s} value=${s} selected=${s === 7200}>${title}</option>`)}</select></label>
+    </div>
     <label>Reason<input type="text" name="reason" required maxlength="1000" /></label>
     <${By} />
   </${Ask}>`;

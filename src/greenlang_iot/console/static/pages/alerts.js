@@ -3,7 +3,7 @@
 import { html, useState } from "../vendor/preact-htm.js";
 import { Choice, Empty, Failed, Pager, Severity, useAnswer, useSettled } from "../pieces.js";
 import { plural, time, words } from "../format.js";
-import { Acknowledge, EndSilence, Silence } from "./actions.js";
+import { Acknowledge, EndSilence, PlanSilence, Silence } from "./actions.js";
 
 const PAGE = 50;
 const STATES = { live: "pending,open,acknowledged", open: "open", acknowledged: "acknowledged", resolved: "resolved", all: "" };
@@ -76,9 +76,11 @@ export function AlertState({ alert }) {
 function Silences({ version }) {
   const { document: found, error, again } = useAnswer("silences", {}, 30000, version);
   const [ending, setEnding] = useState(null);
+  const [planning, setPlanning] = useState(false);
   const silences = found?.silences ?? [];
   return html`<section class="card after" aria-label="Silences">
-    <header><h2>Silences</h2></header>
+    <header><h2>Silences</h2>
+      <button class="button slim" onClick=${() => setPlanning(true)}>Plan a silence</button></header>
     ${error ? html`<${Failed} error=${error} again=${again} />`
       : silences.length === 0 ? html`<${Empty} title="Nothing is silenced" />`
       : html`<div class="table"><table class="folding">
@@ -90,6 +92,7 @@ function Silences({ version }) {
           <td class="muted second">${seconds(silence.starts) > Date.now() / 1000 ? `${time(seconds(silence.starts))} – ` : ""}${time(seconds(silence.until))}</td>
           <td class="right"><button class="button slim" onClick=${() => setEnding(silence)}>End</button></td>
         </tr>`)}</tbody></table></div>`}
+    ${planning && html`<${PlanSilence} close=${(done) => (setPlanning(false), done && again())} />`}
     ${ending && html`<${EndSilence} silence=${ending} close=${(done) => (setEnding(null), done && again())} />`}
   </section>`;
 }

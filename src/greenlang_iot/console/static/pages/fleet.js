@@ -20,7 +20,7 @@ export function FleetPage() {
         : !fleet ? html`<${Empty} title="Asking the shards…" />`
         : sites.length === 0 ? html`<${Empty} title="The registry is empty" />`
         : html`<div class="table"><table>
-            <thead><tr><th>Site</th><th class="n">Devices</th><th>Heard, silent, never heard</th><th class="n">Heard</th><th class="n">Silent</th><th class="n">Never</th><th class="n">Disabled</th><th></th></tr></thead>
+            <thead><tr><th>Site</th><th class="n">Devices</th><th class="roomy">Heard, silent, never heard</th><th class="n">Heard</th><th class="n">Silent</th><th class="n roomy">Never</th><th class="n roomy">Disabled</th><th></th></tr></thead>
             <tbody>${sites.map((site) => {
               const name = `${site.org}/${site.site}`;
               return html`<${Site} key=${name} site=${site} open=${open === name} toggle=${() => setOpen(open === name ? "" : name)} />`;
@@ -35,12 +35,12 @@ function Site({ site, open, toggle }) {
   return html`<tr>
       <th scope="row"><a data-row href="#/devices?${new URLSearchParams({ site: name })}">${site.org} / ${site.site}</a></th>
       <td class="n">${count(site.devices)}</td>
-      <td><span class="stack" role="img" aria-label="${percent(site.ok / site.devices)} heard">
+      <td class="roomy"><span class="stack" role="img" aria-label="${percent(site.ok / site.devices)} heard">
         ${PARTS.map((part) => html`<i key=${part} class="s-${part}" style=${{ width: `${(100 * site[part]) / site.devices}%` }}></i>`)}</span></td>
       <td class="n">${count(site.ok)}</td>
       <td class="n ${site.silent ? "critical" : ""}">${count(site.silent)}</td>
-      <td class="n">${count(site.never)}</td>
-      <td class="n">${count(site.disabled)}</td>
+      <td class="n roomy">${count(site.never)}</td>
+      <td class="n roomy">${count(site.disabled)}</td>
       <td class="right"><button class="button slim" aria-expanded=${open} disabled=${site.silent === 0} onClick=${toggle}>Who</button></td>
     </tr>
     ${open && html`<tr><td colspan="8"><${Silent} site=${name} /></td></tr>`}`;

@@ -51,7 +51,7 @@ function Figures({ o }) {
   const open = o ? Object.values(o.alerts_open).reduce((sum, n) => sum + (n ?? 0), 0) : null;
   const rejected = o ? o.dead_letters.kept + o.dead_letters.digested : null;
   return html`
-    <${Figure} name="Messages" value=${rate(o?.rates.messages)} unit="/s" note=${o ? `${count(o.totals.messages)} since the start` : ""} />
+    <${Figure} name="Messages" value=${rate(o?.rates.messages)} unit="/s" note=${o ? `${count(o.totals.messages)} in all` : ""} />
     <${Figure} name="Readings" value=${rate(o?.rates.readings)} unit="/s" note=${o ? `${bytes(o.rates.bytes)}/s received` : ""} />
     <${Figure} name="Acknowledged within" value=${latency(o?.latency.p99)} unit="p99" note=${o ? `p50 ${latency(o.latency.p50)}` : ""} />
     <${Figure} name="Open alerts" value=${count(open)} href="#/alerts" look=${o?.alerts_open.critical ? "critical" : ""}

@@ -1,0 +1,57 @@
+"""Ladders: the shipped production profile, and the same with one thing changed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from greenlang_iot.bench import rung
+from greenlang_iot.bench.headline import EVERYTHING, ZSTD
+from greenlang_iot.bench.rung import Rung
+from greenlang_iot.bench.stage import Setup
+from greenlang_iot.bench.workload import PACKET
+
+OFF = {"enabled": False}
+UNCHECKED = Setup(checked=False)
+"""For settings that change what a record looks like: the sinks count, and do not read."""
+
+LADDERS: dict[str, tuple[Rung, ...]] = {
+    "features": (
+        Rung(EVERYTHING),
+        Rung("without TLS", setup=Setup(tls=False)),
+        Rung("QoS 0", setup=Setup(qos=0)),
+        Rung("without detection", {"detect": OFF}, UNCHECKED),
+        Rung("without river", {"detect": {"second_stage": OFF}}),
+        Rung("without quality", {"quality": OFF}),
+        Rung("without InfluxDB", {"sinks": {"influxdb": OFF}}),
+        Rung("without Kafka", {"sinks": {"kafka": OFF, "dead_letter": {"target": "files"}}}),
+        Rung("Kafka zstd", ZSTD),
+        Rung("Kafka snappy", {"sinks": {"kafka": {"compression": "snappy"}}}),
+        Rung("Kafka gzip", {"sinks": {"kafka": {"compression": "gzip"}}}),
+        Rung("InfluxDB gzip", {"sinks": {"influxdb": {"gzip": True}}}),
+        Rung("with the lake", {"sinks": {"lake": {"enabled": True}}}),
+        rung.spooled(Rung(EVERYTHING)),
+    ),
+    "records": tuple(
+        Rung(f"{n} messages a TLS record", setup=Setup(record_bytes=n * PACKET))
+        for n in (1, 4, 16, 128)
+    ),
+}
+
+
+@dataclass(slots=True)
+class Ladder:
+    """Rows, one a rung, and sentences about what is wrong."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+def run(name: str, seconds: float, say: Callable[[str], None]) -> Ladder:
+    """Every rung, telling `say` which comes next."""
+    done = Ladder()
+    for step in LADDERS[name]:
+        say(step.name)
+        outcome = rung.run(step, seconds)
+        done.rows.append(outcome.row)
+        done.wrong += [f"{step.name}: {sentence}" for sentence in outcome.wrong]
+    return done

@@ -1,0 +1,50 @@
+"""Latency: from the moment a message is due at the loader to its PUBACK there, at shares of capacity and with
+sinks that answer at once or late."""
+
+import time
+from collections.abc import Callable
+
+from greenlang_iot.bench import rung
+from greenlang_iot.bench.ladders import Ladder
+from greenlang_iot.bench.measure import sustain
+from greenlang_iot.bench.rung import Rung
+from greenlang_iot.bench.stage import Setup, Stage
+
+SHARES = (0.1, 0.5, 0.8, 0.95)
+RATE = 50_000
+DELAYS_MS = (0, 5, 20)
+
+
+def run(seconds: float, say: Callable[[str], None]) -> Ladder:
+    """Capacity first, over so many seconds; then every rate for as long."""
+    done = Ladder()
+    with rung.stage_of(Setup()) as stage:
+        rung.started(stage, Rung("latency"))
+        capacity = sustain(stage, seconds, {})["messages_per_s"]
+        say(f"capacity: {capacity:,} messages/s")
+        rates = {f"{share:.0%} of capacity": capacity * share for share in SHARES}
+        for delay in DELAYS_MS:
+            for sink in (stage.influxdb, stage.kafka):
+                sink.ask(f"delay {delay / 1000}")
+            for name, rate in ({f"{RATE:,} a second": RATE} | rates).items():
+                title = f"{name}, sinks +{delay} ms"
+                say(title)
+                row = _at(stage, rate, seconds)
+                done.rows.append({"name": title, "asked": round(rate)} | row)
+        counts = stage.loader.ask()
+    if counts["sent"] != counts["acked"] or counts["disorder"] or counts["lost"]:
+        done.wrong.append(f"acknowledgements: {counts}")
+    return done
+
+
+def _at(stage: Stage, rate: float, seconds: float) -> dict[str, float]:
+    stage.loader.ask(f"rate {rate}")
+    stage.loader.ask("go")
+    time.sleep(min(1.0, seconds))
+    before = stage.loader.ask("fresh")
+    time.sleep(seconds)
+    after = stage.loader.ask()
+    stage.loader.ask("pause")
+    taken = after["time"] - before["time"]
+    reached = round((after["acked"] - before["acked"]) / taken)
+    return {"messages_per_s": reached} | {k: round(v, 2) for k, v in after["latency_ms"].items()}

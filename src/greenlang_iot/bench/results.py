@@ -1,0 +1,91 @@
+"""Results of ladders as JSON files, with what they were measured on; and two of them compared."""
+
+import math
+import os
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from greenlang_iot.model.errors import InputError
+
+PACKAGES = ("greenlang-iot", "numba", "numpy", "orjson", "uvloop", "aiokafka", "aiohttp")
+
+
+@dataclass(slots=True, frozen=True)
+class Judged:
+    """A rung of two runs, in units a message. noise: of their difference."""
+
+    name: str
+    before: float
+    after: float
+    noise: float
+
+    @property
+    def verdict(self) -> str:
+        if abs(self.after - self.before) <= self.noise:
+            return "no difference that shows"
+        return "slower" if self.after > self.before else "faster"
+
+
+def environment() -> dict[str, Any]:
+    """Of this process."""
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": round(os.getloadavg()[0], 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def write(folder: Path, name: str, rows: list[dict[str, Any]], wrong: list[str]) -> Path:
+    """NAME.json in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {"name": name, "environment": environment(), "wrong": wrong, "rows": rows}
+    path = folder / f"{name}.json"
+    path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Results as written. Raises InputError."""
+    try:
+        document: dict[str, Any] = orjson.loads(path.read_bytes())
+        if not isinstance(document["rows"], list):
+            raise TypeError("rows is no list")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} holds no results of a ladder: {error}") from error
+    return document
+
+
+def compare(before: dict[str, Any], after: dict[str, Any]) -> list[Judged]:
+    """The rungs that both have. Raises InputError where there is none."""
+    known = {row["name"]: row for row in before["rows"] if "ratio" in row}
+    judged = [
+        Judged(row["name"], old["ratio"], row["ratio"], math.hypot(_noise(old), _noise(row)))
+        for row in after["rows"]
+        if (old := known.get(row["name"])) is not None and "ratio" in row
+    ]
+    if not judged:
+        raise InputError("the two have no rung in common")
+    return judged
+
+
+def _noise(row: dict[str, Any]) -> float:
+    """Half of what lies between p10 and p90, of the cost and of the unit."""
+    cost = (row["cpu_ns_p90"] - row["cpu_ns_p10"]) / row["cpu_ns_per_message"]
+    return float(row["ratio"] * math.hypot(cost, row["spread"]) / 2)
