@@ -3,6 +3,7 @@
 import numpy as np
 
 from greenlang_iot.detect import kernels, state
+from greenlang_iot.detect.kernels_forest import forest_learn, forest_mass
 from greenlang_iot.detect.limits import LIMIT
 
 
@@ -34,3 +35,6 @@ def warm() -> None:
         f32,
         f32,
     )
+    i32, f64 = np.zeros(1, np.int32), np.zeros(1)
+    forest_learn(1, 0, i32, f64, i32, f64)
+    forest_mass(1, 0, 0.0, i32, f64, i32, f64)
