@@ -6,16 +6,22 @@ STAMP := .venv/.installed
 
 setup: $(STAMP)
 
+# How far pip is, on one line; a pipe gets nothing.
+COUNTED = if [ -t 1 ]; then awk '/^Collecting/ { printf "\r%d of %d packages looked at", ++n, $(shell grep -c == requirements-dev.txt) } \
+  /^Installing/ { printf "\r%d packages downloaded, installing them", n } { fflush() } END { print "" }'; else cat > /dev/null; fi
+
 # uv when it is there, else venv + pip; both install the same hashed versions.
+$(STAMP): SHELL := /bin/bash
+$(STAMP): .SHELLFLAGS := -o pipefail -c
 $(STAMP): requirements-dev.txt pyproject.toml
-	@echo "installing the pinned packages into .venv (a minute or two, once)"
+	@echo "installing the pinned packages into .venv (once; half a minute with uv, up to five with pip)"
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing --python "$(PYTHON)" .venv && \
 	  uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements-dev.txt && \
 	  uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -e .; \
 	else \
 	  $(PYTHON) -m venv .venv && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt && \
+	  $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check --require-hashes -r requirements-dev.txt | $(COUNTED) && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .; \
 	fi
 	@$(BIN)/python -m compileall -q src

@@ -60,6 +60,8 @@ def directory(
         interval_ns=np.full(n * m, int(interval_s * 1e9), np.int64),
         profile=np.zeros(n * m, np.uint8),
         series_enabled=np.ones(n * m, np.uint8),
+        reference=np.full(n * m, -1, np.int32),
+        tolerance=np.zeros(n * m),
         metric=texts(list(metrics)),
         unit=texts(unit_names),
         unit_from=np.array(columns[0], np.int32),

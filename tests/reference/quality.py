@@ -28,6 +28,42 @@ class Truth:
     least_lag_ms: int | None = None
 
 
+@dataclass
+class Said:
+    """A reading of a device that is compared with a reference sensor, or of that sensor."""
+
+    series: int
+    ts_ns: int
+    value: float
+    flags: int = 0
+
+
+def compared(
+    said: list[Said], reference: dict[int, int], tolerance: dict[int, float], age_ns: dict[int, int]
+) -> list[bool | None]:
+    """Per reading of a series with a reference: is it within the tolerance of the reference's newest
+    reading? None: not judged, because the reference said nothing at that time, or it is no such series.
+
+    reference: series → its reference's series. age_ns: per reference, how far apart the two may lie.
+    """
+    newest: dict[int, Said] = {}
+    judged: list[bool | None] = []
+    for item in said:
+        verdict = None
+        sound = not item.flags & (bits.NOT_LEARNT | bits.CLOCK_SUSPECT)
+        other = reference.get(item.series)
+        if sound and other in newest:
+            at = newest[other]
+            if abs(item.ts_ns - at.ts_ns) <= age_ns[other]:
+                verdict = abs(item.value - at.value) <= tolerance[item.series]
+        judged.append(verdict)
+        if sound and item.series in reference.values():
+            before = newest.get(item.series)
+            if before is None or item.ts_ns >= before.ts_ns:
+                newest[item.series] = item
+    return judged
+
+
 def truth(
     arrivals: list[Arrival], device: int, from_ns: int, to_ns: int, due_ns: int, limit_ns: int
 ) -> Truth:

@@ -49,6 +49,12 @@ def demo(
         Path, typer.Option(help="CA, settings, data and manifest of the demo.")
     ] = Path(".demo"),
     port: Annotated[int, typer.Option(help="Admin endpoint (0: any free port).")] = 8090,
+    kafka: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT", help="A Kafka that gets readings and alerts, too; topics are made."
+        ),
+    ] = "",
     summary: Annotated[
         Literal["text", "json"], typer.Option(help="json: the last line is one JSON object.")
     ] = "text",
@@ -59,6 +65,8 @@ def demo(
     Exit code 0 only if every promised reading and dead letter is found. Ctrl-C ends it early.
 
     Example: greenlang-iot demo --seconds 20 --summary json
+
+    With a Kafka: greenlang-iot demo --kafka 127.0.0.1:9092
 
     Exit codes: 0 everything was found, 1 something is missing or failed, 2 wrong input.
     """
@@ -75,7 +83,9 @@ def demo(
     tell_first_start()
     try:
         assert broker.stdout is not None
-        line = _demo(int(broker.stdout.readline()), data, folder, seconds, devices, shards, port)
+        broker_port = int(broker.stdout.readline())
+        settings = _settings(broker_port, data, folder, shards, port, kafka)
+        line = _demo(settings, data, folder, seconds, devices)
     finally:
         broker.terminate()
         broker.communicate()
@@ -93,13 +103,7 @@ def _start(arguments: list[str]) -> subprocess.Popen[str]:
 
 
 def _demo(
-    broker_port: int,
-    data: Path,
-    folder: Path,
-    seconds: float,
-    devices: int,
-    shards: int,
-    port: int,
+    document: dict[str, Any], data: Path, folder: Path, seconds: float, devices: int
 ) -> dict[str, Any]:
     """What was published and what became of it; `reconciled` says whether that agrees."""
     import orjson
@@ -114,9 +118,13 @@ def _demo(
     from greenlang_iot.simulate.scenario import registry
 
     written = folder / "settings.yaml"  # for commands that ask the gateway meanwhile
-    written.write_text(yaml.safe_dump(_settings(broker_port, data, folder, shards, port)))
+    written.write_text(yaml.safe_dump(document))
     settings = load([written], {}).settings
     configure(settings.log)
+    if settings.sinks.kafka.enabled:
+        from greenlang_iot.sinks.kafka_setup import KafkaSetup
+
+        asyncio.run(KafkaSetup(settings.sinks.kafka).apply())
     options = FleetOptions(devices=devices, seed=SEED, seconds=seconds)
     directory = parse(orjson.dumps(registry(options, waterflow=True)))
     screen = Screen(settings, written, directory, seconds)
@@ -128,13 +136,17 @@ def _demo(
     return {"published": published, **done.as_dict(), "reconciled": result.ok}
 
 
-def _settings(broker_port: int, data: Path, folder: Path, shards: int, port: int) -> dict[str, Any]:
+def _settings(
+    broker_port: int, data: Path, folder: Path, shards: int, port: int, kafka: str
+) -> dict[str, Any]:
+    sinks = {"kafka": {"enabled": True, "bootstrap_servers": kafka}} if kafka else {}
     tls = {"ca_file": str((folder / "ca" / "ca.pem").absolute())}
     return {
         "instance": "demo",
         "data_dir": str(data.absolute()),
         "mqtt": {"brokers": [{"host": "127.0.0.1", "port": broker_port, "tls": tls}]},
         "runtime": {"shards": shards},
+        "sinks": sinks,
         "admin": {"port": port},
         "log": {"level": "warning"},
     }

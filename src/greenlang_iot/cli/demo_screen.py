@@ -55,11 +55,13 @@ class Screen:
         self._started = time.monotonic()
         broker = self._settings.mqtt.brokers[0]
         directory = self._directory
+        sink = self._settings.sinks.kafka
+        kafka = f"; all of it to Kafka at {sink.bootstrap_servers}" if sink.enabled else ""
         self._console.print(
             f"[bold]greenlang-iot demo[/]: {directory.n_devices:,} devices, "
             f"{directory.n_series:,} series, {self._settings.runtime.shards} shards\n"
             f"  from  mqtts://{broker.host}:{broker.port} (embedded broker, TLS, QoS 1)\n"
-            f"  to    the lake in {self._written.parent / 'data'}; alerts back to MQTT\n"
+            f"  to    the lake in {self._written.parent / 'data'}; alerts back to MQTT{kafka}\n"
             f"  see   http://{self._settings.admin.host}:{gateway.admin_port}/ in a browser"
             " · /status · /metrics · /readyz\n"
             f"  ask   greenlang-iot alerts list --config {self._written}\n"

@@ -144,6 +144,11 @@ def show(
                 "step/s": m["max_step"],
                 "every": m["interval"] and f"{m['interval']:g} s",
                 "profile": m["profile"] if m["enabled"] else "(disabled)",
+                **(
+                    {"reference": m["reference"] and f"{m['reference']} ± {m['tolerance']:g}"}
+                    if any(other["reference"] for other in metrics)
+                    else {}
+                ),
             }
             for m in metrics
         ]
@@ -286,6 +291,10 @@ def _series(directory: "Directory", s: int) -> dict[str, Any]:
         "interval": int(directory.interval_ns[s]) / 1e9 or None,
         "profile": PROFILES[int(directory.profile[s])],
         "enabled": bool(directory.series_enabled[s]),
+        "reference": directory.device[int(directory.series_device[reference])]
+        if (reference := int(directory.reference[s])) >= 0
+        else None,
+        "tolerance": float(directory.tolerance[s]) or None,
     }
 
 

@@ -33,6 +33,8 @@ _SERIES_VALUES: dict[str, float] = {
     "step": np.inf,
     "interval_ns": 0,
     "profile": 0,
+    "reference": -1,
+    "tolerance": 0,
 }
 
 

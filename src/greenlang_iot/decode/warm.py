@@ -35,7 +35,7 @@ def _directory() -> Directory:
         org_of=zero, site_of=zero, type_of=zero, enabled=np.ones(1, np.uint8),
         series_start=np.zeros(2, np.int64), series_device=i32, series_metric=i32, series_unit=i32,
         low=f64, high=f64, warn_low=f64, warn_high=f64, step=f64,
-        interval_ns=np.zeros(0, np.int64), profile=u8, series_enabled=u8,
+        interval_ns=np.zeros(0, np.int64), profile=u8, series_enabled=u8, reference=i32, tolerance=f64,
         metric=text, unit=text,
         unit_from=i32, unit_to=i32, unit_factor=f64, unit_shift=f64,
     )  # fmt: skip

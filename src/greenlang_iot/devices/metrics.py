@@ -16,7 +16,18 @@ Problems = list[tuple[Place, str]]
 MAX_INTERVAL = 366 * 86_400.0
 """Longest expected interval, in seconds."""
 
-_KEYS = ("unit", "range", "warn", "max_step", "interval", "profile", "enabled", "description")
+FIELDS = (
+    "unit",
+    "range",
+    "warn",
+    "max_step",
+    "interval",
+    "profile",
+    "enabled",
+    "reference",
+    "tolerance",
+    "description",
+)
 
 
 class Metric(NamedTuple):
@@ -31,6 +42,8 @@ class Metric(NamedTuple):
     interval_ns: int = 0
     profile: int = 0
     enabled: bool = True
+    reference: str = ""  # id of the device whose metric of this name is the reference
+    tolerance: float = 0.0
 
 
 def suggest(word: object, known: Iterable[str]) -> str:
@@ -47,8 +60,8 @@ def read_metric(spec: object, place: Place, problems: Problems) -> Metric:
     if not isinstance(spec, dict):
         problems.append((place, f"a metric is an object with a unit, not {kind(spec)}"))
         return Metric()
-    for key in spec.keys() - set(_KEYS):
-        problems.append(((*place, key), f"unknown key{suggest(key, _KEYS)}"))
+    for key in spec.keys() - set(FIELDS):
+        problems.append(((*place, key), f"unknown key{suggest(key, FIELDS)}"))
     low, high = _range(spec, "range", place, problems)
     warn_low, warn_high = _range(spec, "warn", place, problems)
     for end in (warn_low, warn_high):
@@ -76,7 +89,23 @@ def read_metric(spec: object, place: Place, problems: Problems) -> Metric:
         ),
         profile=PROFILES.index(profile),
         enabled=bool(enabled),
+        reference=_reference(spec, place, problems),
+        tolerance=_positive(spec, "tolerance", place, problems, default=0.0, zero=False),
     )
+
+
+def _reference(spec: dict[str, Any], place: Place, problems: Problems) -> str:
+    """Id of the reference device; which devices there are is not known here."""
+    for key, other in (("reference", "tolerance"), ("tolerance", "reference")):
+        if spec.get(key) is not None and spec.get(other) is None:
+            problems.append(((*place, key), f"needs {other} beside it"))
+    reference = spec.get("reference")
+    if reference is None:
+        return ""
+    if not isinstance(reference, str):
+        problems.append(((*place, "reference"), f"must be a device's id, not {kind(reference)}"))
+        return ""
+    return reference
 
 
 def _unit(spec: dict[str, Any], place: Place, problems: Problems) -> str:

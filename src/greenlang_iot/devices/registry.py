@@ -21,8 +21,9 @@
 A type defines its metrics once; a device names its type and overrides single fields where it
 differs. Of a metric only `unit` is required; `null` in a range is an open end; `max_step` is the
 largest physically possible change per second, in the unit; `interval` is the expected time between
-readings in seconds (0 or absent: the device is never called silent). The JSON Schema lies beside the
-example in `devices/`.
+readings in seconds (0 or absent: the device is never called silent). A device's metric may name the
+`reference`, a device of its site whose metric of that name it should agree with to within `tolerance`:
+its accuracy is then measured against that. The JSON Schema lies beside the example in `devices/`.
 """
 
 from collections.abc import Iterable
@@ -137,7 +138,39 @@ def _read(data: object, problems: Problems) -> _Fleet:
         problems.append((("devices",), f"must be a list of devices, not {kind(devices)}"))
     else:
         _read_devices(devices, raw, fleet, problems)
+        _check_references(fleet, problems)
     return fleet
+
+
+def _check_references(fleet: _Fleet, problems: Problems) -> None:
+    """A reference is another device of the site, has the metric in the same unit, and none itself."""
+    unit_of = {(device, name): metric.unit for device, name, metric in fleet.overrides}
+    compared = {(device, name) for device, name, metric in fleet.overrides if metric.reference}
+    types = list(fleet.types.values())
+    for device, name, metric in fleet.overrides:
+        if not metric.reference:
+            continue
+        place = ("devices", fleet.entry_of[device], "metrics", name, "reference")
+        other = fleet.ids.get(metric.reference)
+        if other is None:
+            problem = (
+                f"there is no device {metric.reference!r}{suggest(metric.reference, fleet.ids)}"
+            )
+        elif other == device:
+            problem = "a device is not its own reference"
+        elif fleet.site_of[other] != fleet.site_of[device]:
+            problem = f"{metric.reference!r} is of another site"
+        elif name not in types[fleet.type_of[other]]:
+            problem = f"{metric.reference!r} has no metric {name!r}"
+        elif (other, name) in compared:
+            problem = f"{metric.reference!r} has a reference itself"
+        elif (unit := unit_of.get((other, name), types[fleet.type_of[other]][name].unit)) != (
+            metric.unit
+        ):
+            problem = f"{metric.reference!r} has it in {unit}, this device in {metric.unit}"
+        else:
+            continue
+        problems.append((place, problem))
 
 
 def _read_types(
@@ -165,6 +198,9 @@ def _read_types(
                 problems.append((here, problem))
             if isinstance(spec, dict):
                 raw[name][metric] = spec
+                if "reference" in spec:
+                    problem = "stands with a device (devices[].metrics), not with a type"
+                    problems.append(((*here, "reference"), problem))
             fleet.types[name][metric] = read_metric(spec, here, problems)
     return raw
 
@@ -284,6 +320,14 @@ def _columns(fleet: _Fleet) -> Directory:
         row[series_start[device] + position] = len(table)
         table.append(metric)
 
+    reference = np.full(len(row), -1, np.int32)
+    for device, name, metric in fleet.overrides:
+        if metric.reference:
+            other = fleet.ids[metric.reference]
+            of_other = list(fleet.types[type_names[type_of[other]]]).index(name)
+            position = list(fleet.types[type_names[type_of[device]]]).index(name)
+            reference[series_start[device] + position] = series_start[other] + of_other
+
     metric_names = list(dict.fromkeys(name for m in fleet.types.values() for name in m))
     metric_index = {name: i for i, name in enumerate(metric_names)}
     name_of_row = [name for m in fleet.types.values() for name in m]
@@ -316,6 +360,8 @@ def _columns(fleet: _Fleet) -> Directory:
         interval_ns=np.array([m.interval_ns for m in table], np.int64)[row],
         profile=np.array([m.profile for m in table], np.uint8)[row],
         series_enabled=np.array([m.enabled for m in table], np.uint8)[row],
+        reference=reference,
+        tolerance=np.array([m.tolerance for m in table], np.float64)[row],
         metric=texts(metric_names),
         unit=texts(units),
         unit_from=np.array([p[0] for p in pairs], np.int32),

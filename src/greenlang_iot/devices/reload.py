@@ -24,7 +24,16 @@ VACANT = "#"
 VACANT_ALLOWED = 10_000
 """Vacant entries beyond which (and beyond the registry's own size) a restart is asked for."""
 
-_BOUNDS = ("low", "high", "warn_low", "warn_high", "step", "interval_ns", "profile")
+_BOUNDS = (
+    "low",
+    "high",
+    "warn_low",
+    "warn_high",
+    "step",
+    "interval_ns",
+    "profile",
+    "tolerance",
+)
 
 
 @dataclass(slots=True, frozen=True)
@@ -101,6 +110,9 @@ def reloaded(live: Directory, wanted: Directory, guest_type: str = "") -> Reload
             series_metric=per_series("series_metric", metric.index_of[wanted.series_metric]),
             series_unit=per_series("series_unit", unit.index_of[wanted.series_unit]),
             series_enabled=series_enabled,
+            reference=per_series(
+                "reference", np.where(wanted.reference < 0, -1, np.append(at, -1)[wanted.reference])
+            ),
             **{name: per_series(name, getattr(wanted, name)) for name in _BOUNDS},
             **_conversions(live, wanted, unit.index_of),
         ),

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from greenlang_iot.devices.locate import show
-from greenlang_iot.devices.metrics import suggest
+from greenlang_iot.devices.metrics import FIELDS, suggest
 from greenlang_iot.devices.registry import mistakes
 
 Document = dict[str, Any]
 
 REQUIRED = ("id", "org", "site", "type")
 COLUMNS = (*REQUIRED, "enabled", "description")
-FIELDS = ("unit", "range", "warn", "max_step", "interval", "profile", "enabled", "description")
 REPORT_EVERY = 5_000
 """Rows after which progress is told."""
 
@@ -127,7 +126,7 @@ def _value(key: str, cell: str) -> Any:
         if not colon:
             raise ValueError(f"{cell!r} is no range: write low:high, with an open end left empty")
         return [_number(end) if end.strip() else None for end in (low, high)]
-    if key in ("max_step", "interval"):
+    if key in ("max_step", "interval", "tolerance"):
         return _number(cell)
     if key == "enabled":
         if cell.casefold() not in _TRUE | _FALSE:

@@ -47,6 +47,8 @@ def _one_reading() -> tuple[Directory, ReadingBatch, ScoreBatch]:
         interval_ns=one64,
         profile=np.zeros(1, np.uint8),
         series_enabled=np.ones(1, np.uint8),
+        reference=np.full(1, -1, np.int32),
+        tolerance=np.zeros(1),
         metric=name,
         unit=name,
         unit_from=one32[:0],

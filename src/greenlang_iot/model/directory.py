@@ -53,6 +53,8 @@ class Directory:
     interval_ns: I64  # expected interval between readings; 0 = none, so never silent
     profile: U8  # index into PROFILES
     series_enabled: U8
+    reference: I32  # series that this one is compared with (same metric, unit and site); −1 = none
+    tolerance: F64  # largest difference from `reference` that is accurate, in the unit
     # names
     metric: Texts
     unit: Texts

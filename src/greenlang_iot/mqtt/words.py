@@ -5,6 +5,7 @@ Reason codes go by their names in the MQTT 5 specification.
 An error is retryable unless trying again with the same settings cannot help.
 """
 
+import os
 import socket
 import ssl
 
@@ -115,6 +116,13 @@ def goodbye(code: DisconnectReasonCode, detail: str | None) -> MqttError:
 def subscription_refusal(code: SubAckReasonCode) -> str:
     """Why a subscription failed."""
     return _SUBSCRIPTIONS.get(code.name, _plain(code.name))
+
+
+def system_words(error: OSError) -> str:
+    """The operating system's word for it (`connection refused`); asyncio's text repeats the address."""
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return error.strerror or str(error) or type(error).__name__
+    return os.strerror(error.errno).lower()
 
 
 def no_connection(host: str, port: int, error: OSError) -> MqttError:

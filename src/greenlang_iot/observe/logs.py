@@ -5,6 +5,7 @@ are escaped, secrets are blanked, and the line goes to stderr (stdout belongs to
 """
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -56,7 +57,12 @@ def configure(
         _Clean(shard, known),
     ]
     renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False)
+        structlog.dev.ConsoleRenderer(
+            colors=stream.isatty() and not os.environ.get("NO_COLOR"),
+            sort_keys=False,
+            pad_event_to=0,
+            pad_level=False,
+        )
         if console
         else structlog.processors.JSONRenderer(serializer=_json)
     )
@@ -64,7 +70,11 @@ def configure(
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *([_narrow] if console else []),
+                renderer,
+            ],
         )
     )
     root = logging.getLogger()
@@ -122,6 +132,14 @@ class _Clean:
         return _SECRET_TEXT.sub(
             lambda m: f"{m.group(1)} {_HIDDEN}" if m.group(1) else _HIDDEN, text
         )
+
+
+def _narrow(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Milliseconds, and a name only where the line is not ours: most lines then fit a terminal."""
+    event["timestamp"] = event["timestamp"][:-3]
+    if event["logger"] is None or event["logger"].startswith("greenlang_iot."):
+        del event["logger"]
+    return event
 
 
 def _json(event: MutableMapping[str, Any], **_: Any) -> str:

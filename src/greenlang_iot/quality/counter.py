@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from greenlang_iot.model.batches import F64, I32, ReadingBatch, Reject, ScoreBatch
+from greenlang_iot.model.batches import F64, I32, I64, ReadingBatch, Reject, ScoreBatch
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.reasons import Reason
 from greenlang_iot.quality.kernels import (
     FIELDS,
     INCONSISTENT,
     LEAST_LAG,
+    NEVER,
     NO_LAG,
     RECEIVED,
     REJECTED,
@@ -31,6 +32,10 @@ from greenlang_iot.settings.model import QualitySettings
 
 SLOTS = 6
 """Slots of a window."""
+REFERENCE_INTERVALS = 2
+"""Intervals of a reference sensor that its reading and the one compared with it may lie apart."""
+REFERENCE_AGE_NS = 300_000_000_000
+"""The same where the registry gives the reference no interval."""
 MISTYPED = frozenset({Reason.UNKNOWN_UNIT, Reason.NOT_A_NUMBER, Reason.BAD_SHAPE})
 """Rejects that are inconsistent, too: of another unit or type than agreed."""
 
@@ -62,6 +67,7 @@ class QualityCounter:
         self._records = _fresh(directory.n_devices)
         self._newest = np.full(directory.n_devices, np.iinfo(np.int64).min, np.int64)
         self._due = due(directory)
+        self._references = _References(directory)
 
     def count(self, readings: ReadingBatch, scores: ScoreBatch, rejects: Sequence[Reject]) -> None:
         """Add a batch; its flags must be complete."""
@@ -83,6 +89,11 @@ class QualityCounter:
                 self._first,
                 self._records,
                 self._newest,
+                self._references.role,
+                self._directory.tolerance,
+                self._references.value,
+                self._references.ts_ns,
+                self._references.age_ns,
             )
         if rejects:
             self._reject(rejects)
@@ -113,6 +124,7 @@ class QualityCounter:
         newest[:kept][same] = self._newest[:kept][same]
         self._directory, self._records, self._newest = directory, records, newest
         self._due = due(directory)
+        self._references = _References(directory)
         self._by_name = None
 
     @property
@@ -151,6 +163,26 @@ class QualityCounter:
             texts = self._directory.device
             self._by_name = {texts[d]: d for d in range(self._directory.n_devices)}
         return self._by_name.get(reject.device, -1)
+
+
+class _References:
+    """What the reference sensors of a registry said last, as `count_batch` takes it.
+
+    Empty columns where there are none. A newer Directory begins anew: the next reading of a reference
+    is enough.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        compared = np.flatnonzero(directory.reference >= 0)
+        series, of = np.unique(directory.reference[compared], return_inverse=True)
+        self.role: I32 = np.zeros(directory.n_series if len(series) else 0, np.int32)
+        if len(series):
+            self.role[series] = -1 - np.arange(len(series))
+            self.role[compared] = 1 + of
+        self.value: F64 = np.zeros(len(series))
+        self.ts_ns: I64 = np.full(len(series), NEVER, np.int64)
+        interval = directory.interval_ns[series]
+        self.age_ns: I64 = np.where(interval > 0, REFERENCE_INTERVALS * interval, REFERENCE_AGE_NS)
 
 
 _EMPTY: I32 = np.zeros(FIELDS, np.int32)

@@ -20,6 +20,8 @@ NO_LAG = 2**31 - 1
 _AGAIN = bits.DUPLICATE | bits.REPLAYED | bits.TS_COLLISION
 _ODD = _AGAIN | bits.LATE
 _NOT_JUDGED = bits.NOT_LEARNT | bits.CLOCK_SUSPECT
+NEVER = -(2**62)
+"""Time of a reference that has said nothing yet."""
 
 
 @kernel
@@ -40,12 +42,21 @@ def count_batch(
     first_slot: int,
     records: I32,
     newest: I64,
+    role: I32,
+    tolerance: F64,
+    reference_value: F64,
+    reference_ts: I64,
+    reference_age: I64,
 ) -> None:
     """Add `n` readings, received at `received_ns` in slot number `slot`, to `records`.
 
     records: int32[devices × RING × FIELDS]; newest: event time per device of its newest reading.
     A reading counts where it arrived, but RECEIVED counts where it was measured: slots from
     `first_slot` to `slot` + 1. limit_ns: largest lag that is on time.
+
+    role: per series; 0 none, −(k + 1) it is reference k, k + 1 it is compared with reference k and
+    accurate within `tolerance` (per series). Empty where the registry names no reference. The newest
+    value and event time of each reference, and how far apart (ns) a reading may be measured.
     """
     here = (slot % RING) * FIELDS
     begin = slot * slot_ns
@@ -75,7 +86,18 @@ def count_batch(
         if not flag & bits.CLOCK_SUSPECT:
             lag_ms = min(max(lag // 1_000_000, -NO_LAG), NO_LAG - 1)
             records[at + LEAST_LAG] = min(records[at + LEAST_LAG], np.int32(lag_ms))
-        if not (flag & _NOT_JUDGED or verdict[i] & bits.LEARNING) and math.isfinite(band[i]):
+        if flag & _NOT_JUDGED:
+            continue
+        part = role[series[i]] if len(role) else np.int32(0)
+        if part > 0:
+            if abs(ts - reference_ts[part - 1]) <= reference_age[part - 1]:
+                records[at + JUDGED] += 1
+                if abs(value[i] - reference_value[part - 1]) <= tolerance[series[i]]:
+                    records[at + ACCURATE] += 1
+            continue
+        if part < 0 and ts >= reference_ts[-part - 1]:
+            reference_ts[-part - 1], reference_value[-part - 1] = ts, value[i]
+        if not (verdict[i] & bits.LEARNING) and math.isfinite(band[i]):
             records[at + JUDGED] += 1
             if abs(value[i] - expected[i]) <= band[i]:
                 records[at + ACCURATE] += 1

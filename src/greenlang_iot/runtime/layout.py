@@ -135,14 +135,30 @@ def _pieces(directory: Directory, subscribed: Sequence[TopicTemplate], shards: i
     for filters, members in _sites(directory, subscribed):
         weight = float(rates[members].sum())
         if shards > 1 and by_device and weight > fair and 1 < len(members) <= MAX_DEVICE_FILTERS:
-            for member in members:
-                org = directory.org[int(directory.org_of[member])]
-                site = directory.site[int(directory.site_of[member])]
-                names = _filters(subscribed, org, site, directory.device[member])
-                pieces.append(_Piece(float(rates[member]), names))
+            for together in _with_references(directory, members):
+                names: tuple[str, ...] = ()
+                for member in together:
+                    org = directory.org[int(directory.org_of[member])]
+                    site = directory.site[int(directory.site_of[member])]
+                    names += _filters(subscribed, org, site, directory.device[member])
+                pieces.append(_Piece(float(rates[together].sum()), names))
         else:
             pieces.append(_Piece(weight, tuple(sorted(filters))))
     return pieces
+
+
+def _with_references(directory: Directory, members: list[int]) -> Iterable[list[int]]:
+    """Devices of a site in groups: those that are compared with a reference sensor stay with it."""
+    group_of = {member: [member] for member in members}
+    compared = np.flatnonzero(directory.reference >= 0)
+    for series in compared[np.isin(directory.series_device[compared], members)].tolist():
+        mine = group_of[int(directory.series_device[series])]
+        other = group_of[int(directory.series_device[directory.reference[series]])]
+        if mine is not other:
+            other += mine
+            group_of |= dict.fromkeys(mine, other)
+    seen: dict[int, list[int]] = {id(group): group for group in group_of.values()}
+    return seen.values()
 
 
 def _sites(

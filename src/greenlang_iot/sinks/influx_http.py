@@ -11,6 +11,7 @@ import orjson
 
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.mqtt.tls import handshake_words, ssl_context
+from greenlang_iot.mqtt.words import system_words
 from greenlang_iot.settings.model import InfluxSettings, TlsSettings
 
 _SLICE = 262_144
@@ -118,7 +119,7 @@ class InfluxHttp:
             ) from error
         except aiohttp.ClientConnectorError as error:
             raise SinkError(
-                f"InfluxDB at {self._settings.url} cannot be reached: {error}",
+                f"InfluxDB at {self._settings.url} cannot be reached: {system_words(error.os_error)}",
                 reason="refused",
                 down=True,
             ) from error

@@ -8,6 +8,7 @@ from aiokafka.conn import collect_hosts, create_conn
 
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.mqtt.tls import handshake_words, ssl_context
+from greenlang_iot.mqtt.words import system_words
 from greenlang_iot.settings.model import KafkaSettings, TlsSettings
 
 
@@ -76,6 +77,8 @@ def sink_error(error: BaseException, what: str) -> SinkError:
         return SinkError(f"{what}: {handshake_words(handshake)[1]}", reason="tls", down=True)
     for kinds, reason, down in _MEANING:
         if isinstance(error, kinds):
+            if isinstance(error, OSError) and error.errno:
+                error = OSError(system_words(error))
             return SinkError(f"{what}: {error or reason}", reason=reason, down=down)
     return SinkError(f"{what}: {error!r}", reason="broker_error")
 

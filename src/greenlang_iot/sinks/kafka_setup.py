@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError, NoError, for_code
 
 from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.settings.model import KafkaSettings
-from greenlang_iot.sinks.kafka_client import client_options, why_unreachable
+from greenlang_iot.sinks.kafka_client import client_options, sink_error, why_unreachable
 
 _UNBOUNDED = str(2**63 - 1)
 _DYNAMIC_TOPIC_CONFIG = 1  # DescribeConfigs: set on the topic itself
@@ -118,7 +118,7 @@ class KafkaSetup:
             await admin.close()
 
     def _failure(self, error: BaseException) -> GatewayError:
-        return GatewayError(f"Kafka at {self._settings.bootstrap_servers}: {error}")
+        return GatewayError(str(sink_error(error, f"Kafka at {self._settings.bootstrap_servers}")))
 
     async def _plan(self, admin: AIOKafkaAdminClient) -> list[TopicPlan]:
         described = {t["topic"]: t for t in await admin.describe_topics()}

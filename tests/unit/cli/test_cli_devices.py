@@ -45,6 +45,8 @@ def test_list_and_show() -> None:
             "interval": 60.0,
             "profile": "seasonal",
             "enabled": True,
+            "reference": None,
+            "tolerance": None,
         }
     ]
     table = run("devices", "show", "boiler-2-a", "--devices-file", SHIPPED).stdout
@@ -86,6 +88,25 @@ def test_export_and_import_are_inverse(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="exists already"):
             run("devices", *command, "--output", target)
         assert target.read_bytes() == before
+
+
+def test_a_reference_is_listed_and_goes_through_a_table(tmp_path: Path) -> None:
+    registry, table, back = tmp_path / "r.json", tmp_path / "f.csv", tmp_path / "back.json"
+    place = {"org": "o", "site": "s", "type": "t"}
+    compared = {"x": {"reference": "lab", "tolerance": 0.25}}
+    document = {
+        "version": 1,
+        "types": {"t": {"metrics": {"x": {"unit": "V"}}}},
+        "devices": [{"id": "lab", **place}, {"id": "field", **place, "metrics": compared}],
+    }
+    registry.write_text(json.dumps(document))
+    shown = run("devices", "show", "field", "--devices-file", registry)
+    assert "lab ± 0.25" in shown.stdout
+    assert "reference" not in run("devices", "show", "lab", "--devices-file", registry).stdout
+    run("devices", "export", "--devices-file", registry, "--output", table)
+    assert "field,o,s,t,lab,0.25" in table.read_text()
+    run("devices", "import", table, "--types", registry, "--output", back)
+    assert json.loads(back.read_text())["devices"] == document["devices"]
 
 
 BAD = """id;org;site;type;power.warn;enabled

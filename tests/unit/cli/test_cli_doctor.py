@@ -199,6 +199,18 @@ async def test_kafka_that_is_not_there(setup: SetUp) -> None:
     assert "bootstrap_servers" in advice
 
 
+async def test_stores_that_are_not_there_in_the_systems_words(setup: SetUp) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{free.getsockname()[1]}"
+        setup.kafka = {"enabled": True, "bootstrap_servers": where}
+        setup.influxdb["url"] = f"http://{where}"
+        found = await setup.failed()
+    assert found["kafka"][0] == f"Kafka at {where}: connection refused"
+    said = f"InfluxDB at http://{where} cannot be reached: connection refused"
+    assert found["influxdb"][0] == said
+
+
 async def test_a_data_dir_that_cannot_be_written(setup: SetUp) -> None:
     (setup.folder / "data").write_text("a file where the folder should be")
     ((subject, (said, _)),) = (await setup.failed()).items()

@@ -232,6 +232,59 @@ def test_documents_of_another_shape(doc: object) -> None:
     assert problems(doc)
 
 
+def with_reference(**override: Any) -> dict[str, Any]:
+    """r3 is compared with r1 (series 0), which stands in the same site."""
+    doc = document()
+    doc["devices"] += [
+        {"id": "r3", "org": "acme", "site": "a", "type": "room"}
+        | {"metrics": {"temperature": {"reference": "r1", "tolerance": 0.5} | override}},
+        {"id": "m2", "org": "acme", "site": "a", "type": "meter"},
+        {"id": "k1", "org": "acme", "site": "a", "type": "room"}
+        | {"metrics": {"temperature": {"unit": "K", "range": [200, 400], "warn": [288, None]}}},
+        {"id": "r4", "org": "acme", "site": "a", "type": "room"}
+        | {"metrics": {"temperature": {"reference": "r1", "tolerance": 2}}},
+    ]
+    return doc
+
+
+def test_a_reference_sensor_is_a_series() -> None:
+    d = parse(json.dumps(with_reference()).encode())
+    at = [int(np.flatnonzero(d.series_device == d_i)[0]) for d_i in range(d.n_devices)]
+    ids = [d.device[i] for i in range(d.n_devices)]
+    first = dict(zip(ids, at, strict=True))
+    wanted = np.full(d.n_series, -1)
+    wanted[[first["r3"], first["r4"]]] = first["r1"]
+    assert d.reference.tolist() == wanted.tolist()
+    assert d.tolerance[[first["r3"], first["r4"]]].tolist() == [0.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ({"reference": "r9"}, "there is no device 'r9'; known: k1"),
+        ({"reference": "r3"}, "a device is not its own reference"),
+        ({"reference": "r2"}, "'r2' is of another site"),
+        ({"reference": "m2"}, "'m2' has no metric 'temperature'"),
+        ({"reference": "k1"}, "'k1' has it in K, this device in Cel"),
+        ({"reference": "r4"}, "'r4' has a reference itself"),
+        ({"reference": 7}, "must be a device's id, not a number"),
+        ({"tolerance": None}, "needs tolerance beside it"),
+        ({"reference": None}, "needs reference beside it"),
+        ({"tolerance": 0}, "must be a number, more than 0, not 0"),
+    ],
+)
+def test_mistakes_of_a_reference(override: dict[str, Any], words: str) -> None:
+    problem = only(with_reference(**override))
+    assert "devices[3].metrics.temperature" in problem
+    assert words in problem
+
+
+def test_a_type_has_no_reference() -> None:
+    doc = document()
+    doc["types"]["room"]["metrics"]["co2"] |= {"reference": "r1", "tolerance": 1}
+    assert "types.room.metrics.co2.reference: stands with a device" in problems(doc)[0]
+
+
 def test_not_json_and_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         parse(b'{\n"version": 1,,\n}', "reg.json")

@@ -118,6 +118,29 @@ def test_a_device_that_gains_a_metric_moves_and_the_others_stay() -> None:
     assert contents(result.directory) == contents(wanted)
 
 
+def test_a_reference_follows_its_device() -> None:
+    """r moves to another entry because it gains a metric; p, compared with it, stays where it is."""
+
+    def with_reference(r_type: str) -> Directory:
+        metrics = {"a": {"unit": "W"}}
+        types = {"t": {"metrics": metrics}, "u": {"metrics": metrics | {"b": {"unit": "K"}}}}
+        place = {"org": "o", "site": "s"}
+        compared = {"a": {"reference": "r", "tolerance": 2}}
+        devices = [
+            {"id": "r", **place, "type": r_type},
+            {"id": "p", **place, "type": "t", "metrics": compared},
+        ]
+        return parse(orjson.dumps({"version": 1, "types": types, "devices": devices}))
+
+    live = with_reference("t")
+    assert live.reference.tolist() == [-1, 0]
+    newer = reloaded(live, with_reference("u")).directory
+    at = index(newer)
+    assert newer.reference[at["p", "a"]] == at["r", "a"] != 0
+    assert newer.tolerance[at["p", "a"]] == 2
+    assert newer.reference[[at["r", "a"], at["r", "b"]]].tolist() == [-1, -1]
+
+
 def test_a_vacant_entry_is_used_again() -> None:
     types = {"t": {"a": "W", "b": "K"}}
     live = registry({"d1": ("o", "s", "t"), "d2": ("o", "s", "t")}, types)

@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -95,6 +96,28 @@ def test_console_writes_a_line_a_person_reads() -> None:
     assert "shard started" in line
     assert "shard=1" in line
     assert not line.startswith("{")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("no_color", [None, "", "1"])
+def test_a_terminal_has_short_lines_and_colours_where_they_are_wanted(
+    no_color: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color is not None:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    stream = Terminal()
+    configure(LogSettings(), stream=stream)
+    structlog.get_logger("greenlang_iot.runtime.gateway").info("ready", seconds=2.5)
+    logging.getLogger("library").warning("lost it")
+    assert ("\x1b" in stream.getvalue()) is (no_color != "1")
+    ours, theirs = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} \[info\] ready seconds=2\.5", ours)
+    assert re.fullmatch(r"\S+ \[warning\] lost it \[library\]", theirs)
 
 
 @given(st.text())

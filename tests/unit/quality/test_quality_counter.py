@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.directory import directory
 from tests.fakes.readings import readings
-from tests.reference.quality import Arrival, truth
+from tests.reference.quality import Arrival, Said, compared, truth
 
 from greenlang_iot.model import flags
 from greenlang_iot.model.batches import Reject, ScoreBatch
@@ -106,6 +106,85 @@ def test_counts_are_those_of_the_slow_twin(
         ]
         told += arrivals
         give(counter, arrivals)
+
+
+SAID = st.lists(
+    st.tuples(
+        st.integers(0, 3),  # device
+        st.integers(-50, 50),  # seconds, of measurement
+        st.integers(0, 4),  # value
+        st.sampled_from(
+            [0, 0, 0, flags.DUPLICATE, flags.LATE, flags.CLOCK_SUSPECT, flags.RETAINED]
+        ),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(SAID, st.booleans())
+def test_accuracy_against_a_reference_is_that_of_the_slow_twin(
+    rows: list[tuple[int, int, int, int]], has_interval: bool
+) -> None:
+    """Devices 1 and 2 are compared with device 0, with different tolerances; device 3 with its band."""
+    registry = directory(4, interval_s=10.0 if has_interval else 0.0)
+    registry.reference[[2, 4]] = 0
+    registry.tolerance[[2, 4]] = 1.0, 2.5
+    counter = QualityCounter(registry, SETTINGS, START)
+    counter.close(START + SLOT)
+    now = START + SLOT
+    said = [Said(2 * d, now + at * SECOND, float(v), bits) for d, at, v, bits in rows]
+    cut = len(said) // 2  # a reference's reading holds for the batches after it, too
+    for part in filter(None, (said[:cut], said[cut:])):
+        give_values(counter, part, now)
+    window = counter.close(now + SLOT)
+    assert window is not None
+    age = 20 * SECOND if has_interval else 300 * SECOND
+    verdicts = compared(said, {2: 0, 4: 0}, {2: 1.0, 4: 2.5}, {0: age})
+    for device in (1, 2):
+        mine = [v for item, v in zip(said, verdicts, strict=True) if item.series == 2 * device]
+        assert window.records[device, JUDGED] == sum(v is not None for v in mine)
+        assert window.records[device, ACCURATE] == sum(v is True for v in mine)
+    sound = [i for i in said if not i.flags & (flags.NOT_LEARNT | flags.CLOCK_SUSPECT)]
+    for device in (0, 3):  # by the band: expected 0 ± 1
+        mine = [item.value <= 1 for item in sound if item.series == 2 * device]
+        assert window.records[device, JUDGED] == len(mine)
+        assert window.records[device, ACCURATE] == sum(mine)
+
+
+def give_values(counter: QualityCounter, said: list[Said], now: int) -> None:
+    n = len(said)
+    batch = readings(
+        [item.series for item in said],
+        [item.ts_ns for item in said],
+        [item.value for item in said],
+        flags=[item.flags for item in said],
+        received_ns=now,
+    )
+    scores = ScoreBatch(
+        n,
+        score=np.zeros(n, np.float32),
+        detector=np.zeros(n, np.uint8),
+        verdict=np.zeros(n, np.uint8),
+        expected=np.zeros(n, np.float32),
+        band=np.ones(n, np.float32),
+    )
+    counter.count(batch, scores, [])
+
+
+def test_a_reload_may_name_a_reference() -> None:
+    counter = QualityCounter(directory(2), SETTINGS, START)
+    newer = directory(2)
+    newer.reference[2], newer.tolerance[2] = 0, 0.5
+    counter.grow(newer)
+    counter.close(START + SLOT)
+    now = START + SLOT
+    give_values(counter, [Said(2, now, 5.0), Said(0, now, 5.0), Said(2, now, 5.4)], now)
+    window = counter.close(now + SLOT)
+    assert window is not None
+    assert window.records[1, JUDGED] == 1, "before the reference said anything nothing is judged"
+    assert window.records[1, ACCURATE] == 1
 
 
 def test_a_late_reading_completes_the_slot_it_was_measured_in() -> None:

@@ -42,6 +42,20 @@ def test_every_device_has_exactly_one_subscription(
     assert len(set(ids)) == len(ids)
 
 
+def test_a_split_site_keeps_devices_with_their_reference() -> None:
+    registry = directory(9, sites=1)
+    for device, of in ((1, 0), (2, 0), (5, 4)):  # 2 series each
+        registry.reference[2 * device] = 2 * of
+    plans = plan(registry, settings(), 3, "gw")
+    shard_of = [
+        next(p.index for p in plans if owned(p, registry, settings(), 3)[device])
+        for device in range(9)
+    ]
+    assert len(set(shard_of)) == 3
+    assert shard_of[0] == shard_of[1] == shard_of[2]
+    assert shard_of[4] == shard_of[5]
+
+
 def test_the_same_layout_gives_the_same_ids_and_a_changed_one_does_not() -> None:
     first = plan(directory(20, sites=4), settings(), 2, "gw")
     again = plan(directory(20, sites=4), settings(), 2, "gw")

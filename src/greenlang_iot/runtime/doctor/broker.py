@@ -1,7 +1,6 @@
 """An MQTT broker: reachable, TLS, login, limits, rights by a probe."""
 
 import asyncio
-import os
 import socket
 import ssl
 import time
@@ -14,6 +13,7 @@ from aiomqtt.exceptions import MqttConnectError
 from greenlang_iot.model.errors import InputError
 from greenlang_iot.mqtt.client import Client, client_options
 from greenlang_iot.mqtt.tls import handshake_words, ssl_context
+from greenlang_iot.mqtt.words import system_words
 from greenlang_iot.runtime.doctor.finding import Finding
 from greenlang_iot.settings.model import BrokerSettings, Settings
 
@@ -264,5 +264,5 @@ def _words(error: BaseException) -> str:
     if isinstance(error, ssl.SSLError):
         return (error.reason or str(error)).replace("_", " ").lower()
     if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno).lower()
+        return system_words(error)
     return str(error) or type(error).__name__
