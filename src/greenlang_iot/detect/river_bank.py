@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from greenlang_iot.detect.forest import Forest
+from greenlang_iot.detect.kernels_bank import note_newest, put_features
 from greenlang_iot.model.batches import F32, F64, I32, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.flags import (
@@ -53,7 +54,6 @@ OTHER_COLUMNS = ("change of it", "time of day")
 """Columns that follow the metrics of a device type."""
 PLACES = 256
 """Sets of metrics that a model knows the places of; beyond it finds them anew."""
-DAY_NS = 86_400_000_000_000
 UNIT = 1_000_000
 """What one observation costs, in millionths: the budget is kept in whole numbers, so that a batch
 of n spends exactly what n batches of one would."""
@@ -162,7 +162,7 @@ class _Model:
     learnt: int = 0
     lately: deque[F64] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
-    places: dict[bytes, list[int]] = field(default_factory=dict)
+    places: dict[bytes, I32] = field(default_factory=dict)
     """By the metrics of a device: which of them is each column, −1: none. Of one Directory."""
 
     def opinion(self, x: F64, z: float, learn: bool) -> float:
@@ -183,13 +183,14 @@ class _Model:
             self.lately.append(np.array([*x.tolist(), z]))
         return 0.0 if silent else total / len(self.detectors)
 
-    def places_of(self, directory: Directory, metrics: I32) -> list[int]:
+    def places_of(self, directory: Directory, metrics: I32) -> I32:
         """Where each metric's column finds its series among those of a device with these metrics."""
         key = metrics.tobytes()
         places = self.places.get(key)
         if places is None:
             here = {directory.metric[m]: i for i, m in enumerate(metrics.tolist())}
-            places = [here.get(name, -1) for name in self.columns[: -len(OTHER_COLUMNS)]]
+            columns = self.columns[: -len(OTHER_COLUMNS)]
+            places = np.array([here.get(name, -1) for name in columns], np.int32)
             if len(self.places) >= PLACES:
                 self.places.clear()
             self.places[key] = places
@@ -296,8 +297,6 @@ class RiverBank:
             for model in self._models.values():
                 model.places.clear()
         known = self.newest
-        judged = (batch.flags[: batch.n] & NOT_LEARNT) == 0
-        series = batch.series[: batch.n]
         before = told = 0
         for row in due:
             self._credit = min(self._credit + per_reading * (row + 1 - before), SAVED * UNIT)
@@ -307,12 +306,11 @@ class RiverBank:
                 continue
             self._credit -= UNIT
             # of several readings of a series the newest counts, as in batches of one
-            rows = slice(told, row + 1)
-            known[series[rows][judged[rows]]] = z[rows][judged[rows]]
+            note_newest(told, row + 1, batch.series, batch.flags, z, known)
             told = row + 1
             self._observe(batch, scores, directory, threshold, z, change, row, row in sampled)
         self._credit = min(self._credit + per_reading * (batch.n - before), SAVED * UNIT)
-        known[series[told:][judged[told:]]] = z[told : batch.n][judged[told:]]
+        note_newest(told, batch.n, batch.series, batch.flags, z, known)
 
     def _due(
         self, batch: ReadingBatch, scores: ScoreBatch, per_reading: int
@@ -321,9 +319,12 @@ class RiverBank:
         stride = max(2 * UNIT // per_reading, 1)
         first = stride - 1 - self._since_sample
         self._since_sample = (self._since_sample + batch.n) % stride
-        verdict, flags = scores.verdict[: batch.n], batch.flags[: batch.n]
-        ordinary = ((verdict & (SUSPECT | LEARNING)) == 0) & ((flags & NOT_LEARNT) == 0)
-        sampled = {row for row in range(first, batch.n, stride) if ordinary[row]}
+        verdict = scores.verdict[: batch.n]
+        sampled = {
+            row
+            for row in range(first, batch.n, stride)
+            if not (verdict[row] & (SUSPECT | LEARNING) or batch.flags[row] & NOT_LEARNT)
+        }
         suspects = np.flatnonzero(verdict & SUSPECT).tolist()
         return sorted(sampled.union(suspects)), sampled
 
@@ -343,17 +344,9 @@ class RiverBank:
         first, end = int(directory.series_start[device]), int(directory.series_start[device + 1])
         metrics = directory.series_metric[first:end]
         model = self._model(directory, directory.type[int(directory.type_of[device])], metrics)
-        newest = self.newest[first:end].tolist()
-        x = np.array(
-            [
-                *(
-                    _squash(newest[at]) if at >= 0 else 0.5
-                    for at in model.places_of(directory, metrics)
-                ),
-                _squash(float(change[row])),
-                int(batch.ts_ns[row]) % DAY_NS / DAY_NS,
-            ]
-        )
+        x = np.empty(len(model.columns))
+        places = model.places_of(directory, metrics)
+        put_features(first, places, self.newest, float(change[row]), int(batch.ts_ns[row]), x)
         self.observations += 1
         scores.verdict[row] |= SECOND_STAGE
         opinion = OPINION * model.opinion(x, float(z[row]), learn)
@@ -373,11 +366,6 @@ class RiverBank:
         seed = zlib.crc32(kind.encode())
         detectors = [_make(name, seed, columns) for name in self.settings.detectors]
         return _Model(detectors, [_Usual() for _ in detectors], columns)
-
-
-def _squash(z: float) -> float:
-    """Any z into (0, 1), steepest where normal readings are."""
-    return 0.5 + 0.5 * z / (4.0 + abs(z))
 
 
 def _adjust(scores: ScoreBatch, row: int, opinion: float, threshold: float) -> None:
