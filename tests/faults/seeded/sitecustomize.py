@@ -88,6 +88,31 @@ def spool_lies(module: Any) -> None:
     module.SegmentLog.durable = bug
 
 
+def damaged_ledger_releases(module: Any) -> None:
+    """A spool whose ledger is damaged counts as delivered."""
+    genuine = module.Store._recover
+
+    def bug(self: Any) -> None:
+        genuine(self)
+        if (self.folder / "ledger.damaged").exists():
+            self.released = self.last
+
+    module.Store._recover = bug
+
+
+def refused_writes_count(module: Any) -> None:
+    """A record that the disk did not take counts as durable."""
+    genuine = module.Store.write
+
+    def bug(self: Any, records: Any) -> None:
+        try:
+            genuine(self, records)
+        except OSError:
+            self.last = records[-1].number
+
+    module.Store.write = bug
+
+
 def full_spool_drops(module: Any) -> None:
     """A full spool drops a required sink's chunk and calls it settled."""
     genuine = module.Runner._write
@@ -228,6 +253,8 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "forgets_failed": ("greenlang_iot.sinks.runner", forgets_failed),
     "forgets_backlog": ("greenlang_iot.sinks.runner", forgets_backlog),
     "spool_lies": ("greenlang_iot.spool.log", spool_lies),
+    "damaged_ledger_releases": ("greenlang_iot.spool.store", damaged_ledger_releases),
+    "refused_writes_count": ("greenlang_iot.spool.store", refused_writes_count),
     "full_spool_drops": ("greenlang_iot.sinks.runner", full_spool_drops),
     "drain_forgets": ("greenlang_iot.runtime.shard", drain_forgets),
     "stale_acks": ("greenlang_iot.runtime.shard", stale_acks),
