@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tests.fakes.influxdb2 import Fault, busy
@@ -650,11 +651,11 @@ def descriptors_exhausted(f: Field) -> float:
     return f.recovered()
 
 
-def _flood() -> Iterable[Message]:
+def _flood(rate: int = 1_000) -> Iterable[Message]:
     topic = "greenlang/acme/site-01/flooding-device/telemetry"
     for number in range(6_000):
         payload = b"no telemetry at all %d" % number
-        yield Message(number / 1_000, topic, payload, [], (("", "any"),), "bad")
+        yield Message(number / rate, topic, payload, [], (("", "any"),), "bad")
 
 
 @row(
@@ -922,7 +923,7 @@ def operator_files_damaged(f: Field) -> float:
 @row(
     "the kernels' cache is cut in half: they are compiled anew",
     bar=240.0,
-    seeded="drain_forgets",
+    seeded="kernels_unchecked",
     options={"own_kernels": True},
 )
 def kernel_cache_damaged(f: Field) -> float:
@@ -941,6 +942,7 @@ LETTERS_IN_KAFKA = {"settings": {"sinks": {"dead_letter": {"target": "kafka"}}}}
     "dead letters go to Kafka, and Kafka is down for 5 s: they go to files meanwhile",
     says="is down",
     logs="it goes to the files",
+    extra=partial(_flood, 50),
     seeded="letters_forgotten",
     options=LETTERS_IN_KAFKA,
 )

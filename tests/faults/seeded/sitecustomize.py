@@ -235,12 +235,21 @@ def best_effort_waits(module: Any) -> None:
     module.Pipeline.__init__ = bug
 
 
+def kernels_unchecked(module: Any) -> None:
+    """Compiled kernels are trusted as they are found."""
+
+    def bug() -> None:
+        module.COMPILED.write_bytes(b"{}")
+
+    module.seal = bug
+
+
 def rates_drop(module: Any) -> None:
     """What is over a rate is acknowledged and kept nowhere."""
     genuine = module.Decoder.decode
 
-    def bug(self: Any, *arguments: Any) -> Any:
-        decoded = genuine(self, *arguments)
+    def bug(self: Any, *arguments: Any, **named: Any) -> Any:
+        decoded = genuine(self, *arguments, **named)
         decoded.rejects = [r for r in decoded.rejects if r.paths[0][1] != "over_rate"]
         return decoded
 
@@ -266,6 +275,7 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "reload_trusts_files": ("greenlang_iot.runtime.reloader", reload_trusts_files),
     "letters_forgotten": ("greenlang_iot.sinks.deadletter", letters_forgotten),
     "best_effort_waits": ("greenlang_iot.pipeline", best_effort_waits),
+    "kernels_unchecked": ("greenlang_iot.model.jit", kernels_unchecked),
     "rates_drop": ("greenlang_iot.decode.decoder", rates_drop),
     "no_adoption": ("greenlang_iot.runtime.sinks", no_adoption),
 }
