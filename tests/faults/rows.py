@@ -78,7 +78,7 @@ def no_fault(f: Field) -> None:
     bar=10.0,
     short=True,
     seeded="acks_first",
-    says="not running",
+    says="connections subscribed",
     logs="shard restarts",
 )
 def shard_killed(f: Field) -> float:
