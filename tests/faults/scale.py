@@ -187,7 +187,8 @@ def fleet(seconds: float, connections: int, devices: int, rate: float) -> dict[s
             "devices_heard": len(load.topics),
         }
 
-    return _run(row, act, rate=rate, devices=devices, options={"connections": connections})
+    options = {"connections": connections}
+    return _run(row, act, rate=rate, devices=devices, history=0, options=options)
 
 
 def _run(
@@ -196,10 +197,11 @@ def _run(
     *,
     rate: float,
     devices: int = 100,
+    history: int = 20,
     options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        site = Site(Path(folder) / "site", devices, rate)
+        site = Site(Path(folder) / "site", devices, rate, history)
         try:
             f = Field(site, row.name, **(options or {}))
             try:

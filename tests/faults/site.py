@@ -69,12 +69,19 @@ TOPIC_SETTINGS = {"max_message_bytes": 1_048_588, "min_insync_replicas": 1}
 
 
 class Site:
-    """Mosquitto, Kafka, InfluxDB 1.x and the stand-in for 2.x, in folders below `folder`."""
+    """Mosquitto, Kafka, InfluxDB 1.x and the stand-in for 2.x, in folders below `folder`.
 
-    def __init__(self, folder: Path, devices: int = 100, rate: float = 200.0) -> None:
+    devices, rate (messages a second), history (readings that each device has at the start): of the load.
+    """
+
+    def __init__(
+        self, folder: Path, devices: int = 100, rate: float = 200.0, history: int = 20
+    ) -> None:
         self.folder = folder
         folder.mkdir(parents=True)
-        self.options = FleetOptions(devices=devices, seed=7, interval=devices / rate, history=20)
+        self.options = FleetOptions(
+            devices=devices, seed=7, interval=devices / rate, history=history
+        )
         self.mosquitto = Mosquitto(_made(folder / "mosquitto"))
         self.ca_file, self.identity = loopback(folder / "mosquitto" / "tls")
         self.influx = start_influxdb1(_made(folder / "influxdb"))
