@@ -799,13 +799,13 @@ def kafka_leader_change(f: Field) -> float:
 
 
 @row(
-    "Kafka's topic has too few replicas for 5 s (min.insync.replicas)",
+    "Kafka's topic has too few replicas for 8 s (min.insync.replicas)",
     counts="sink_spooled_readings",
     seeded="forgets_chunks",
 )
 def kafka_too_few_replicas(f: Field) -> float:
     f.site.configure_topic(min_insync_replicas=2)
-    f.run_for(5.0)
+    f.run_for(8.0)
     f.site.configure_topic(**TOPIC_SETTINGS)
     return f.recovered()
 
