@@ -550,11 +550,15 @@ class Field:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
     def limit_memory(self) -> int:
-        """A shard can have no more memory than it has; its pid."""
+        """A shard can have no more memory than it has; its pid.
+
+        Not by RLIMIT_AS: malloc has address space reserved for each thread, and uses that then.
+        """
         pid = self.gateway.shard_pids()[0]
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
-        size = pages * resource.getpagesize()
-        resource.prlimit(pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        (kilobytes,) = (line.split()[1] for line in lines if line.startswith("VmData:"))
+        size = int(kilobytes) * 1024
+        resource.prlimit(pid, resource.RLIMIT_DATA, (size, resource.RLIM_INFINITY))
         return pid
 
     @contextmanager
