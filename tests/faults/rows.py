@@ -419,18 +419,22 @@ def _answers(f: Field, fault: Fault, times: int) -> float:
     seeded="forgets_failed",
 )
 def influxdb_hangs(f: Field) -> float:
-    return _answers(f, Fault(hang=True), 3)
+    f.site.stand_in.fault(*[Fault(hang=True)] * 3)
+    # all three may hang at once: it is known when their time is over
+    f.wait(lambda: f.logged("sink failed"), 30, "a request given up")
+    f.wait(lambda: not f.site.stand_in.faults_left, 30, "all faults used up")
+    return f.recovered()
 
 
 @row(
-    "InfluxDB answers 503 without Retry-After, 5 times",
+    "InfluxDB answers 503 without Retry-After, 15 times",
     options=TWO,
     seeded="forgets_failed",
     says="is down",
     logs="sink failed",
 )
 def influxdb_503(f: Field) -> float:
-    return _answers(f, busy(), 5)
+    return _answers(f, busy(), 15)
 
 
 @row(
