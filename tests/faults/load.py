@@ -34,6 +34,8 @@ class Load:
     ) -> None:
         self.sent: dict[Key, Message] = {}
         self.confirmed: set[Key] = set()
+        self.topics: set[str] = set()
+        """Of what was confirmed: one for each device that was heard."""
         self.error: BaseException | None = None
         self._patience = 90.0 + connections / 20
         target = Target(
@@ -85,3 +87,4 @@ class Load:
     def _record(self, message: Message, confirmed: bool) -> None:
         if confirmed:
             self.confirmed.add((message.topic, message.payload))
+            self.topics.add(message.topic)

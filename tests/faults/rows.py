@@ -9,12 +9,13 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tests.fakes.influxdb2 import Fault, busy
 from tests.faults.check import FLOOD
 from tests.faults.kafka_proxy import NOT_LEADER, OUT_OF_ORDER, UNKNOWN_PRODUCER
-from tests.faults.network import Network, missing, netem_missing
+from tests.faults.network import Network, lossy_missing, missing
 from tests.faults.site import FLOODER, TOPIC_SETTINGS, Field, slack
 
 from greenlang_iot.simulate.fleet import FleetOptions, fleet_registry
@@ -51,8 +52,8 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-START = 20.0
-"""Bar in seconds of rows that end with the start of a whole gateway: kernels are loaded meanwhile."""
+START = 10.0
+"""Bar in seconds of rows that end with the start of a whole gateway, from the start of its process."""
 ROWS: list[Row] = []
 
 
@@ -227,7 +228,6 @@ def connections_cut_often(f: Field) -> float:
 
 @row(
     "broker killed and restarted",
-    bar=6.0,
     loses_broker=True,
     seeded="never_reconnects",
     says="connections subscribed",
@@ -242,7 +242,6 @@ def broker_killed(f: Field) -> float:
 
 @row(
     "broker refuses connections for 4 s",
-    bar=6.0,
     seeded="never_reconnects",
     says="connections subscribed",
     logs="not_connected",
@@ -256,7 +255,6 @@ def broker_refuses(f: Field) -> float:
 
 @row(
     "half-open: nothing passes for 12 s, connections stay (keep-alive 6 s)",
-    bar=6.0,
     seeded="never_reconnects",
     says="connections subscribed",
     logs="not_connected",
@@ -313,7 +311,7 @@ def _redeliver(f: Field) -> float:
 
 # ---- the network between gateway and broker -------------------------------------------------------
 
-NETWORK: dict[str, Any] = {"options": {"network": True}, "needs": missing}
+NETWORK: dict[str, Any] = {"options": {"network": "whole"}, "needs": missing}
 
 
 def _network(f: Field) -> Network:
@@ -323,7 +321,6 @@ def _network(f: Field) -> Network:
 
 @row(
     "network partition for 12 s: packets vanish (keep-alive 6 s)",
-    bar=6.0,
     seeded="never_reconnects",
     says="connections subscribed",
     logs="not_connected",
@@ -359,15 +356,17 @@ def line_thin(f: Field) -> float:
 
 
 @row(
-    "latency of 200 ± 50 ms and 5 % of the packets lost, for 8 s (netem)",
+    "latency of 200 ± 50 ms and 5 % of the packets lost, for 8 s",
     seeded="forgets_chunks",
-    options=NETWORK["options"],
-    needs=netem_missing,
+    options={"network": "lossy"},
+    needs=lossy_missing,
 )
 def line_lossy(f: Field) -> float:
-    _network(f).shape("netem", "delay", "200ms", "50ms", "loss", "5%")
+    _network(f).lossy(0.2, 0.05, 0.05)
     f.run_for(8.0)
+    dropped = _network(f).dropped()
     _network(f).shape()
+    assert dropped, "the line dropped nothing"
     return f.recovered()
 
 
@@ -451,6 +450,16 @@ def influxdb_503_retry_after(f: Field) -> float:
 )
 def influxdb_429(f: Field) -> float:
     return _answers(f, busy(429, "2"), 2)
+
+
+@row(
+    "InfluxDB answers 429 without Retry-After, 5 times",
+    counts="sink_retries",
+    options=TWO,
+    seeded="forgets_failed",
+)
+def influxdb_429_without_retry_after(f: Field) -> float:
+    return _answers(f, busy(429), 5)
 
 
 @row("InfluxDB answers 400 (not of line protocol), 3 times", options=TWO, seeded="forgets_failed")
@@ -560,7 +569,6 @@ SMALL_SPOOL = {"settings": {"spool": {"max_bytes": 300_000, "segment_bytes": 65_
 
 @row(
     "both sinks down until the spools are full: back pressure, then everything",
-    bar=10.0,
     says="full spool",
     logs="spooling",
     short=True,
@@ -643,11 +651,11 @@ def descriptors_exhausted(f: Field) -> float:
     return f.recovered()
 
 
-def _flood() -> Iterable[Message]:
+def _flood(rate: int = 1_000) -> Iterable[Message]:
     topic = "greenlang/acme/site-01/flooding-device/telemetry"
     for number in range(6_000):
         payload = b"no telemetry at all %d" % number
-        yield Message(number / 1_000, topic, payload, [], (("", "any"),), "bad")
+        yield Message(number / rate, topic, payload, [], (("", "any"),), "bad")
 
 
 @row(
@@ -703,8 +711,7 @@ def kafka_record_too_large(f: Field) -> float:
 
 @row(
     "the disk is full while both sinks are down: back pressure; the sinks' return alone heals it",
-    bar=10.0,
-    seeded="full_spool_drops",
+    seeded="refused_writes_count",
     options={"disk": "12m"},
 )
 def disk_full(f: Field) -> float:
@@ -735,13 +742,20 @@ def disk_full_sinks_up(f: Field) -> float:
     "checkpoint, outbox state, layout and spool ledgers are damaged while everything is down",
     bar=START,
     logs="checkpoint refused",
-    seeded="forgets_failed",
+    seeded="damaged_ledger_releases",
 )
 def files_damaged(f: Field) -> float:
     with f.kafka_cut():
-        f.site.kafka.stop()
         f.site.influx.stop()
+        f.site.kafka.stop()
         f.wait(lambda: f.spool_records() > 3, 20, "spooling")
+        f.site.influx.start()
+        f.site.kafka.start()
+        f.wait(lambda: not f.spool_records(), 40, "delivered")  # the ledgers say so
+        f.site.influx.stop()
+        f.site.kafka.stop()
+        f.wait(lambda: f.spool_records() > 3, 20, "spooling again")
+        f.run_for(1.0)
         f.kill_all()
         f.damage("state/*.state", "outbox/*/open.json", "layout.json", "spool/*/*/ledger.json")
         f.tear("spool/*/*/*.seg")
@@ -820,7 +834,6 @@ def disk_eio_on_sync(f: Field) -> float:
 
 @row(
     "the disk is read-only for 6 s, InfluxDB goes and comes back meanwhile",
-    bar=10.0,
     logs="Read-only file system",
     seeded="forgets_failed",
     options=SWITCHED,
@@ -860,7 +873,6 @@ def shard_out_of_memory(f: Field) -> float:
 
 @row(
     "Mosquitto restarts under 2,000 connections, which come back at once",
-    bar=10.0,
     loses_broker=True,
     says="connections subscribed",
     seeded="never_reconnects",
@@ -911,7 +923,7 @@ def operator_files_damaged(f: Field) -> float:
 @row(
     "the kernels' cache is cut in half: they are compiled anew",
     bar=240.0,
-    seeded="drain_forgets",
+    seeded="kernels_unchecked",
     options={"own_kernels": True},
 )
 def kernel_cache_damaged(f: Field) -> float:
@@ -930,6 +942,7 @@ LETTERS_IN_KAFKA = {"settings": {"sinks": {"dead_letter": {"target": "kafka"}}}}
     "dead letters go to Kafka, and Kafka is down for 5 s: they go to files meanwhile",
     says="is down",
     logs="it goes to the files",
+    extra=partial(_flood, 50),
     seeded="letters_forgotten",
     options=LETTERS_IN_KAFKA,
 )
@@ -958,7 +971,6 @@ SLOW = 2.0
 
 @row(
     "InfluxDB takes a fifth of what comes, for 20 s: the spool fills, then the broker holds back",
-    bar=15.0,
     says="full spool",
     seeded="full_spool_drops",
     options=OVERLOAD,

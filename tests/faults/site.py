@@ -29,7 +29,7 @@ from confluent_kafka.admin import (
 from tests.faults.check import FLOOD, Verdict, judge
 from tests.faults.kafka_proxy import KafkaProxy
 from tests.faults.load import Load
-from tests.faults.network import FAR, Network
+from tests.faults.network import FAR, Network, lossy_network
 from tests.faults.proxy import Key, Proxy
 from tests.faults.readers import (
     Identity,
@@ -150,7 +150,8 @@ class Field:
     influx: "1" for the real server, "2" for the stand-in. topic: for the readings, if it is not to be
     the common one. disk: size of a file system of its own for data_dir. own_ca: the gateway trusts a
     CA file of its own, which the row may replace. proxied: Kafka is reached by way of the proxy.
-    network: between gateway and proxy there are packets that can be dropped. switched: `switch` works. own_kernels: a kernel cache of its own, which the row may damage.
+    network: between gateway and proxy there are packets that can be dropped ("whole"), or delayed and
+    lost at random ("lossy"); "": there are none. switched: `switch` works. own_kernels: a kernel cache of its own, which the row may damage.
     connections: of the load. receive_maximum: of each of the gateway's connections. bug: the seeded one.
     """
 
@@ -166,7 +167,7 @@ class Field:
         proxied: bool = False,
         switched: bool = False,
         own_kernels: bool = False,
-        network: bool = False,
+        network: str = "",
         connections: int = 2,
         receive_maximum: int = 65_535,
         settings: dict[str, Any] | None = None,
@@ -176,7 +177,8 @@ class Field:
         self.name = name
         self.folder = _made(site.folder / "rows" / name)
         self.data_dir = self.folder / "data"
-        self.network: Network | None = Network() if network else None
+        networks: dict[str, Callable[[], Network]] = {"whole": Network, "lossy": lossy_network}
+        self.network = networks[network]() if network else None
         identity = site.identity
         if self.network is not None:
             identity = Authority(site.ca_file.parent).server((FAR,), "far")
@@ -580,9 +582,11 @@ class Field:
         (self.data_dir / "filler").unlink()
 
     def damage(self, *patterns: str) -> None:
-        """Cut the files in half, and break what is left."""
+        """Cut the files in half, and break what is left; there is one at least for each pattern."""
         for pattern in patterns:
-            for path in self.data_dir.glob(pattern):
+            paths = list(self.data_dir.glob(pattern))
+            assert paths, f"there is no {pattern}"
+            for path in paths:
                 content = path.read_bytes()
                 path.write_bytes(b"\xff" + content[1 : len(content) // 2])
 

@@ -1,5 +1,6 @@
 """The kernel cache belongs to one place of the sources, one Python and one set of flags."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,47 @@ def test_another_clone_and_other_flags_have_a_cache_of_their_own(
     monkeypatch.setattr(jit, "_PACKAGE", tmp_path / "clone")
     folders.add(jit._cache_folder())
     assert len(folders) == 3
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two sealed kernels."""
+    monkeypatch.setattr(jit, "CACHE_FOLDER", tmp_path)
+    monkeypatch.setattr(jit, "COMPILED", tmp_path / "complete")
+    (tmp_path / "decode").mkdir()
+    for name in ("one.nbi", "one.1.nbc", "two.nbi", "two.1.nbc"):
+        (tmp_path / "decode" / name).write_bytes(name.encode() * 100)
+    jit.seal()
+    return tmp_path
+
+
+def test_what_is_as_it_was_sealed_stays(cache: Path) -> None:
+    (cache / "decode" / "three.nbi").write_bytes(b"of another command")
+    assert jit.drop_damaged() == []
+    assert len(list((cache / "decode").iterdir())) == 5
+    assert jit.COMPILED.exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"one.nbi" * 50, b"one.nbj" * 100])
+def test_a_damaged_kernel_is_compiled_anew_and_that_is_said(cache: Path, damage: bytes) -> None:
+    (cache / "decode" / "one.nbi").write_bytes(damage)
+    assert jit.drop_damaged() == ["decode/one.nbi"]
+    assert sorted(p.name for p in (cache / "decode").iterdir()) == [
+        "one.1.nbc", "two.1.nbc", "two.nbi",
+    ]  # fmt: skip
+    assert not jit.COMPILED.exists()
+
+
+def test_without_its_checksums_no_kernel_is_trusted(cache: Path) -> None:
+    jit.COMPILED.write_bytes(jit.COMPILED.read_bytes()[:20])
+    assert len(jit.drop_damaged()) == 4
+    assert list((cache / "decode").iterdir()) == []
+
+
+def test_sealing_again_is_for_what_changed(cache: Path) -> None:
+    before = jit.COMPILED.stat().st_ino
+    jit.seal()
+    assert jit.COMPILED.stat().st_ino == before
+    (cache / "decode" / "three.nbi").write_bytes(b"3")
+    jit.seal()
+    assert "decode/three.nbi" in json.loads(jit.COMPILED.read_bytes())

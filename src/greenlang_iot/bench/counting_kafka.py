@@ -11,9 +11,9 @@ import struct
 import sys
 from collections.abc import Callable
 
-import google_crc32c
 import uvloop
 from aiokafka import codec
+from crc32c import crc32c
 
 from greenlang_iot.bench.tally import Delay, Tally, answer_stdin
 
@@ -151,7 +151,7 @@ class Connection(asyncio.Protocol):
         else:
             Counts.others += count
         Counts.nbytes += len(batch)
-        Counts.bad_crc += google_crc32c.value(bytes(batch[21:])) != crc
+        Counts.bad_crc += crc32c(batch[21:]) != crc
         Counts.bad_batch += not (magic == 2 and last == count - 1 and length == len(batch) - 12)
         if self.tally is not None and topic == READINGS:
             (base_ms,) = struct.unpack_from(">q", batch, 27)

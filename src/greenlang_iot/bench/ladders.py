@@ -13,6 +13,8 @@ from greenlang_iot.bench.workload import PACKET
 OFF = {"enabled": False}
 UNCHECKED = Setup(checked=False)
 """For settings that change what a record looks like: the sinks count, and do not read."""
+CHECKED_DEVICES = 100_000
+"""The sinks remember each device's newest reading; of more they only count."""
 
 LADDERS: dict[str, tuple[Rung, ...]] = {
     "features": (
@@ -34,6 +36,21 @@ LADDERS: dict[str, tuple[Rung, ...]] = {
     "records": tuple(
         Rung(f"{n} messages a TLS record", setup=Setup(record_bytes=n * PACKET))
         for n in (1, 4, 16, 128)
+    ),
+    "devices": tuple(
+        Rung(
+            f"{devices:,} devices × {metrics}",
+            setup=Setup(devices, metrics=metrics, checked=devices <= CHECKED_DEVICES),
+        )
+        for devices, metrics in ((10_000, 1), (10_000, 4), (100_000, 4), (1_000_000, 4))
+    ),
+    "batches": tuple(
+        Rung(f"batches of {kib} KiB", {"batch": {"max_bytes": kib * 1024}})
+        for kib in (64, 256, 1_024, 4_096)
+    ),
+    "shards": tuple(
+        Rung(f"{shards} shard{'s' * (shards > 1)}", {"runtime": {"shards": shards}})
+        for shards in (1, 2)
     ),
 }
 

@@ -11,6 +11,7 @@ COST = {
     "ratio": "× orjson.loads",
     "messages_per_s": "messages/s",
     "rss_mb": "RSS MB",
+    "ready_s": "ready after s",
     "spread": "spread of the unit",
     "verified": "verified",
 }

@@ -1,6 +1,7 @@
 """One run of one gateway: start it, warm it up, measure, verify. A rung is a run with a name."""
 
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -63,7 +64,7 @@ def run(rung: Rung, seconds: float, sustained: float = 0.0) -> Outcome:
     if not rung.setup.up:
         return _run_spooled(rung, seconds)
     with stage_of(rung.setup) as stage:
-        gateway = started(stage, rung)
+        gateway, ready_s = started(stage, rung)
         unit = Unit(stage.gateway_core, stage.start_ms)
         before = stage.metric("sink_spooled_readings")
         measured = measure(stage, gateway, unit, seconds, rung.changes)
@@ -72,6 +73,7 @@ def run(rung: Rung, seconds: float, sustained: float = 0.0) -> Outcome:
         wait_for_empty_spool(stage)
         wrong = _verify(stage, measured, rung)
     row = {"name": rung.name} | report(measured, unit, rung.setup.checked and not wrong)
+    row["ready_s"] = round(ready_s, 2)
     if steady:
         row["sustained"] = steady
     if spooled:
@@ -79,13 +81,15 @@ def run(rung: Rung, seconds: float, sustained: float = 0.0) -> Outcome:
     return Outcome(row, wrong + _void(unit))
 
 
-def started(stage: Stage, rung: Rung) -> Child:
-    """A gateway that is ready and warm."""
+def started(stage: Stage, rung: Rung) -> tuple[Child, float]:
+    """A gateway that is ready and warm, and how many seconds it took to be ready."""
     gateway = stage.start_gateway(rung.changes)
+    begun = time.monotonic()
     stage.wait_until_ready(gateway)
+    ready_s = time.monotonic() - begun
     warm_up(stage, gateway, rung.changes)
     wait_for_empty_spool(stage)
-    return gateway
+    return gateway, ready_s
 
 
 def spooled(rung: Rung) -> Rung:

@@ -85,7 +85,9 @@ def headline(
 
 @app.command()
 def ladder(
-    name: Annotated[str, typer.Argument(help="features, records or latency.")],
+    name: Annotated[
+        str, typer.Argument(help="features, records, devices, batches, shards or latency.")
+    ],
     seconds: Annotated[float, typer.Option(min=0.2, help="Seconds of load of a rung.")] = 4.0,
     results: Annotated[Path | None, typer.Option(help="Folder for NAME.json.")] = None,
     as_json: AsJson = False,

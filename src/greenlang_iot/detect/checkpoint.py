@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
+from crc32c import crc32c
 
 from greenlang_iot.detect import state
 from greenlang_iot.detect.state import Rows
@@ -112,7 +112,7 @@ class Snapshot:
         crc = 0
         for part in body:
             for start in range(0, len(part), PIECE):
-                crc = google_crc32c.extend(crc, part[start : start + PIECE])
+                crc = crc32c(part[start : start + PIECE], crc)
         return [_HEAD.pack(MAGIC, VERSION, crc), *body]
 
 
@@ -143,7 +143,7 @@ def _open(blob: bytes) -> tuple[dict[str, Any], list[memoryview]]:
         raise ValueError("not a detector checkpoint")
     if version != VERSION:
         raise ValueError(f"checkpoint format {version} is not known here (known: {VERSION})")
-    if google_crc32c.value(blob[_HEAD.size :]) != crc:
+    if crc32c(blob[_HEAD.size :]) != crc:
         raise ValueError("the checkpoint is damaged: its checksum does not match")
     (length,) = _LENGTH.unpack_from(blob, _HEAD.size)
     start = _HEAD.size + _LENGTH.size + length

@@ -1,6 +1,6 @@
 """The second stage: river's detectors look at suspects and at a sample, within a budget.
 
-An observation costs some 30 µs, a hundred times a reading's first stage, so the budget counts
+An observation costs a hundred times a reading's first stage and more, so the budget counts
 observations per 1,000 readings and is carried across batches. What is due and not affordable (or
 comes before river is imported) is marked SHED: its first score stands. Readings are never shed.
 
@@ -12,6 +12,8 @@ Models learn from the sample, never from suspects, and give no opinion in their 
 A model's opinion is how far its score stands from its own usual score, in standard deviations
 clipped at 3; their mean moves the reading's score by at most OPINION, up or down: a factor of three
 in the share of normal readings.
+
+Half-space trees are walked by kernels of ours (`forest.py`), all else by river itself.
 
 The checkpoint never holds river's objects (nothing is unpickled): it holds the newest observations
 that each model learnt, and a restored model learns them again. For HalfSpaceTrees that is all that
@@ -27,7 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from greenlang_iot.model.batches import F32, F64, ReadingBatch, ScoreBatch
+from greenlang_iot.detect.forest import Forest
+from greenlang_iot.detect.kernels_bank import note_newest, put_features
+from greenlang_iot.model.batches import F32, F64, I32, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.flags import (
     DETECTOR_RIVER,
@@ -46,7 +50,10 @@ TREES = 10
 HEIGHT = 6
 OPINION = 0.5
 USUAL_RATE = 0.02
-DAY_NS = 86_400_000_000_000
+OTHER_COLUMNS = ("change of it", "time of day")
+"""Columns that follow the metrics of a device type."""
+PLACES = 256
+"""Sets of metrics that a model knows the places of; beyond it finds them anew."""
 UNIT = 1_000_000
 """What one observation costs, in millionths: the budget is kept in whole numbers, so that a batch
 of n spends exactly what n batches of one would."""
@@ -59,56 +66,72 @@ REMEMBERED = 2 * WINDOW
 LEARNT_FIRST = 2 * WINDOW
 """Observations before a model has an opinion."""
 
-Features = dict[str, float]
 
+class _OfFeatures:
+    """A detector of several features, by their names."""
 
-class _Whole:
-    """A detector of several features."""
-
-    def __init__(self, river: Any) -> None:
+    def __init__(self, river: Any, columns: list[str]) -> None:
         self._river = river
+        self._columns = columns
 
-    def score(self, x: Features, z: float) -> float:
-        return float(self._river.score_one(x))
+    def score(self, x: F64, z: float) -> float:
+        """x: by column. z: of the reading, with its sign."""
+        return float(self._river.score_one(self._named(x)))
 
-    def learn(self, x: Features, z: float) -> None:
-        self._river.learn_one(x)
+    def learn(self, x: F64, z: float) -> None:
+        self._river.learn_one(self._named(x))
+
+    def _named(self, x: F64) -> dict[str, float]:
+        return dict(zip(self._columns, x.tolist(), strict=True))
 
 
-class _Single(_Whole):
+class _Trees(_OfFeatures):
+    """Half-space trees, walked by kernels."""
+
+    def __init__(self, river: Any, columns: list[str]) -> None:
+        super().__init__(river, columns)
+        self._forest = Forest(river, columns)
+
+    def score(self, x: F64, z: float) -> float:
+        return self._forest.score_one(x)
+
+    def learn(self, x: F64, z: float) -> None:
+        self._forest.learn_one(x)
+
+
+class _Single(_OfFeatures):
     """A detector of one number."""
 
-    def score(self, x: Features, z: float) -> float:
+    def score(self, x: F64, z: float) -> float:
         return float(self._river.score_one(None, z))
 
-    def learn(self, x: Features, z: float) -> None:
+    def learn(self, x: F64, z: float) -> None:
         self._river.learn_one(None, z)
 
 
-class _Drift(_Whole):
+class _Drift(_OfFeatures):
     """A detector of change in what came: strange is the moment in which it finds one."""
 
-    def score(self, x: Features, z: float) -> float:
+    def score(self, x: F64, z: float) -> float:
         return float(self._river.drift_detected)
 
-    def learn(self, x: Features, z: float) -> None:
+    def learn(self, x: F64, z: float) -> None:
         self._river.update(z)
 
 
-def _make(name: str, seed: int) -> _Whole:
+def _make(name: str, seed: int, columns: list[str]) -> _OfFeatures:
     """A new model of the detector that the settings name so."""
     if name == "HalfSpaceTrees":
         river = importlib.import_module("river.anomaly")
-        return _Whole(
-            river.HalfSpaceTrees(n_trees=TREES, height=HEIGHT, window_size=WINDOW, seed=seed)
-        )
+        trees = river.HalfSpaceTrees(n_trees=TREES, height=HEIGHT, window_size=WINDOW, seed=seed)
+        return _Trees(trees, columns)
     if name in ("GaussianScorer", "StandardAbsoluteDeviation"):
-        return _Single(getattr(importlib.import_module("river.anomaly"), name)())
+        return _Single(getattr(importlib.import_module("river.anomaly"), name)(), columns)
     if name in ("OneClassSVM", "LODA"):
         more = {"seed": seed} if name == "LODA" else {}
-        return _Whole(getattr(importlib.import_module("river.anomaly"), name)(**more))
+        return _OfFeatures(getattr(importlib.import_module("river.anomaly"), name)(**more), columns)
     drift = getattr(importlib.import_module("river.drift"), name)
-    return _Drift(drift(seed=seed) if name == "KSWIN" else drift())
+    return _Drift(drift(seed=seed) if name == "KSWIN" else drift(), columns)
 
 
 @dataclass(slots=True)
@@ -118,39 +141,60 @@ class _Usual:
     mean: float = 0.0
     variance: float = 0.0
 
+    def stranger(self, off: float) -> float:
+        """In [−1, 1]: a distance from the mean in standard deviations, three of them being all."""
+        if self.variance <= 0.0:
+            return 0.0
+        return min(max(off / math.sqrt(self.variance) / 3.0, -1.0), 1.0)
+
+    def learn(self, off: float, rate: float) -> None:
+        self.mean += rate * off
+        self.variance += rate * (off * off - self.variance)
+
 
 @dataclass(slots=True)
 class _Model:
     """The detectors of one device type, and what they learnt lately: rows of features and z."""
 
-    detectors: list[_Whole]
+    detectors: list[_OfFeatures]
     usual: list[_Usual]
     columns: list[str]
     learnt: int = 0
     lately: deque[F64] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
-    def opinion(self, x: Features, z: float) -> float:
-        """In [−1, 1]: how much stranger than usual, by the mean of the detectors."""
-        if self.learnt < LEARNT_FIRST:
-            return 0.0
-        total = 0.0
-        for detector, usual in zip(self.detectors, self.usual, strict=True):
-            if usual.variance > 0.0:
-                away = (detector.score(x, z) - usual.mean) / math.sqrt(usual.variance)
-                total += min(max(away / 3.0, -1.0), 1.0) if math.isfinite(away) else 0.0
-        return total / len(self.detectors)
+    places: dict[bytes, I32] = field(default_factory=dict)
+    """By the metrics of a device: which of them is each column, −1: none. Of one Directory."""
 
-    def learn(self, x: Features, z: float) -> None:
+    def opinion(self, x: F64, z: float, learn: bool) -> float:
+        """In [−1, 1]: how much stranger than usual, by the mean of the detectors."""
+        total = 0.0
         for detector, usual in zip(self.detectors, self.usual, strict=True):
             if self.learnt >= WINDOW:
                 off = detector.score(x, z) - usual.mean
                 if math.isfinite(off):
-                    rate = max(1.0 / (self.learnt - WINDOW + 1), USUAL_RATE)
-                    usual.mean += rate * off
-                    usual.variance += rate * (off * off - usual.variance)
-            detector.learn(x, z)
-        self.learnt += 1
-        self.lately.append(np.array([*(x[name] for name in self.columns), z], np.float64))
+                    total += usual.stranger(off)
+                    if learn:
+                        usual.learn(off, max(1.0 / (self.learnt - WINDOW + 1), USUAL_RATE))
+            if learn:
+                detector.learn(x, z)
+        silent = self.learnt < LEARNT_FIRST
+        if learn:
+            self.learnt += 1
+            self.lately.append(np.array([*x.tolist(), z]))
+        return 0.0 if silent else total / len(self.detectors)
+
+    def places_of(self, directory: Directory, metrics: I32) -> I32:
+        """Where each metric's column finds its series among those of a device with these metrics."""
+        key = metrics.tobytes()
+        places = self.places.get(key)
+        if places is None:
+            here = {directory.metric[m]: i for i, m in enumerate(metrics.tolist())}
+            columns = self.columns[: -len(OTHER_COLUMNS)]
+            places = np.array([here.get(name, -1) for name in columns], np.int32)
+            if len(self.places) >= PLACES:
+                self.places.clear()
+            self.places[key] = places
+        return places
 
 
 @dataclass(slots=True)
@@ -164,6 +208,7 @@ class RiverBank:
     _credit: int = 0
     _since_sample: int = 0  # readings since the last one that was sampled
     _ready: bool = False
+    _directory: Directory | None = None  # that the models' places are of
     _models: "OrderedDict[str, _Model]" = field(default_factory=OrderedDict)  # by device type
     _saved: list[dict[str, Any]] = field(
         default_factory=list
@@ -173,7 +218,7 @@ class RiverBank:
         """Import river (some seconds; may run in a thread). Until then all that is due is SHED."""
         models: OrderedDict[str, _Model] = OrderedDict()
         for name in self.settings.detectors:
-            _make(name, 0)
+            _make(name, 0, list(OTHER_COLUMNS))
         for saved in self._saved:
             models[saved["type"]] = self._relearnt(saved)
         self._models = models
@@ -220,9 +265,8 @@ class RiverBank:
         learnt = int(saved["learnt"]) if same else len(rows)
         # windows begin where they began: the rows before the last whole window say nothing more
         for row in rows[-(WINDOW + learnt % WINDOW) :] if learnt > WINDOW else rows:
-            features, z = dict(zip(columns, row.tolist(), strict=False)), float(row[-1])
             for detector in model.detectors:
-                detector.learn(features, z)
+                detector.learn(row[:-1], float(row[-1]))
         model.lately.extend(rows)
         model.learnt = learnt
         if same:
@@ -248,9 +292,11 @@ class RiverBank:
         due, sampled = self._due(batch, scores, per_reading)
         if len(self.newest) != directory.n_series:
             self.newest = np.zeros(directory.n_series, np.float32)
+        if directory is not self._directory:
+            self._directory = directory
+            for model in self._models.values():
+                model.places.clear()
         known = self.newest
-        judged = (batch.flags[: batch.n] & NOT_LEARNT) == 0
-        series = batch.series[: batch.n]
         before = told = 0
         for row in due:
             self._credit = min(self._credit + per_reading * (row + 1 - before), SAVED * UNIT)
@@ -260,12 +306,11 @@ class RiverBank:
                 continue
             self._credit -= UNIT
             # of several readings of a series the newest counts, as in batches of one
-            rows = slice(told, row + 1)
-            known[series[rows][judged[rows]]] = z[rows][judged[rows]]
+            note_newest(told, row + 1, batch.series, batch.flags, z, known)
             told = row + 1
             self._observe(batch, scores, directory, threshold, z, change, row, row in sampled)
         self._credit = min(self._credit + per_reading * (batch.n - before), SAVED * UNIT)
-        known[series[told:][judged[told:]]] = z[told : batch.n][judged[told:]]
+        note_newest(told, batch.n, batch.series, batch.flags, z, known)
 
     def _due(
         self, batch: ReadingBatch, scores: ScoreBatch, per_reading: int
@@ -274,9 +319,12 @@ class RiverBank:
         stride = max(2 * UNIT // per_reading, 1)
         first = stride - 1 - self._since_sample
         self._since_sample = (self._since_sample + batch.n) % stride
-        verdict, flags = scores.verdict[: batch.n], batch.flags[: batch.n]
-        ordinary = ((verdict & (SUSPECT | LEARNING)) == 0) & ((flags & NOT_LEARNT) == 0)
-        sampled = {row for row in range(first, batch.n, stride) if ordinary[row]}
+        verdict = scores.verdict[: batch.n]
+        sampled = {
+            row
+            for row in range(first, batch.n, stride)
+            if not (verdict[row] & (SUSPECT | LEARNING) or batch.flags[row] & NOT_LEARNT)
+        }
         suspects = np.flatnonzero(verdict & SUSPECT).tolist()
         return sorted(sampled.union(suspects)), sampled
 
@@ -294,24 +342,21 @@ class RiverBank:
         series = int(batch.series[row])
         device = int(directory.series_device[series])
         first, end = int(directory.series_start[device]), int(directory.series_start[device + 1])
-        metrics = directory.series_metric[first:end].tolist()
-        here = {directory.metric[m]: i for i, m in enumerate(metrics)}
-        model = self._model(directory.type[int(directory.type_of[device])], sorted(here))
-        newest = self.newest[first:end].tolist()
-        x = {name: _squash(newest[here[name]]) if name in here else 0.5 for name in model.columns}
-        x["change of it"] = _squash(float(change[row]))
-        x["time of day"] = int(batch.ts_ns[row]) % DAY_NS / DAY_NS
+        metrics = directory.series_metric[first:end]
+        model = self._model(directory, directory.type[int(directory.type_of[device])], metrics)
+        x = np.empty(len(model.columns))
+        places = model.places_of(directory, metrics)
+        put_features(first, places, self.newest, float(change[row]), int(batch.ts_ns[row]), x)
         self.observations += 1
         scores.verdict[row] |= SECOND_STAGE
-        opinion = OPINION * model.opinion(x, float(z[row]))
+        opinion = OPINION * model.opinion(x, float(z[row]), learn)
         _adjust(scores, row, opinion, float(threshold[series]))
-        if learn:
-            model.learn(x, float(z[row]))
 
-    def _model(self, kind: str, metrics: list[str]) -> _Model:
+    def _model(self, directory: Directory, kind: str, its: I32) -> _Model:
         model = self._models.get(kind)
         if model is None:
-            model = self._models[kind] = self._new(kind, [*metrics, "change of it", "time of day"])
+            metrics = sorted(directory.metric[m] for m in its.tolist())
+            model = self._models[kind] = self._new(kind, [*metrics, *OTHER_COLUMNS])
             if len(self._models) > self.settings.models:
                 self._models.popitem(last=False)
         self._models.move_to_end(kind)
@@ -319,13 +364,8 @@ class RiverBank:
 
     def _new(self, kind: str, columns: list[str]) -> _Model:
         seed = zlib.crc32(kind.encode())
-        detectors = [_make(name, seed) for name in self.settings.detectors]
+        detectors = [_make(name, seed, columns) for name in self.settings.detectors]
         return _Model(detectors, [_Usual() for _ in detectors], columns)
-
-
-def _squash(z: float) -> float:
-    """Any z into (0, 1), steepest where normal readings are."""
-    return 0.5 + 0.5 * z / (4.0 + abs(z))
 
 
 def _adjust(scores: ScoreBatch, row: int, opinion: float, threshold: float) -> None:

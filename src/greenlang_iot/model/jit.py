@@ -8,9 +8,11 @@ Never `fastmath`: NaN from a sensor must survive. Never `parallel`: a shard owns
 """
 
 import hashlib
+import json
 import os
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -51,7 +53,46 @@ def _cache_folder() -> Path:
 
 CACHE_FOLDER = _cache_folder()
 COMPILED = CACHE_FOLDER / "complete"
-"""Is there once every kernel has been compiled: a start without it takes up to a minute."""
+"""Is there once every kernel has been compiled: a start without it takes up to a minute. It holds the
+checksum of every file then."""
+
+
+def seal() -> None:
+    """Every kernel is compiled: remember what the files are like. OSError where they cannot be read."""
+    checksums = json.dumps(_checksums(), indent=0).encode()
+    if not COMPILED.exists() or COMPILED.read_bytes() != checksums:
+        temporary = COMPILED.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(checksums)
+        temporary.replace(COMPILED)
+
+
+def drop_damaged() -> list[str]:
+    """Delete what is not as it was sealed, so that it is compiled anew; names of those files.
+
+    numba ends with a stack trace at a file that was cut in half, and runs whatever machine code it reads.
+    What was added since (other commands compile kernels of their own) is left alone.
+    """
+    try:
+        sealed = json.loads(COMPILED.read_bytes())
+    except FileNotFoundError:
+        return []
+    except ValueError:
+        sealed = dict.fromkeys(_checksums())
+    damaged = [name for name, found in _checksums().items() if sealed.get(name, found) != found]
+    for name in damaged:
+        (CACHE_FOLDER / name).unlink(missing_ok=True)
+    if damaged:
+        COMPILED.unlink(missing_ok=True)
+    return damaged
+
+
+def _checksums() -> dict[str, int]:
+    """By name; a few megabytes are read."""
+    paths = sorted(CACHE_FOLDER.rglob("*.nb?"))
+    return {p.relative_to(CACHE_FOLDER).as_posix(): zlib.crc32(p.read_bytes()) for p in paths}
+
+
+drop_damaged()
 os.environ["NUMBA_CACHE_DIR"] = str(CACHE_FOLDER)
 
 import numba  # noqa: E402  (numba reads NUMBA_CACHE_DIR when it is imported)

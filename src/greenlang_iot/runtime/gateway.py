@@ -43,8 +43,11 @@ from greenlang_iot.sinks.endings import end
 from greenlang_iot.spool.files import OS_FILES, replace_durably
 from greenlang_iot.spool.format import FormatError
 from greenlang_iot.spool.store import LogInUse
+from greenlang_iot.spool.threads import use_workers
 
 log = structlog.get_logger(__name__)
+WORKERS = 4
+"""Threads for what blocks: files of the console's pages, the audit log, the lake's compaction."""
 
 
 class Gateway:
@@ -84,6 +87,7 @@ class Gateway:
     async def run(self, *, signals: bool = True) -> Summary:
         """Run until stopped. GatewayError where nothing can run (port taken, every shard lost)."""
         settings = self.settings
+        use_workers(WORKERS)
         run = settings.data_dir / "run"
         with _InstanceLock(run / "gateway.pid", settings.instance):
             own = Counters.create(run / "gateway.counters")

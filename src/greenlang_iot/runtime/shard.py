@@ -53,10 +53,13 @@ from greenlang_iot.sinks.deadletter import DeadLetterStats, DeadLetterWriter
 from greenlang_iot.sinks.endings import end
 from greenlang_iot.sinks.outbox import Outbox, open_alerts
 from greenlang_iot.sinks.runner import Runner
+from greenlang_iot.spool.threads import use_workers
 
 log = structlog.get_logger(__name__)
 TICK = 0.1
 PR_SET_PDEATHSIG = 1
+WORKERS = 2
+"""Threads for what blocks: the checkpoint, and beside it the window of quality."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -258,6 +261,7 @@ class Shard:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.set_exception_handler(self._unhandled)
+        use_workers(WORKERS)
         if self.spec.supervisor:
             self._end_with(self.spec.supervisor)
         self._compose()

@@ -148,7 +148,7 @@ class LimitSettings(Section):
 class BatchSettings(Section):
     """How much is taken from a connection at a time."""
 
-    max_bytes: Bytes = Field(1_048_576, ge=65_536)
+    max_bytes: Bytes = Field(2_097_152, ge=65_536)
     """Receive buffer of a connection."""
     linger: Seconds = Field(0.005, le=1.0)
     """Longest wait for more messages."""

@@ -43,7 +43,7 @@ from greenlang_iot.sinks.kafka_client import (
     sink_error,
     why_unreachable,
 )
-from greenlang_iot.sinks.kafka_request import join_once
+from greenlang_iot.sinks.kafka_request import never_join
 
 PROBE_EVERY: Final = 1.0
 """Seconds without any answer after which a waiting send asks whether a broker is there at all."""
@@ -262,7 +262,7 @@ class KafkaSender:
         producer = AIOKafkaProducer(
             **client_options(self._settings), enable_idempotence=True, acks="all"
         )
-        join_once(producer.client)
+        never_join(producer.client)
         try:
             await producer.start()
         except (KafkaError, OSError) as error:

@@ -10,10 +10,10 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import google_crc32c
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
+from crc32c import crc32c
 
 from greenlang_iot.encode.records import BATCH_HEADER
 from greenlang_iot.model.protocols import Body
@@ -46,9 +46,9 @@ class FinishedBatch(BatchBuilder):  # type: ignore[misc]
     def _build(self) -> Pieces:
         if self._buffer is None:
             header = bytearray(self._batch[: BATCH_HEADER.size])
-            content = self._batch[BATCH_HEADER.size :].tobytes()  # the checksum takes bytes only
+            content = self._batch[BATCH_HEADER.size :]
             _PRODUCER.pack_into(header, _PRODUCER_AT, *self._producer)
-            crc = google_crc32c.extend(google_crc32c.value(bytes(header[_ATTRIBUTES_AT:])), content)
+            crc = crc32c(content, crc32c(header[_ATTRIBUTES_AT:]))
             struct.pack_into(">I", header, _CRC_AT, crc)
             self._buffer = Pieces((header, content))
         return self._buffer

@@ -1,11 +1,13 @@
-"""Produce requests whose bytes are joined once.
+"""Produce requests whose bytes are never joined.
 
 aiokafka encodes a request from the inside out and copies every batch at each level: eleven copies, 0.3 µs
-a record. `join_once` makes a client's produce requests answer `encode()` with their pieces; the one
-place that uses them, `size + (header + request)` in `AIOKafkaConnection.send`, then joins them. What it
-relies on is private to aiokafka 0.14 and pinned by a contract test.
+a record. `never_join` makes a client's produce requests answer `encode()` with their pieces; the one
+place that uses them, `writer.write(size + (header + request))` in `AIOKafkaConnection.send`, then gives
+them to the transport one by one. What it relies on is private to aiokafka 0.14 and pinned by a contract
+test.
 """
 
+import asyncio
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -33,20 +35,27 @@ class Pieces:
     def __bytes__(self) -> bytes:
         return b"".join(self._parts)
 
-    def __radd__(self, before: bytes) -> "Whole":
-        return Whole((before, *self._parts))
+    def __radd__(self, before: bytes) -> "Pieces":
+        return Pieces((before, *self._parts))
 
 
-class Whole(Pieces):
-    """Pieces with the request's header before them: what comes before it now is the last."""
+class PiecesWriter:
+    """A connection's StreamWriter that also takes pieces."""
 
-    __slots__ = ()
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
 
-    def __radd__(self, before: bytes) -> bytes:  # type: ignore[override]
-        return b"".join((before, *self._parts))
+    def write(self, data: Body | Pieces) -> None:
+        if isinstance(data, Pieces):
+            self._writer.writelines(data)
+        else:
+            self._writer.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
 
 
-class JoinedRequest(ProduceRequest):  # type: ignore[misc]
+class PiecesRequest(ProduceRequest):  # type: ignore[misc]
     """A ProduceRequest of batches in pieces."""
 
     def build(self, request_struct_class: Any) -> Any:
@@ -68,18 +77,25 @@ class JoinedRequest(ProduceRequest):  # type: ignore[misc]
         return Pieces(parts)
 
 
-def join_once(client: AIOKafkaClient) -> None:
-    """Have this client join the bytes of its produce requests once."""
-    send = client.send
+def never_join(client: AIOKafkaClient) -> None:
+    """Have this client send its produce requests without joining their bytes."""
+    send, get_connection = client.send, client._get_conn
 
-    def send_joined(node_id: int, request: Any, **options: Any) -> Any:
+    def send_pieces(node_id: int, request: Any, **options: Any) -> Any:
         if type(request) is ProduceRequest:
-            request = JoinedRequest(
+            request = PiecesRequest(
                 request._transactional_id, request._required_acks, request._timeout, request._topics
             )
         return send(node_id, request, **options)
 
-    client.send = send_joined
+    async def connection_for_pieces(*arguments: Any, **options: Any) -> Any:
+        connection = await get_connection(*arguments, **options)
+        writer = connection._writer if connection is not None else None
+        if writer is not None and not isinstance(writer, PiecesWriter):
+            connection._writer = PiecesWriter(writer)
+        return connection
+
+    client.send, client._get_conn = send_pieces, connection_for_pieces
 
 
 def _text(value: str | None) -> bytes:

@@ -1,9 +1,12 @@
 """Group commit: one blocking commit in a thread for everything that was appended meanwhile."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+
+from greenlang_iot.spool.threads import started
 
 RETRY_AFTER = 0.5
 """Seconds until a failed commit is tried again."""
@@ -11,6 +14,9 @@ RETRY_AFTER = 0.5
 
 class GroupCommit:
     """Runs `commit` in one thread, `every` seconds after there is something to commit.
+
+    The thread starts at once where a loop runs: what a process needs when a sink fails, or at its
+    first alert, it has from the beginning.
 
     commit: blocking; makes durable what is pending. On OSError it is called again later.
     durable: number of the newest durable record.
@@ -35,6 +41,9 @@ class GroupCommit:
         self._commit: asyncio.Future[None] | None = None
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._closed = False
+        with contextlib.suppress(RuntimeError):  # used without a loop: the caller commits
+            asyncio.get_running_loop()
+            self._thread = started(1, name)
 
     def soon(self) -> None:
         """Let the next commit begin, unless one is due already. Nothing without a running loop."""
@@ -52,7 +61,7 @@ class GroupCommit:
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix=self._name)
+            self._thread = started(1, self._name)
         self._commit = loop.run_in_executor(self._thread, self._do)
         self._commit.add_done_callback(self._done)
 

@@ -19,7 +19,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import google_crc32c
+from crc32c import crc32c
 
 MAGIC = b"GLIOTSEG"
 VERSION = 1
@@ -77,7 +77,7 @@ def encode_header(header: Header) -> bytes:
     return _HEADER.pack(
         MAGIC,
         VERSION,
-        google_crc32c.value(fields),
+        crc32c(fields),
         header.log,
         header.first,
         header.created_ns,
@@ -93,7 +93,7 @@ def decode_header(data: bytes) -> Header:
         raise DamagedHeader("this is not a segment file")
     if version != VERSION:
         raise FormatError(f"segment version {version} is not supported (this is {VERSION})")
-    if google_crc32c.value(data[HEADER_SIZE - 24 : HEADER_SIZE]) != crc:
+    if crc32c(data[HEADER_SIZE - 24 : HEADER_SIZE]) != crc:
         raise DamagedHeader("the header does not match its checksum")
     return Header(log, first, created_ns)
 
@@ -104,8 +104,8 @@ def encode_record(log: int, number: int, rows: int, body: bytes) -> bytes:
 
 
 def _checksum(log: int, length: int, rows: int, number: int, body: bytes) -> int:
-    seed = google_crc32c.value(struct.pack("<QIIQ", log, length, rows, number))
-    crc: int = google_crc32c.extend(seed, body)
+    seed = crc32c(struct.pack("<QIIQ", log, length, rows, number))
+    crc: int = crc32c(body, seed)
     return crc
 
 

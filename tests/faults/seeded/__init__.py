@@ -30,5 +30,8 @@ LOSING = {
     "letters_forgotten",
     "rates_drop",
     "trusts_the_clock",
+    "damaged_ledger_releases",
+    "refused_writes_count",
+    "full_spool_drops",
 }
 """Bugs that lose what was acknowledged: a row notices them only by that."""

@@ -88,6 +88,31 @@ def spool_lies(module: Any) -> None:
     module.SegmentLog.durable = bug
 
 
+def damaged_ledger_releases(module: Any) -> None:
+    """A spool whose ledger is damaged counts as delivered."""
+    genuine = module.Store._recover
+
+    def bug(self: Any) -> None:
+        genuine(self)
+        if (self.folder / "ledger.damaged").exists():
+            self.released = self.last
+
+    module.Store._recover = bug
+
+
+def refused_writes_count(module: Any) -> None:
+    """A record that the disk did not take counts as durable."""
+    genuine = module.Store.write
+
+    def bug(self: Any, records: Any) -> None:
+        try:
+            genuine(self, records)
+        except OSError:
+            self.last = records[-1].number
+
+    module.Store.write = bug
+
+
 def full_spool_drops(module: Any) -> None:
     """A full spool drops a required sink's chunk and calls it settled."""
     genuine = module.Runner._write
@@ -210,12 +235,21 @@ def best_effort_waits(module: Any) -> None:
     module.Pipeline.__init__ = bug
 
 
+def kernels_unchecked(module: Any) -> None:
+    """Compiled kernels are trusted as they are found."""
+
+    def bug() -> None:
+        module.COMPILED.write_bytes(b"{}")
+
+    module.seal = bug
+
+
 def rates_drop(module: Any) -> None:
     """What is over a rate is acknowledged and kept nowhere."""
     genuine = module.Decoder.decode
 
-    def bug(self: Any, *arguments: Any) -> Any:
-        decoded = genuine(self, *arguments)
+    def bug(self: Any, *arguments: Any, **named: Any) -> Any:
+        decoded = genuine(self, *arguments, **named)
         decoded.rejects = [r for r in decoded.rejects if r.paths[0][1] != "over_rate"]
         return decoded
 
@@ -228,6 +262,8 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "forgets_failed": ("greenlang_iot.sinks.runner", forgets_failed),
     "forgets_backlog": ("greenlang_iot.sinks.runner", forgets_backlog),
     "spool_lies": ("greenlang_iot.spool.log", spool_lies),
+    "damaged_ledger_releases": ("greenlang_iot.spool.store", damaged_ledger_releases),
+    "refused_writes_count": ("greenlang_iot.spool.store", refused_writes_count),
     "full_spool_drops": ("greenlang_iot.sinks.runner", full_spool_drops),
     "drain_forgets": ("greenlang_iot.runtime.shard", drain_forgets),
     "stale_acks": ("greenlang_iot.runtime.shard", stale_acks),
@@ -239,6 +275,7 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "reload_trusts_files": ("greenlang_iot.runtime.reloader", reload_trusts_files),
     "letters_forgotten": ("greenlang_iot.sinks.deadletter", letters_forgotten),
     "best_effort_waits": ("greenlang_iot.pipeline", best_effort_waits),
+    "kernels_unchecked": ("greenlang_iot.model.jit", kernels_unchecked),
     "rates_drop": ("greenlang_iot.decode.decoder", rates_drop),
     "no_adoption": ("greenlang_iot.runtime.sinks", no_adoption),
 }

@@ -20,6 +20,7 @@ def row(ratio: float, spread: float = 0.05, name: str = "everything on") -> dict
         "ratio": ratio,
         "messages_per_s": 1_000_000,
         "rss_mb": 400.0,
+        "ready_s": 2.5,
         "spread": spread,
         "verified": True,
     }
@@ -53,7 +54,7 @@ def test_a_report_holds_every_row_and_what_was_wrong(tmp_path: Path) -> None:
     written = {path.name for path in report(tmp_path)}
     assert written == {"report.md", "features.png", "latency.png"}
     text = (tmp_path / "report.md").read_text()
-    assert "| QoS 0 | 320.0 | 0.8 | 1,000,000 | 400.0 | 0.05 | yes |" in text
+    assert "| QoS 0 | 320.0 | 0.8 | 1,000,000 | 400.0 | 2.5 | 0.05 | yes |" in text
     assert "| 50,000 a second | 50,000 | 4 | 9 | 11 |" in text
     assert "- QoS 0: something" in text
 

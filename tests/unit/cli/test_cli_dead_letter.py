@@ -23,6 +23,7 @@ from greenlang_iot.encode.deadletter import resubmission
 from greenlang_iot.model.batches import Reject
 from greenlang_iot.model.errors import GatewayError, InputError
 from greenlang_iot.model.outcomes import DeadLetter, Refused
+from greenlang_iot.observe.audit import local_user
 from greenlang_iot.settings.model import DeadLetterSettings, LimitSettings
 from greenlang_iot.simulate.broker import Broker
 from greenlang_iot.sinks.deadletter import DeadLetterWriter
@@ -171,6 +172,12 @@ async def test_what_a_sink_refused_goes_to_that_sink_only(place: Place) -> None:
         assert "unable to parse" in why
         assert influx.values() == {("d1", "power", now): 1.0}
         assert [r["replayed"] for r in await place.listed()] == [True, False]
+        (line,) = (place.folder / "data" / "audit.jsonl").read_text().splitlines()
+        audited = json.loads(line)
+        assert audited["action"] == "dead-letter replay"
+        assert audited["actor"] == local_user()
+        counts = [audited[name] for name in ("outcome", "wanted", "taken", "refused")]
+        assert counts == ["partly", 2, 1, 1]
 
 
 async def test_a_dry_run_sends_nothing_and_replay_asks_which(place: Place) -> None:

@@ -135,10 +135,9 @@ def test_the_metrics_of_a_device_are_judged_together() -> None:
         detector.load_second_stage()
         detector.score(device_batch(together(np.random.default_rng(3), 3_000)))
         model = detector._bank._models["sensor"]
-        newest = dict(zip(METRICS, last, strict=True))
-        x = {name: 0.5 + 0.5 * z / (4.0 + abs(z)) for name, z in newest.items()}
-        x |= {"change of it": 0.5, "time of day": 0.5}
-        opinions.append(model.opinion(x, 1.5))
+        assert model.columns == [*METRICS, "change of it", "time of day"]
+        x = np.array([0.5 + 0.5 * z / (4.0 + abs(z)) for z in last] + [0.5, 0.5])
+        opinions.append(model.opinion(x, 1.5, learn=False))
     assert opinions[1] > opinions[0]
 
 

@@ -4,9 +4,9 @@ import dataclasses
 import json
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 import pytest
+from crc32c import crc32c
 from tests.fakes.directory import directory
 from tests.fakes.readings import MINUTE, SECOND, readings
 
@@ -99,7 +99,7 @@ def rewritten(blob: bytes, rename: dict[str, str]) -> bytes:
         entry[0] = rename.get(entry[0], entry[0])
     text = json.dumps(header).encode()
     body = len(text).to_bytes(8, "little") + text + body[8 + length :]
-    return blob[:20] + google_crc32c.value(body).to_bytes(4, "little") + body
+    return blob[:20] + crc32c(body).to_bytes(4, "little") + body
 
 
 def test_unknown_fields_are_ignored_and_missing_ones_start_in_learning() -> None:

@@ -33,7 +33,7 @@ from greenlang_iot.sinks.kafka_client import (
     client_options,
     why_unreachable,
 )
-from greenlang_iot.sinks.kafka_request import JoinedRequest, Pieces
+from greenlang_iot.sinks.kafka_request import Pieces, PiecesRequest, PiecesWriter
 
 TP = TopicPartition("iot.readings", 0)
 RECORDS = [KafkaRecord(1_000 + i, b"key", b"value %d" % i) for i in range(50)]
@@ -99,23 +99,47 @@ async def test_a_batch_tried_again_keeps_its_sequence_and_bytes() -> None:
 
 
 @pytest.mark.parametrize("version", range(3, 8))
-def test_a_request_joined_once_is_the_one_that_aiokafka_encodes(version: int) -> None:
+def test_a_request_in_pieces_is_the_one_that_aiokafka_encodes(version: int) -> None:
     whole, pieces = batch_of(RECORDS), Pieces((b"half and ", b"half"))
     topics = [("iot.readings", [(0, whole), (7, pieces)]), ("iot.alerts", [(1, b"")])]
     plain = [("iot.readings", [(0, whole), (7, bytes(pieces))]), ("iot.alerts", [(1, b"")])]
     versions = {0: (version, version)}
-    ours = JoinedRequest(None, -1, 10_000, topics).prepare(versions)
+    ours = PiecesRequest(None, -1, 10_000, topics).prepare(versions)
     theirs = ProduceRequest(None, -1, 10_000, plain).prepare(versions)
     assert bytes(ours.encode()) == theirs.encode()
     message = b"header" + ours.encode()  # as AIOKafkaConnection.send does it
     assert len(message) == len(b"header" + theirs.encode())
-    assert b"size" + message == b"sizeheader" + theirs.encode()
+    assert bytes(b"size" + message) == b"sizeheader" + theirs.encode()
 
 
 def test_a_connection_puts_size_header_and_request_together_in_this_order() -> None:
     source = inspect.getsource(AIOKafkaConnection.send)
     assert "header.encode() + request_struct.encode()" in source
     assert "self._writer.write(size + message)" in source
+
+
+async def test_pieces_reach_the_socket_in_order_and_without_a_copy() -> None:
+    received = asyncio.get_running_loop().create_future()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.set_result(await reader.read())
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    _, plain = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+    given: list[object] = []
+    writelines = plain.writelines
+    plain.writelines = lambda parts: writelines(given.extend(parts) or given)  # type: ignore
+    writer = PiecesWriter(plain)
+    batch = memoryview(bytes(300_000))
+    writer.write(b"before ")
+    writer.write(b"size " + (b"header " + Pieces((batch, b" end"))))
+    await writer.drain()
+    writer.close()
+    assert await received == b"before size header " + bytes(batch) + b" end"
+    assert given[:2] == [b"size ", b"header "]
+    assert given[2] is batch
+    server.close()
 
 
 async def test_the_sequence_wraps_to_zero() -> None:

@@ -57,6 +57,7 @@ class FakeProducer:
             fetch_all_metadata=self._metadata,
             close=self._close,
             send=None,
+            _get_conn=None,
         )
         self._sender = SimpleNamespace(sender_task=None)
         self._message_accumulator = SimpleNamespace(_append_batch=self._append)

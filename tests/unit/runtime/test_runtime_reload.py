@@ -171,6 +171,14 @@ async def test_a_reload_takes_what_it_can_and_says_the_rest(
     letters = list((gateway.folder / "data" / "dead-letter").rglob("dead-letters-*.jsonl"))
     reasons = [json.loads(line)["paths"] for path in letters for line in path.open()]
     assert reasons == [[{"path": "", "reason": "unknown_device"}]]
+    audit = gateway.folder / "data" / "audit.jsonl"
+    assert stat.S_IMODE(audit.stat().st_mode) == 0o600
+    audited = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [(line["action"], line["actor"], line["outcome"]) for line in audited] == [
+        ("reload", "admin token from 127.0.0.1", "refused"),
+        ("reload", "admin token from 127.0.0.1", "done"),
+        ("reload", "SIGHUP", "done"),
+    ]
 
 
 def test_only_what_can_be_taken_over_is() -> None:
