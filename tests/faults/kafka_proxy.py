@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from aiokafka.protocol import produce
 
 PRODUCE = 0
-NOT_LEADER, OUT_OF_ORDER, UNKNOWN_PRODUCER = 6, 45, 59
+NOT_LEADER, NOT_ENOUGH_REPLICAS, OUT_OF_ORDER, UNKNOWN_PRODUCER = 6, 19, 45, 59
 """Error codes of the protocol."""
 
 T = TypeVar("T")

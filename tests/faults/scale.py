@@ -32,6 +32,8 @@ GAUGES = (
 )
 SLOWER = {"chunk_rows": 200, "in_flight": 1}
 """With two shards InfluxDB takes 200 readings a second: a fifth of the load of `make overload-test`."""
+KEPT_SHORT = {"settings": {"alerts": {"history": 50}}}
+"""The book of alerts reaches its bound within the first minutes: what it keeps is no growth of a soak."""
 NOISE = {"memory": 16e6, "descriptors": 4.0, "threads": 4.0, "tasks": 8.0}
 """Largest growth over a soak that is noise: bytes, and counts, of all processes together."""
 
@@ -148,7 +150,7 @@ def soak(seconds: float, rate: float) -> dict[str, Any]:
             "problems": [name for name, value in growth.items() if value > NOISE[name]],
         }
 
-    return _run(row, act, rate=rate)
+    return _run(row, act, rate=rate, options=KEPT_SHORT)
 
 
 def fleet(seconds: float, connections: int, devices: int, rate: float) -> dict[str, Any]:
@@ -185,7 +187,8 @@ def fleet(seconds: float, connections: int, devices: int, rate: float) -> dict[s
             "devices_heard": len(load.topics),
         }
 
-    return _run(row, act, rate=rate, devices=devices, options={"connections": connections})
+    options = {"connections": connections}
+    return _run(row, act, rate=rate, devices=devices, history=0, options=options)
 
 
 def _run(
@@ -194,10 +197,11 @@ def _run(
     *,
     rate: float,
     devices: int = 100,
+    history: int = 20,
     options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        site = Site(Path(folder) / "site", devices, rate)
+        site = Site(Path(folder) / "site", devices, rate, history)
         try:
             f = Field(site, row.name, **(options or {}))
             try:

@@ -69,12 +69,19 @@ TOPIC_SETTINGS = {"max_message_bytes": 1_048_588, "min_insync_replicas": 1}
 
 
 class Site:
-    """Mosquitto, Kafka, InfluxDB 1.x and the stand-in for 2.x, in folders below `folder`."""
+    """Mosquitto, Kafka, InfluxDB 1.x and the stand-in for 2.x, in folders below `folder`.
 
-    def __init__(self, folder: Path, devices: int = 100, rate: float = 200.0) -> None:
+    devices, rate (messages a second), history (readings that each device has at the start): of the load.
+    """
+
+    def __init__(
+        self, folder: Path, devices: int = 100, rate: float = 200.0, history: int = 20
+    ) -> None:
         self.folder = folder
         folder.mkdir(parents=True)
-        self.options = FleetOptions(devices=devices, seed=7, interval=devices / rate, history=20)
+        self.options = FleetOptions(
+            devices=devices, seed=7, interval=devices / rate, history=history
+        )
         self.mosquitto = Mosquitto(_made(folder / "mosquitto"))
         self.ca_file, self.identity = loopback(folder / "mosquitto" / "tls")
         self.influx = start_influxdb1(_made(folder / "influxdb"))
@@ -543,11 +550,15 @@ class Field:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
     def limit_memory(self) -> int:
-        """A shard can have no more memory than it has; its pid."""
+        """A shard can have no more memory than it has; its pid.
+
+        Not by RLIMIT_AS: malloc has address space reserved for each thread, and uses that then.
+        """
         pid = self.gateway.shard_pids()[0]
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
-        size = pages * resource.getpagesize()
-        resource.prlimit(pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        (kilobytes,) = (line.split()[1] for line in lines if line.startswith("VmData:"))
+        size = int(kilobytes) * 1024
+        resource.prlimit(pid, resource.RLIMIT_DATA, (size, resource.RLIM_INFINITY))
         return pid
 
     @contextmanager

@@ -264,7 +264,7 @@ class Book:
         place, at_ns = _place(document), document["at"]
         incident = self._incidents.get(place)
         if incident is None:  # or is one about to begin?
-            incident = next((i for i, m in joined.items() if self._place(m[0]) == place), None)
+            incident = next((i for i, m in joined.items() if self._is_at(place, m)), None)
             near_incident = incident is not None
         else:
             near_incident = at_ns <= self.alerts[incident].last["at"] + window
@@ -285,12 +285,14 @@ class Book:
             return own.group.devices, int(own.group.window * 1e9)
         return self.settings.group_devices, int(self.settings.group_window * 1e9)
 
-    def _place(self, alert_id: str) -> _Place:
-        return _place(self.alerts[alert_id].last)
+    def _is_at(self, place: _Place, members: list[str]) -> bool:
+        """Some of them may be forgotten already: a batch can hold more than `history` alerts."""
+        known = [self.alerts[m].last for m in members if m in self.alerts]
+        return bool(known) and _place(known[0]) == place
 
     def _grow(self, incident: str, members: list[str], now_ns: int, entries: list[Entry]) -> None:
         """Members join an incident, which begins with the first of them."""
-        members = [m for m in members if self.alerts[m].live]
+        members = [m for m in members if m in self.alerts and self.alerts[m].live]
         if not members:
             return
         for member in members:

@@ -304,6 +304,22 @@ def test_a_member_that_resolved_in_the_same_breath_does_not_join() -> None:
 # ---- what is listed ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("gone", [1, 2])
+def test_a_member_that_resolved_and_was_forgotten_in_the_same_breath(gone: int) -> None:
+    """A long backlog (a shard's outbox after a pause) can hold more than the book keeps."""
+    b = book(history=1)
+    over = [change(f"a{n}", 2, "resolved", at=1, device=f"d{n}") for n in range(1, gone + 1)]
+    filler = [
+        change("z", device="dz", site="elsewhere"),
+        change("z", 2, "resolved", device="dz", site="elsewhere", at=2),
+    ]
+    later = devices(1, first=4)
+    entries = b.take([*devices(3), *over, *filler, *later], T0)
+    left = 4 - gone
+    assert incident(entries)["members"] == [f"a{n}" for n in range(gone + 1, 5)]
+    assert incident(entries)["members_total"] == left
+
+
 def test_pages_hold_still_while_alerts_open() -> None:
     b = book(group_devices=0)
     b.take([change(f"a{n}", at=n) for n in range(5)], T0)
