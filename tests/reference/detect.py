@@ -79,6 +79,8 @@ class Series:
     up: float = 0.0
     down: float = 0.0
     quiet: int = 0
+    usual: "Tail" = field(default_factory=lambda: Tail(1.2, 0.3))
+    stray: "Tail" = field(default_factory=lambda: Tail(1.0))
     context: "Context" = field(default_factory=lambda: Context())
 
     def read(self, ts: int, x: float, seq: int | None, connection: int, flag: int = 0) -> Judgement:
@@ -140,22 +142,28 @@ class Series:
             return Judgement(verdict=f.LEARNING)
 
         z = min(abs(deviation) / sigma, 1e6) if sigma > 0 else 0.0
-        tail = 0.116 + 2.2 * max(self.spike_tail - 0.235, 0.0)
+        tail = 0.108 + 2.2 * max(self.spike_tail - 0.235, 0.0)
         shift = self.shift_score(z, deviation > 0)
-        judged = [(self.spike_score(z, tail), f.DETECTOR_SPIKE) if limits.spike else (0.0, 0)]
-        if limits.shift:
-            judged.append((shift, f.DETECTOR_SHIFT))
+        usual, which = (self.spike_score(z, tail), f.DETECTOR_SPIKE) if limits.spike else (0.0, 0)
+        if limits.shift and shift > usual:
+            usual, which = shift, f.DETECTOR_SHIFT
+        seen = self.context.seen
+        belief = min(seen / 4000, 1.0)
+        judged = [(self.usual.lowered(usual, belief), which)]
+        needed = self.usual.raised(limits.threshold, belief)
         if limits.stuck and newest and self.usual_run > 0:
             judged.append((2.0 * (self.run - 1) / max(self.usual_run, 10.0), f.DETECTOR_STUCK))
+        stray = -1.0
         if limits.context:
-            judged.append(
-                (self.context.read(y, ts, self.floor(level), self.quiet > 0), f.DETECTOR_CONTEXT)
-            )
+            stray = self.context.read(y, ts, self.floor(level), self.quiet > 0)
+            strange = self.stray.lowered(stray, min(seen / 20_000, 1.0) ** 2)
+            judged.append((strange, f.DETECTOR_CONTEXT))
         score, detector = max(judged, key=lambda one: one[0])  # the first of equals
         suspect = score >= limits.threshold
+        calm = self.quiet == 0
         told = self.is_told(suspect, detector, score)
 
-        decades = max(limits.threshold - 1.342, 0.0)
+        decades = max(needed - 1.342, 0.0)
         band = sigma * (2.0 * math.exp(min(tail * decades / LOG10E, 13.0)))
         moved = min(abs(x - last), 1e308)
         comes_back = not limits.counter and abs(x - level) < abs(last - level)
@@ -169,11 +177,17 @@ class Series:
 
         if told:
             score = 0.5 * limits.threshold
+        elif not violated and seen >= 50:
+            if calm:
+                self.usual.learn(usual, seen)
+            if stray >= 0.0:
+                self.stray.learn(stray, seen)
 
         expected = base + level * unit
         if z > 2.0 and self.outside == 0 and not violated:
             tail = self.spike_tail
-            self.spike_tail = f32(tail + (math.log(z / 2.0) - tail) / 64)
+            rate = (1.0 if calm else 0.2) / 64
+            self.spike_tail = f32(tail + rate * (math.log(z / 2.0) - tail))
         if z > 4.0:
             self.stay_outside(deviation)
         else:
@@ -257,6 +271,46 @@ class Series:
 
 
 @dataclass
+class Tail:
+    """The tail of raw scores: what one reading in a hundred exceeds, and by how much on average."""
+
+    light: float  # in decades: excesses up to this are those of a decade
+    more: float = 0.0  # how much higher the first figure may be, because two detectors share it
+    start: float = 2.0
+    excess: float = f32(LOG10E)
+
+    def own(self, raw: float) -> float:
+        """−log10 of the share of readings at least as extreme, as the two figures say."""
+        start = self.start - self.more
+        if raw <= start:
+            return 2.0 * raw / start
+        return 2.0 + self.light * LOG10E * (raw - start) / self.excess
+
+    def lowered(self, raw: float, belief: float) -> float:
+        return min(raw, (1.0 - belief) * raw + belief * self.own(raw))
+
+    def raised(self, score: float, belief: float) -> float:
+        """What `lowered` makes this score of, found by halving."""
+        low, high = score, 1e9
+        for _ in range(200):
+            middle = 0.5 * (low + high)
+            if self.lowered(middle, belief) < score:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def learn(self, raw: float, seen: int) -> None:
+        rate = 1.0 / (0.01 * seen + 20.0)
+        if raw <= self.start:
+            self.start = f32(max(self.start - rate * 0.01 * self.excess, 1.0))
+            return
+        over = min(raw - self.start, 4.0 * self.excess)
+        excess = max(self.excess + rate * (over - self.excess), 0.05)
+        self.start, self.excess = f32(self.start + rate * 0.99 * excess), f32(excess)
+
+
+@dataclass
 class Usual:
     """What a quantity was over a long time: mean and standard deviation."""
 
@@ -305,14 +359,15 @@ class Context:
             (1.0, self.usual_square, square, resolution * resolution),
             (0.4, self.usual_lean, abs(lean), resolution),
         )
-        score = 0.0
+        score, judges = 0.0, False
         if self.seen >= 100 and ts // HOUR - self.first_hour >= 48:
+            judges = True
             for weight, usual, x, least in judged:
                 score += weight * math.log(1.0 + usual.away(x, least))
         for _, usual, x, least in judged:
             usual.learn(x, least, self.seen)
         self.seen += 1
-        return 1.29 * score
+        return 1.35 * score if judges else -1.0
 
     def residual(self, x: float, hour: int, doubt: bool) -> float:
         level, learnt = self.hours.get(hour, (0.0, 0))

@@ -5,7 +5,8 @@ its folder), prints its port; waits for subscriptions; then obeys lines on stdin
 counts: `go` send, `pause` stop sending and answer when all is acknowledged, `rate N` messages a second
 (0: as fast as taken), `fresh` forget the latencies so far, `stats`, `end`.
 Messages outstanding stay within each client's Receive Maximum; acknowledgements are checked to come in
-order. A subscription at another QoS than the load's gets nothing.
+order. A subscription at another QoS than the load's gets nothing. MQTT 5 and 3.1.1, as the client asks
+(without Receive Maximum, 65,535 may be outstanding).
 
 Latency is from the moment a message was due at the asked rate, whether or not it could be sent then, to its
 PUBACK, seen here.
@@ -33,6 +34,7 @@ PATIENCE = 60.0
 """Seconds that a pause waits for acknowledgements."""
 TICK = 0.001
 """Seconds between writes at a rate."""
+CONNECT, PUBACK, SUBSCRIBE, PINGREQ = 1, 4, 8, 12
 
 
 @dataclass(slots=True, frozen=True)
@@ -58,6 +60,7 @@ class Subscriber(asyncio.Protocol):
         self.acked = 0
         self.disorder = 0
         self.workload: Workload | None = None
+        self.version5: bool | None = None  # not known before the CONNECT
         self._due: deque[tuple[int, float]] = deque()  # (sent up to, due since)
         self._paced_from = (0.0, 0)  # (time, sent) when sending began at a rate
         self._lap = np.zeros((0, 0), np.uint8)
@@ -87,12 +90,17 @@ class Subscriber(asyncio.Protocol):
             data = self._acks(data)
         self._pending += data
         while self._pending:
-            try:
-                packet, size = mqtt5.read(memoryview(self._pending))
-            except IndexError:
+            whole = _first_packet(self._pending)
+            if whole is None:
                 return
-            self._pending = self._pending[size:]
-            self._control(packet)
+            body, end = whole
+            data, self._pending = self._pending[:end], self._pending[end:]
+            if self.version5 is None:
+                self.version5 = data[body + 6] == 5  # behind the length and MQTT
+            if self.version5:
+                self._control(mqtt5.read(memoryview(data))[0])
+            else:
+                self._control311(data[0] >> 4, data[body:])
             if self.workload is not None and self._pending[:1] == b"\x40":
                 self._pending = self._acks(self._pending)
 
@@ -134,6 +142,25 @@ class Subscriber(asyncio.Protocol):
         elif isinstance(packet, mqtt5.PubAckPacket):
             self.acked += 1
 
+    def _control311(self, kind: int, body: bytes) -> None:
+        if kind == CONNECT:
+            self.transport.write(b"\x20\x02\x00\x00")
+        elif kind == SUBSCRIBE:
+            at, filters, granted = 2, [], b""
+            while at < len(body):
+                size = int.from_bytes(body[at : at + 2], "big")
+                pattern, qos = body[at + 2 : at + 2 + size].decode(), body[at + 2 + size]
+                filters += [pattern] if qos == self.loader.load.qos else []
+                granted += bytes([min(qos, 1)])
+                at += 3 + size
+            self.transport.write(bytes([0x90, 2 + len(granted)]) + body[:2] + granted)
+            if filters:
+                self.loader.subscribed(self, filters)
+        elif kind == PINGREQ:
+            self.transport.write(b"\xd0\x00")
+        elif kind == PUBACK:
+            self.acked += 1
+
     def start(self) -> None:
         """Begin to send."""
         self._paced_from = (time.monotonic(), self.sent)
@@ -167,6 +194,17 @@ class Subscriber(asyncio.Protocol):
             self.sent += count
 
 
+def _first_packet(data: bytes) -> tuple[int, int] | None:
+    """Where the body of the first packet begins and ends; None: it is not all there."""
+    length = 0
+    for i, byte in enumerate(data[1:5]):
+        length |= (byte & 127) << 7 * i
+        if not byte & 128:
+            end = 2 + i + length
+            return (2 + i, end) if end <= len(data) else None
+    return None
+
+
 class Loader:
     """All connections, and whether they send."""
 
@@ -195,7 +233,7 @@ class Loader:
             seed = len(self.subscribers)
             subscriber.workload = Workload(
                 np.array(numbers), seed, load.start_ms, fleet=load.devices, metrics=load.metrics,
-                qos=load.qos,
+                qos=load.qos, version5=bool(subscriber.version5),
             )  # fmt: skip
             self.subscribers.append(subscriber)
 

@@ -92,13 +92,15 @@ class Workload:
         fleet: int = 100_000,
         metrics: int = 1,
         qos: int = 1,
+        version5: bool = True,
     ) -> None:
         self._devices: I64 = np.random.default_rng(seed).permutation(devices)
         self._metrics = [np.frombuffer(name.encode(), np.uint8) for name in METRICS[:metrics]]
         self._qos = qos
         self._fleet = fleet
         self._id_at = _TOPIC_AT + len(topic(0, fleet))
-        self._payload_at = self._id_at + 2 * qos + 1  # packet id, property length 0
+        self._properties = b"\0" * version5  # their length
+        self._payload_at = self._id_at + 2 * qos + len(self._properties)
         self.packet = self._payload_at + _PAYLOAD_BYTES
         rows = [self._packet(int(device), start_ms) for device in self._devices]
         self.n = len(rows)
@@ -110,7 +112,9 @@ class Workload:
     def _packet(self, device: int, ts: int) -> bytes:
         name = topic(device, self._fleet).encode()
         payload = _PAYLOAD.format(ts=ts, value="00.000", seq=FIRST_SEQ).encode()
-        body = len(name).to_bytes(2, "big") + name + b"\0\0" * self._qos + b"\0" + payload
+        body = (
+            len(name).to_bytes(2, "big") + name + b"\0\0" * self._qos + self._properties + payload
+        )
         # the length takes two bytes when it is over 127
         size = len(body)
         length = bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7])

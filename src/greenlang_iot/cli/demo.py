@@ -98,7 +98,11 @@ def demo(
 def _start(arguments: list[str]) -> subprocess.Popen[str]:
     """A Python process of ours in a session of its own, so that Ctrl-C is ours to pass on."""
     return subprocess.Popen(  # noqa: S603 (our own interpreter and modules)
-        [sys.executable, *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -163,6 +167,7 @@ async def _run(
     from greenlang_iot.runtime.gateway import Gateway
     from greenlang_iot.runtime.supervisor import install_signals
 
+    fleet = _start_fleet(settings, options, manifest)  # waits for its cue
     gateway = Gateway(settings, directory, on_transition=screen.transition)
     running = asyncio.ensure_future(gateway.run(signals=False))
     interrupted = asyncio.Event()
@@ -171,9 +176,11 @@ async def _run(
     await asyncio.wait([running, ready], return_when=asyncio.FIRST_COMPLETED)
     if running.done():
         ready.cancel()
+        fleet.kill()
         running.result()  # raises why it did not start
     screen.begin(gateway)
-    fleet = _start_fleet(settings, options, manifest)
+    assert fleet.stdin is not None
+    fleet.stdin.close()
     drawing = asyncio.ensure_future(screen.run(gateway))
     try:
         published = await _until_published(fleet, interrupted, running)
@@ -206,7 +213,7 @@ def _start_fleet(
         "--summary": "json",
     }
     given = [str(part) for pair in options_given.items() for part in pair]
-    return _start(["-m", "greenlang_iot", "simulate", *given])
+    return _start(["-m", "greenlang_iot", "simulate", "--on-cue", *given])
 
 
 async def _until_published(

@@ -70,6 +70,9 @@ def simulate(
         Literal["text", "json", "none"], typer.Option(help="What to print at the end.")
     ] = "text",
     as_json: JsonSummary = False,
+    on_cue: Annotated[
+        bool, typer.Option("--on-cue", hidden=True, help="Begin with a line on stdin; no progress.")
+    ] = False,
 ) -> None:
     """Publish a seeded fleet, with faults, at its pace.
 
@@ -111,6 +114,10 @@ def simulate(
             f"--seconds {seconds:g} is too short: uploading the backlog takes {needed}"
         )
     target = _target(host, port, tls, tls_ca, username, password_file)
+    if on_cue:
+        from greenlang_iot.simulate import publisher  # noqa: F401  (what takes long is done before)
+
+        sys.stdin.readline()
     run = scenario(options, time.time_ns(), waterflow=waterflow)
     if payload_format != "json":
         if manifest is not None and payload_format == "plain":
@@ -129,7 +136,7 @@ def simulate(
             ManifestWriter(manifest, run.header, run.expected) if manifest else nullcontext(None)
         )
         with keeper as writer:
-            done = asyncio.run(_publish(run, target, writer, qos, connections))
+            done = asyncio.run(_publish(run, target, writer, qos, connections, on_cue))
     except MqttError as error:
         raise GatewayError(str(error)) from error
     except OSError as error:
@@ -170,6 +177,7 @@ async def _publish(
     writer: "ManifestWriter | None",
     qos: int,
     connections: int,
+    quiet: bool,
 ) -> dict[str, float | int]:
     """Publish until the end, Ctrl-C or SIGTERM; what was published, as plain numbers.
 
@@ -188,12 +196,13 @@ async def _publish(
         if writer is not None:
             writer.add(message, confirmed)
 
+    shown = sys.stderr.isatty() and not quiet
     publisher = Publisher(
         target,
         record,
         qos=qos,
         connections=connections,
-        on_progress=_show if sys.stderr.isatty() else None,
+        on_progress=_show if shown else None,
     )
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -201,7 +210,7 @@ async def _publish(
     start = loop.time()
     progress = await publisher.run(run.messages)
     duration = loop.time() - start
-    if sys.stderr.isatty():
+    if shown:
         sys.stderr.write("\n")
     return {
         "sent": progress.sent,

@@ -1,7 +1,7 @@
 """The fast path: one call scans the payloads of a batch straight into the columns of its rows.
 
-It takes flat objects, `{"ts", "metric", "value", …}` and `{"ts", "values": {…}, …}`, in any order of
-keys, and arrays of them, whose readings are all good. Anything else, be it wrong or merely unusual, it
+It takes objects, `{"ts", "metric", "value", …}` and `{"ts", "values": {…}, …}`, in any order of
+keys and with any others beside them, and arrays of them, whose readings are all good. Anything else, be it wrong or merely unusual, it
 leaves to the general path, so that everything is decided in exactly one place.
 
 An object's fields come first into a small scratch array, `fields`:
@@ -22,7 +22,6 @@ from greenlang_iot.decode.kernels_json import (
     epoch_ns,
     iso_ns,
     number,
-    skip_scalar,
     skip_space,
     text_end,
     to_float,
@@ -36,7 +35,6 @@ from greenlang_iot.decode.kernels_layouts import (
     MOST_MARKS,
     READINGS,
     SEQ,
-    SKIP,
     TS,
     VALUE,
     expected,
@@ -44,6 +42,7 @@ from greenlang_iot.decode.kernels_layouts import (
     mark,
     miss,
 )
+from greenlang_iot.decode.kernels_skip import skip_value
 from greenlang_iot.decode.kernels_topics import same_bytes
 from greenlang_iot.model.batches import F64, I16, I32, I64, U8, U16, U64
 from greenlang_iot.model.flags import FRAME_RETAIN, HAS_SEQ, RETAINED
@@ -203,10 +202,7 @@ def _object(buffer: U8, i: int, end: int, fields: I64, numbers: F64) -> tuple[in
         elif key == _VALUES:
             i, count = _values(buffer, i, end, fields, numbers)
         else:
-            i = skip_scalar(buffer, i, end)
-            c = load8(buffer, at)
-            if c == 45 or 48 <= c <= 57:
-                mark(fields, at, i, SKIP)
+            i = skip_value(buffer, i, end, fields)
         if i < 0:
             return i, -1
         i = skip_space(buffer, i, end)

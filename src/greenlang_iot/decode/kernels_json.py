@@ -25,9 +25,6 @@ ANY_TEXT = _NOTHING
 ASCII_TEXT = _HIGH1
 """For `text_end`: bytes from 0x80 on are not taken."""
 
-_NULL = np.uint64(int.from_bytes(b"null", "little"))
-_TRUE = np.uint64(int.from_bytes(b"true", "little"))
-_FALS = np.uint64(int.from_bytes(b"fals", "little"))
 _WORD4 = np.uint64(0xFFFF_FFFF)
 
 _POWERS = np.array([float(f"1e{i}") for i in range(23)])  # exact in float64
@@ -43,7 +40,6 @@ _TEN4 = np.uint64(10_000)
 _16 = np.uint64(16)
 _32 = np.uint64(32)
 _64 = np.uint64(64)
-_LARGEST_EXPONENT = 200  # a number of at most 19 digits stays finite below it
 
 
 @fused
@@ -57,8 +53,8 @@ def skip_space(buffer: U8, i: int, end: int) -> int:
 
 
 @fused
-def text_end(buffer: U8, i: int, end: int, refuse: np.uint64) -> int:
-    """Position of the closing quote of a string without escapes whose first character is at `i`."""
+def plain_end(buffer: U8, i: int, end: int, refuse: np.uint64) -> int:
+    """The first position from `i` on of a quote, backslash, control character or refused bit, or ≥ `end`."""
     while i < end:
         word = load64(buffer, i)
         low = word & _LOW7
@@ -67,10 +63,16 @@ def text_end(buffer: U8, i: int, end: int, refuse: np.uint64) -> int:
         no_control = low + _PRINTABLE | word
         stop = (~(no_quote & no_backslash & no_control) & _HIGH1) | (word & refuse)
         if stop != _NOTHING:
-            i += trailing_zeros(stop) >> 3
-            return i if i < end and load8(buffer, i) == 34 else -1
+            return i + (trailing_zeros(stop) >> 3)
         i += 8
-    return -1
+    return i
+
+
+@fused
+def text_end(buffer: U8, i: int, end: int, refuse: np.uint64) -> int:
+    """Position of the closing quote of a string without escapes whose first character is at `i`."""
+    i = plain_end(buffer, i, end, refuse)
+    return i if i < end and load8(buffer, i) == 34 else -1
 
 
 @fused
@@ -169,22 +171,6 @@ def to_float(mantissa: int, exponent: int, real: bool, negative: bool) -> tuple[
             return False, 0.0
         value = float(mantissa)
     return True, -value if negative else value
-
-
-@leaf
-def skip_scalar(buffer: U8, i: int, end: int) -> int:
-    """Position behind a string, number, true, false or null."""
-    c = load8(buffer, i)
-    if c == 34:
-        i = text_end(buffer, i + 1, end, ASCII_TEXT)
-        return -1 if i < 0 else i + 1
-    if c == 45 or 48 <= c <= 57:
-        i, _, exponent, _, _ = number(buffer, i, end)
-        return i if -_LARGEST_EXPONENT <= exponent <= _LARGEST_EXPONENT else -1
-    word = load64(buffer, i) & _WORD4
-    if word == _FALS:
-        return i + 5 if load8(buffer, i + 4) == 101 else -1
-    return i + 4 if word in (_NULL, _TRUE) else -1
 
 
 @fused

@@ -10,6 +10,9 @@ stuck   length of a run of equal values against the longest that is usual here.
 context the series strays from its usual day (kernels_context).
 rate, range  a violated limit of the registry is certain.
 
+Spike and shift together, and context, stand against the tail of their own raw scores (kernels_tail):
+what this series does all the time is no anomaly.
+
 An anomaly is news once: after a reading over the threshold the next ones are TOLD, with half the
 threshold as their score, until the series stayed below the threshold for a while. A violated limit is always news.
 
@@ -22,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from greenlang_iot.detect.kernels_context import context_score, half_of
+from greenlang_iot.detect.kernels_context import DOUBT, context_score, half_of
+from greenlang_iot.detect.kernels_tail import EXCESS, beyond, lowered, raised
 from greenlang_iot.detect.limits import COUNTER, RESOLUTION
 from greenlang_iot.detect.state import GAUSS_TAIL, HOT_LINES, NO_TS, NOISE_CUSUM, RECENT, Rows
 from greenlang_iot.model.batches import F32, F64, I32, I64, U8, U16
@@ -68,7 +72,7 @@ SHIFT_RATE = 1 / 256
 SIGMA = 1.2533141373155001  # standard deviation / mean absolute deviation of Gaussian noise
 LOG10E = 0.4342944819032518
 TAIL_FROM = 2.0
-LIGHTEST = 0.116  # exponent of the tail of Gaussian noise between 2 and 6 sigma
+LIGHTEST = 0.108  # exponent of a tail that no noise but Gaussian has: 4.97 sigma are five decades
 HEAVIER = 2.2  # and how fast it grows where the series' own tail is heavier
 TAIL_SCORE = 1.342  # −log10 P(|z| > 2)
 CLIP = 3.0
@@ -83,6 +87,16 @@ QUIET_SHARE = 0.06  # of the readings seen
 QUIET_LEAST = 25.0
 QUIET_MOST = 140.0
 TOLD_SHARE = 0.5
+USUAL_BELIEVED = 4_000.0
+"""Readings after which the tail of spikes and shifts is believed."""
+TWO = 0.3
+"""Two detectors share it: where each keeps to its decades, so much more is reached as often."""
+USUAL_LIGHT = 1.2 * EXCESS
+"""Its mean excess must be above this: some faults a day raise it by as much."""
+STRAY_BELIEVED = 20_000.0
+"""And that of the context, by the square of the share seen: its readings depend on each other."""
+TAIL_KNOWN = 50
+"""Readings before which no tail is learnt."""
 RUN_FLOOR = 10.0  # shorter runs of equal values never count as long
 RUN_SCORE = 2.0  # score of a run as long as usual
 RUN_DECAY = 0.9995  # per finished run
@@ -255,20 +269,14 @@ def arrive(row: Row, limit: Row, x: float, ts: int) -> float:
 
 
 @leaf
-def strangest(
-    row: Row, enabled: int, z: float, above: bool, tail: float, newest: bool
-) -> tuple[float, int]:
-    """The highest of the statistical scores, and its detector."""
+def unusual(row: Row, enabled: int, z: float, above: bool, tail: float) -> tuple[float, int]:
+    """The higher of the raw scores of spike and shift, and its detector."""
     best, detector = 0.0, DETECTOR_NONE
     if enabled & (1 << DETECTOR_SPIKE):
         best, detector = spike_score(z, tail), DETECTOR_SPIKE
     shift = follow_shift(row, z, above)
     if enabled & (1 << DETECTOR_SHIFT) and shift > best:
         best, detector = shift, DETECTOR_SHIFT
-    if enabled & (1 << DETECTOR_STUCK) and newest and row["usual_run"] > 0.0:
-        stuck = RUN_SCORE * (row["run"] - 1.0) / max(float(row["usual_run"]), RUN_FLOOR)
-        if stuck > best:
-            best, detector = stuck, DETECTOR_STUCK
     return best, detector
 
 
@@ -336,25 +344,48 @@ def judge(
             change = min(max(x - last, -HUGE), HUGE) / (unit * sigma)
             change = min(max(change, -MAX_Z), MAX_Z)
     above = deviation > 0.0
+    enabled = limit["detectors"]
     threshold = float(limit["threshold"])
     tail = float(row["spike_tail"])
-    best, detector = strangest(row, limit["detectors"], z, above, tail, seconds >= 0.0)
-    if limit["detectors"] & (1 << DETECTOR_CONTEXT):
-        strange = context_score(row, half, y, ts, floor)
+    seen = int(row["seen"])
+    usual, detector = unusual(row, enabled, z, above, tail)
+    start, excess = float(row["usual_start"]) - TWO, float(row["usual_excess"])
+    belief = min(seen / USUAL_BELIEVED, 1.0)
+    best = lowered(usual, start, excess, USUAL_LIGHT, belief)
+    band = sigma * reach(tail, raised(threshold, start, excess, USUAL_LIGHT, belief))
+    if enabled & (1 << DETECTOR_STUCK) and seconds >= 0.0 and row["usual_run"] > 0.0:
+        stuck = RUN_SCORE * (row["run"] - 1.0) / max(float(row["usual_run"]), RUN_FLOOR)
+        if stuck > best:
+            best, detector = stuck, DETECTOR_STUCK
+    stray = -1.0
+    if enabled & (1 << DETECTOR_CONTEXT):
+        stray = context_score(row, half, y, ts, floor)
+        belief = min(seen / STRAY_BELIEVED, 1.0)
+        strange = lowered(
+            stray, float(row["stray_start"]), float(row["stray_excess"]), EXCESS, belief * belief
+        )
         if strange > best:
             best, detector = strange, DETECTOR_CONTEXT
     suspect = best >= threshold
+    calm = row["quiet"] == 0  # nothing was told lately
     told = is_told(row, suspect, detector, best, threshold)
-    band = sigma * reach(tail, threshold)
     violated = violation(limit, x, last, level, seconds, band)
     if violated != DETECTOR_NONE:
         suspect, told, best, detector = True, False, max(best, CERTAIN), violated
     if told:
         best = TOLD_SHARE * threshold
+    if not told and violated == DETECTOR_NONE and seen >= TAIL_KNOWN:
+        if calm:
+            row["usual_start"], row["usual_excess"] = beyond(usual, start + TWO, excess, seen)
+        if stray >= 0.0:
+            row["stray_start"], row["stray_excess"] = beyond(
+                stray, float(row["stray_start"]), float(row["stray_excess"]), seen
+            )
 
     # what violates a limit is a fault, not a habit of the series
     if z > TAIL_FROM and row["outside"] == 0 and violated == DETECTOR_NONE:
-        row["spike_tail"] = tail + SPIKE_RATE * (math.log(z / TAIL_FROM) - tail)
+        rate = SPIKE_RATE if calm else SPIKE_RATE * DOUBT
+        row["spike_tail"] = tail + rate * (math.log(z / TAIL_FROM) - tail)
     if z > OUTSIDE:
         stay_outside(row, deviation)
     else:

@@ -42,7 +42,7 @@ SIZE_FLOOR = 0.3
 SQUARE_FLOOR = 0.6
 SQUARE_WEIGHT = 1.0
 LEAN_WEIGHT = 0.4
-PER_UNIT = 1.29
+PER_UNIT = 1.35
 """−log10 of the tail share for a unit of the weighted sum: measured, see docs/decisions."""
 REACH = 1e18
 """Larger residuals count as this large: their squares stay within float32."""
@@ -103,7 +103,7 @@ def residual(row: Row, half: Row, y: float, ts: int) -> float:
 
 @leaf
 def context_score(row: Row, half: Row, y: float, ts: int, resolution: float) -> float:
-    """−log10 of the tail share of what the series did lately; learns from the reading.
+    """−log10 of the tail share of what the series did lately, −1 where nothing is judged yet; learns from the reading.
 
     half: the line of `state.halves` with this hour. resolution: the least residual that means anything, in the value's unit.
     """
@@ -122,7 +122,7 @@ def context_score(row: Row, half: Row, y: float, ts: int, resolution: float) -> 
     square_unit = max(square_sd, SQUARE_FLOOR * square_mean, resolution * resolution)
     lean_unit = max(lean_sd, SIZE_FLOOR * lean_mean, resolution)
     seen = int(row["seen"])
-    score = 0.0
+    score = -1.0
     if seen >= SETTLED_ROWS and ts // HOUR_NS - row["first_hour"] >= SETTLED_HOURS:
         a = 1.0 + away(size, size_mean, size_unit)
         b = 1.0 + away(square, square_mean, square_unit)

@@ -7,6 +7,7 @@ checkpoint stores named fields, so the layout may change.
 import numpy as np
 import numpy.typing as npt
 
+from greenlang_iot.detect.kernels_tail import EXCESS, START
 from greenlang_iot.model.directory import Directory
 
 Rows = npt.NDArray[np.void]
@@ -14,7 +15,6 @@ Rows = npt.NDArray[np.void]
 LINE = 64
 HALF = 12
 """Hours of half a day."""
-SPARE = 4
 RECENT = 4
 """Identities remembered per series."""
 NO_TS = -(2**63)
@@ -62,7 +62,11 @@ ROW = np.dtype(
         ("square_sd", np.float32),
         ("lean_mean", np.float32),
         ("lean_sd", np.float32),
-        ("spare", np.float32, SPARE),
+        # tails of the raw scores, of spikes and shifts and of the context (see kernels_tail)
+        ("usual_start", np.float32),
+        ("usual_excess", np.float32),
+        ("stray_start", np.float32),
+        ("stray_excess", np.float32),
         # -- seasonality (24 bytes here): residuals are taken from `anchor`, which keeps float32 exact
         ("first_hour", np.int32),  # of event time, since 1970
         ("anchor", np.float64),
@@ -78,7 +82,7 @@ ROW = np.dtype(
         ("day_spare", np.uint8, 4),
     ]
 )
-SPARES = ("spare", "night_spare", "day_spare")
+SPARES = ("night_spare", "day_spare")
 assert ROW.itemsize == 384
 assert ROW.fields is not None
 assert ROW.fields["night_level"][1] == 256
@@ -130,6 +134,9 @@ def reset(rows: Rows, which: slice | npt.NDArray[np.intp]) -> None:
         rows[name][which] = NO_TS
     rows["spike_tail"][which] = GAUSS_TAIL
     rows["shift_excess"][which] = NOISE_CUSUM
+    for name in ("usual", "stray"):
+        rows[f"{name}_start"][which] = START
+        rows[f"{name}_excess"][which] = EXCESS
 
 
 def seen(rows: Rows) -> npt.NDArray[np.bool_]:

@@ -36,12 +36,16 @@ class Client(aiomqtt.Client):
     """Keeps what aiomqtt drops: the reasons of PUBACK and DISCONNECT, the properties of CONNACK."""
 
     refusal: str | None = None
-    """Why the last message was refused."""
+    """Why a message was refused, the last one that was."""
     unheard: bool = False
     """The last message was taken, and nobody subscribes to its topic (brokers may say so)."""
     goodbye: int = 0
     limits: Any = None
     """CONNACK properties: `ReceiveMaximum`, `MaximumPacketSize` … where the broker sent them."""
+
+    def forget_refusal(self) -> None:
+        """`refusal` is then of what is published from now on."""
+        self.refusal = None
 
     def _on_connect(
         self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None

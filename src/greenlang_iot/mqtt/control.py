@@ -1,11 +1,12 @@
 """The control plane: the gateway's status (with a last will) and its alerts, over aiomqtt.
 
-A connection of its own beside the data plane, at low rates: one message at a time, each at QoS 1.
+A connection of its own beside the data plane, at low rates: a few messages at a time, each at QoS 1.
 """
 
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import aiomqtt
@@ -20,6 +21,11 @@ from greenlang_iot.settings.model import BrokerSettings
 _RETRY_FIRST = 0.1
 _RETRY_CAP = 4.0
 """Seconds; between them decorrelated jitter: uniform(first, 3 × the last wait)."""
+
+_IN_FLIGHT = 10
+"""Messages that wait for their PUBACKs together; aiomqtt warns of more."""
+_Message = tuple[str, bytes, bool]
+"""topic, payload, retained"""
 
 _TAKEN_OVER = 142  # reason code "Session taken over"
 
@@ -85,7 +91,7 @@ class ControlPlane:
         """Say offline, disconnect and let `run()` return; idempotent."""
         if self._client is not None and not self._closing.is_set():
             try:
-                await self._publish(self._status_topic, self._status("offline"), retain=True)
+                await self._publish([(self._status_topic, self._status("offline"), True)])
             except MqttError as error:
                 _log.warning("offline status not published", why=str(error))
         self._closing.set()
@@ -96,11 +102,19 @@ class ControlPlane:
         Retained from opening to resolution, then the topic is emptied. Raises MqttError: publish
         the same transition again, unless the error is not retryable.
         """
-        topic = alert_topic(transition)
-        body = orjson.dumps(transition.as_dict())
-        await self._publish(topic, body, retain=transition.state != "pending")
-        if transition.state == "resolved":
-            await self._publish(topic, b"", retain=True)
+        await self.publish_alerts([transition])
+
+    async def publish_alerts(self, transitions: Sequence[Transition]) -> None:
+        """Publish transitions in their order, several round trips at a time; else as publish_alert."""
+        messages: list[_Message] = []
+        for transition in transitions:
+            topic = alert_topic(transition)
+            body = orjson.dumps(transition.as_dict())
+            messages.append((topic, body, transition.state != "pending"))
+            if transition.state == "resolved":
+                messages.append((topic, b"", True))
+        for first in range(0, len(messages), _IN_FLIGHT):
+            await self._publish(messages[first : first + _IN_FLIGHT])
 
     @property
     def _client_id(self) -> str:
@@ -123,7 +137,7 @@ class ControlPlane:
             self._client = client
             online = self._status("online", since=time.time_ns())
             try:
-                await self._publish(self._status_topic, online, retain=True)
+                await self._publish([(self._status_topic, online, True)])
             except MqttError as error:
                 raise aiomqtt.MqttError(str(error)) from error
             self._up.set()
@@ -139,26 +153,40 @@ class ControlPlane:
                     raise _TakenOver
                 lost.result()
 
-    async def _publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
+    async def _publish(self, messages: Sequence[_Message]) -> None:
+        """All at once, in this order; where one is refused, again one at a time to learn which."""
         async with self._one_at_a_time:
             client = self._client
             if client is None:
                 raise MqttError(
                     f"the control connection to {self._where} is down", reason="connection_lost"
                 )
-            try:
-                client.refusal = None
-                await client.publish(topic, payload, qos=1, retain=retain)
-            except aiomqtt.MqttError as error:
+            client.forget_refusal()
+            answers = await asyncio.gather(
+                *(
+                    client.publish(topic, body, qos=1, retain=keep)
+                    for topic, body, keep in messages
+                ),
+                return_exceptions=True,
+            )
+            refusal = client.refusal
+        for (topic, _, _), error in zip(messages, answers, strict=True):
+            if isinstance(error, aiomqtt.MqttError):
                 raise MqttError(
                     f"publishing to {topic} at {self._where} failed: {error}",
                     reason="connection_lost",
                 ) from error
-            if client.refusal is not None:
-                raise MqttError(
-                    f"the broker at {self._where} refused a message to {topic}: {client.refusal}",
-                    reason="publish_refused",
-                )
+            if error is not None:
+                raise error
+        if refusal is None:
+            return
+        if len(messages) == 1:
+            raise MqttError(
+                f"the broker at {self._where} refused a message to {messages[0][0]}: {refusal}",
+                reason="publish_refused",
+            )
+        for message in messages:
+            await self._publish([message])
 
 
 class _TakenOver(aiomqtt.MqttError):

@@ -316,8 +316,7 @@ class Courier:
         running = asyncio.ensure_future(control.run())
 
         async def deliver(items: list[dict[str, Any]]) -> None:
-            for item in items:
-                await control.publish_alert(Transition.from_dict(item))
+            await control.publish_alerts([Transition.from_dict(item) for item in items])
 
         async def close() -> None:
             await control.close()

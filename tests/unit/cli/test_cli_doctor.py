@@ -159,6 +159,15 @@ async def test_plain_mqtt_where_tls_is_set(setup: SetUp) -> None:
     assert "plain MQTT" in advice
 
 
+async def test_tls_where_the_settings_have_none(setup: SetUp) -> None:
+    del setup.broker["tls"]
+    setup.broker["connect_timeout"] = 2
+    ((subject, (said, advice)),) = (await setup.failed()).items()
+    assert subject == "broker default: login"
+    assert f"port {setup.broker['port']} speaks TLS, and the settings have no tls section" in said
+    assert "mqtt.brokers[].tls" in advice
+
+
 async def test_wrong_password(setup: SetUp) -> None:
     setup.secret("password", "wrong")
     ((subject, (said, advice)),) = (await setup.failed()).items()

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mqtt5
 import pytest
@@ -129,6 +130,33 @@ async def test_alerts_are_retained_while_open_and_emptied_at_the_end(broker: Bro
 )
 def test_alert_topics(change: dict[str, str], topic: str) -> None:
     assert alert_topic(replace(OPEN, **change)) == topic  # type: ignore[arg-type]
+
+
+async def test_many_alerts_share_round_trips_and_keep_their_order(broker: Broker) -> None:
+    live = await watcher(broker, "greenlang/acme/#")
+    plane = plane_at(broker)
+    most = now = 0
+    async with running(plane):
+        assert plane._client is not None
+        publish = plane._client.publish
+
+        async def counted(*arguments: Any, **options: Any) -> None:
+            nonlocal most, now
+            now += 1
+            most = max(most, now)
+            await publish(*arguments, **options)
+            now -= 1
+
+        plane._client.publish = counted  # type: ignore[method-assign]
+        transitions = [
+            replace(OPEN, alert_id=f"a{n % 7}", number=n, state="resolved" if n > 20 else "open")
+            for n in range(25)
+        ]
+        await plane.publish_alerts(transitions)
+        bodies = [(await received(live))[1] for _ in range(29)]
+    assert most == 10
+    numbers = [body["number"] if body else None for body in bodies]
+    assert numbers == [*range(21), 21, None, 22, None, 23, None, 24, None]
 
 
 async def test_reconnects_and_raises_meanwhile() -> None:

@@ -193,10 +193,26 @@ class Payloads:
         key = self.rng.choice(
             ["fw", "battery", "Ts", "metrics", "", "a\\\\b", "grüße", "seq", "ts", "unit"]
         )
-        quoted = ['"1.2.3"', '"a longer text than eight"', '"\\n"', '"°"', '""']
-        return f'"{key}":' + self.rng.choice(
-            [self.number(), "true", "false", "null", "nul", "truefalse", "{}", "[1]", *quoted]
-        )
+        plain = [self.number(), "true", "false", "null", "nul", "truefalse", "{}", "[1]"]
+        return f'"{key}":' + self.rng.choice([*plain, self.text(), self.nested(4), self.nested(4)])
+
+    def text(self) -> str:
+        """A string, mostly good, of everything that a string can hold."""
+        pieces = TEXT if not self.flaw(6) else (*TEXT, *BAD_TEXT)
+        return '"' + "".join(self.rng.choices(pieces, k=self.rng.randint(0, 6))) + '"'
+
+    def nested(self, levels: int) -> str:
+        rng = self.rng
+        if levels == 0 or rng.randrange(3) == 0:
+            return rng.choice([self.number(), "true", "null", self.text()])
+        gap = "" if not self.flaw(6) else rng.choice([" ", "\n\t "])
+        comma = gap + ("," if not self.flaw(60) else rng.choice([",,", "", ";"])) + gap
+        inside = [self.nested(levels - 1) for _ in range(rng.randint(0, 3))]
+        if rng.randrange(2):
+            return "[" + gap + comma.join(inside) + gap + ("]" if not self.flaw(60) else "}")
+        colon = gap + (":" if not self.flaw(60) else rng.choice(["", "::"])) + gap
+        inside = [self.text() + colon + value for value in inside]
+        return "{" + gap + comma.join(inside) + gap + ("}" if not self.flaw(60) else "]")
 
     def join(self, parts: list[str]) -> str:
         rng = self.rng
@@ -272,6 +288,11 @@ class Payloads:
         return topic, self.payload(), self.flaw(8)
 
 
+TEXT = (
+    "a", "1.2.3", "a longer text than eight", "°", "grüße", "日本", "😀", "\\n", '\\"', "\\\\", "\\/",
+    "\\b\\f\\r\\t", "\\u00e9", "\\uFFFF", "\\u0000", "\\ud83d\\ude00", "}", "]", ",", ":", " ", "\x7f",
+)  # fmt: skip
+BAD_TEXT = ("\\x", "\\u12g4", "\\u12", "\\ud800", "\\udc00\\ud800", "\n", "\x00", "\\", '"')
 ODD_NUMBERS = (
     "-0", "-0.0", "0e5", "-0e0", "1e400", "1.", ".5", "NaN", "Infinity", "1e22", "1e23", "1e-22",
     "9007199254740991", "9007199254740992", "9007199254740993", "9007199254740993.0", "00", "-",
@@ -320,6 +341,62 @@ def test_messages(seed: int, clock_suspect: bool, missing: str, filler: int) -> 
     messages = [payloads.message() for _ in range(payloads.rng.randrange(30))]
     limits = LIMITS.model_copy(update={"missing_ts": missing})
     assert_as_twin(messages, limits, clock_suspect, filler)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_values_that_nobody_asked_for(seed: int) -> None:
+    payloads = Payloads(seed)
+    rng = payloads.rng
+    messages = []
+    for _ in range(20):
+        payload = bytearray(
+            f'{{"ts":{NOW // 10**6},"metric":"t","value":1.5,"x":{payloads.nested(6)}}}'.encode()
+        )
+        while payload and payloads.flaw(3):
+            payloads.mutate(payload)
+        messages.append((b"greenlang/acme/site-0/d000/telemetry", bytes(payload), False))
+    assert_as_twin(messages, filler=rng.choice(b'\x00 0}]"\xff'))
+
+
+def raw(value: bytes) -> Message:
+    payload = b'{"ts":%d,"metric":"t","value":1.5,"x":%b}' % (NOW // 10**6, value)
+    return b"greenlang/acme/site-0/d000/telemetry", payload, False
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"lat":52.5,"fix":[1,-2.5e3,[],{}],"ok":true,"no":null}',
+        b"[" * 32 + b"]" * 32,
+        '"Halle B, 21 °C, 日本, 😀"'.encode(),
+        b'"caf\\u00e9 \\"left\\"\\n\\/\\\\"',
+        b'{"\\u0041":"\\b\\f\\r\\t"}',
+        b'[ 1 , { "a" : [ ] } ]',
+    ],
+)
+def test_what_is_skipped_does_not_leave_the_fast_path(value: bytes) -> None:
+    assert assert_as_twin([raw(value)]).fast == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"[1,]", b"{,}", b"[1 2]", b'{"a"}', b'{"a":}', b'{"a":1,}', b"[1}", b'{"a":1]', b"[", b"{",
+        b"[1,[2]", b'{1:2}', b'"\\x"', b'"\\u12g4"', b'"\\ud800"', b'"\xc0\xaf"', b'"\xed\xa0\x80"',
+        b'"\xf4\x90\x80\x80"', b'"\xe0\x80\x80"', b'"\xf0\x80\x80\x80"', b'"\xc3"', b'"\xe2\x82"',
+        b'"\x80"', b'"\xf5\x80\x80\x80"', b'"\n"', b"[truex]", b"[01]", b"[1e]", b"]", b"}",
+    ],
+)  # fmt: skip
+def test_what_is_no_json_is_refused_wherever_it_stands(value: bytes) -> None:
+    for wrapped in (value, b"[0,%b]" % value, b'{"a":%b}' % value):
+        decoded = assert_as_twin([raw(wrapped)])
+        assert decoded.readings.n == 0
+        assert decoded.rejects[0].paths[0][1] == Reason.MALFORMED
+
+
+def test_deeper_than_the_kernel_goes_is_read_by_the_general_path() -> None:
+    assert assert_as_twin([raw(b"[" * 33 + b"]" * 33)]).fast == 0
 
 
 @settings(max_examples=EXAMPLES, deadline=None)

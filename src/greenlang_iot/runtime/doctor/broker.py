@@ -15,7 +15,7 @@ from greenlang_iot.mqtt.client import Client, client_options
 from greenlang_iot.mqtt.tls import handshake_words, ssl_context
 from greenlang_iot.mqtt.words import system_words
 from greenlang_iot.runtime.doctor.finding import Finding
-from greenlang_iot.settings.model import BrokerSettings, Settings
+from greenlang_iot.settings.model import BrokerSettings, Settings, TlsSettings
 
 FILTERS_TRIED: Final = 50
 EXPIRES_SOON: Final = 14 * 86_400.0
@@ -50,10 +50,10 @@ async def broker(
             async for finding in _dropped(client, f"{name}: dropped"):
                 yield finding
     except aiomqtt.MqttCodeError as error:
-        yield _refused(broker, error, f"{name}: login")
+        yield await _refused(broker, error, f"{name}: login")
         return
     except aiomqtt.MqttError as error:
-        yield _lost(broker, error, f"{name}: login")
+        yield await _lost(broker, error, f"{name}: login")
         return
     async for finding in _write_rights(settings, broker, name):
         yield finding
@@ -133,12 +133,12 @@ def _client(settings: Settings, broker: BrokerSettings) -> Client:
     return Client(identifier=f"{settings.instance}-doctor", **client_options(broker))
 
 
-def _refused(broker: BrokerSettings, error: aiomqtt.MqttCodeError, subject: str) -> Finding:
+async def _refused(broker: BrokerSettings, error: aiomqtt.MqttCodeError, subject: str) -> Finding:
     """A number that is no reason code is a failure on this side, whatever its value."""
     code: Any = error.rc
     refusal = isinstance(error, MqttConnectError) or hasattr(code, "value")
     if not refusal or getattr(code, "value", code) not in _BAD_LOGIN | _NOT_AUTHORISED:
-        return _lost(broker, error, subject)
+        return await _lost(broker, error, subject)
     who = f"user {broker.username!r}" if broker.username else "a client without a login"
     return Finding(
         subject,
@@ -148,12 +148,30 @@ def _refused(broker: BrokerSettings, error: aiomqtt.MqttCodeError, subject: str)
     )
 
 
-def _lost(broker: BrokerSettings, error: aiomqtt.MqttError, subject: str) -> Finding:
+async def _lost(broker: BrokerSettings, error: aiomqtt.MqttError, subject: str) -> Finding:
+    if broker.tls is None and await _speaks_tls(broker):
+        return Finding(
+            subject,
+            "failed",
+            f"port {broker.port} speaks TLS, and the settings have no tls section for this broker",
+            "add mqtt.brokers[].tls with the ca_file that signed its certificate",
+        )
     said = f"the connection is refused or lost: {error}"
-    advice = "look into the broker's log"
-    if broker.tls is None:
-        advice = f"if port {broker.port} speaks TLS, add a tls section; else look into its log"
-    return Finding(subject, "failed", said, advice)
+    return Finding(subject, "failed", said, "look into the broker's log")
+
+
+async def _speaks_tls(broker: BrokerSettings) -> bool:
+    """Whether a handshake comes to its end, or the other side ends it by an alert (it wants our certificate)."""
+    context = ssl_context(TlsSettings(verify=False))
+    try:
+        async with asyncio.timeout(broker.connect_timeout):
+            _, writer = await asyncio.open_connection(broker.host, broker.port, ssl=context)
+    except ssl.SSLError as error:
+        return "ALERT" in (error.reason or "")
+    except (OSError, TimeoutError):
+        return False
+    writer.transport.abort()
+    return True
 
 
 def _limits(settings: Settings, properties: Any, subject: str) -> list[Finding]:
@@ -217,7 +235,7 @@ async def _write_rights(
         try:
             refusal = await _probe(settings, broker, topic)
         except aiomqtt.MqttError as error:
-            yield _lost(broker, error, subject)
+            yield await _lost(broker, error, subject)
             continue
         if refusal is None:
             yield Finding(subject, "ok", f"granted on {topic}")

@@ -43,9 +43,9 @@ export function AlertPage({ where, live }) {
       </section>
       <section class="card span-6">
         <header><h2>What happened</h2></header>
-        <ol class="body timeline">${[...alert.transitions].reverse().map((item) => html`<li key=${item.transition_id}>
+        <ol class="body timeline">${[...alert.transitions].reverse().map((item, i, all) => html`<li key=${item.transition_id}>
           <span class="muted">${time(seconds(item.at))}</span> <${AlertState} alert=${item} />
-          <p class="muted small">${item.summary}${item.comment ? `: “${item.comment}”` : ""}</p></li>`)}</ol>
+          <p class="muted small">${item.summary}${item.comment && item.comment !== all[i + 1]?.comment ? `: “${item.comment}”` : ""}</p></li>`)}</ol>
       </section>
       ${alert.members?.length > 0 && html`<section class="card span-12">
         <header><h2>Members</h2><span class="muted small">${plural(alert.members.length, "alert")}${alert.members.length > SHOWN ? `, the first ${count(SHOWN)}` : ""}</span></header>

@@ -1,0 +1,74 @@
+"""The loader as a client sees it, in both versions of MQTT."""
+
+import asyncio
+import json
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from pathlib import Path
+
+import aiomqtt
+import pytest
+
+from greenlang_iot.bench.loader import Load
+from greenlang_iot.simulate.ca import loopback
+
+DEVICES = 8
+
+
+class Loader:
+    """The process; `ask` gives its counts."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int, ca_file: Path) -> None:
+        self._process, self.port, self.ca_file = process, port, ca_file
+
+    async def ask(self, what: str) -> dict[str, object]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{what}\n".encode())
+        return json.loads(await self._process.stdout.readline())
+
+
+@pytest.fixture
+async def loader(tmp_path: Path) -> AsyncIterator[Loader]:
+    ca_file = loopback(tmp_path)[0]
+    load = json.dumps(asdict(Load(str(tmp_path), DEVICES, 1_750_000_000_000, record=128)))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "greenlang_iot.bench.loader", load,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    yield Loader(process, int(await process.stdout.readline()), ca_file)
+    process.terminate()
+    await process.wait()
+
+
+@pytest.mark.parametrize("version", [aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311])
+async def test_messages_in_the_clients_version_until_all_are_acknowledged(
+    loader: Loader, version: aiomqtt.ProtocolVersion
+) -> None:
+    async with aiomqtt.Client(
+        "127.0.0.1",
+        loader.port,
+        protocol=version,
+        tls_context=ssl.create_default_context(cafile=loader.ca_file),
+    ) as client:
+        await client.subscribe("greenlang/+/+/+/telemetry", qos=1)
+        await loader.ask("go")
+        seen = []
+        async for message in client.messages:
+            seen.append((str(message.topic), json.loads(message.payload)))
+            if len(seen) == 3 * DEVICES:
+                break
+        counts = await loader.ask("pause")
+    assert {topic for topic, _ in seen} == {
+        f"greenlang/acme/s{d % 4:02d}/d{d:05d}/telemetry" for d in range(DEVICES)
+    }
+    assert [reading["ts"] for _, reading in seen] == [
+        seen[0][1]["ts"] + lap * (seen[DEVICES][1]["ts"] - seen[0][1]["ts"])
+        for lap in range(3)
+        for _ in range(DEVICES)
+    ]
+    assert counts["sent"] == counts["acked"]
+    assert (counts["disorder"], counts["lost"], counts["subscribers"]) == (0, 0, 1)
