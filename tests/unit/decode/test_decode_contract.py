@@ -261,7 +261,7 @@ def test_no_payload_reaches_into_another(payloads: tuple[str, ...], fast: bool) 
 
 def test_rows_come_in_the_order_of_the_messages() -> None:
     plain = '{"ts":1714566896,"metric":"temperature","value":%d}'
-    nested = '{"ts":1714566896,"metric":"temperature","value":%d,"note":{}}'  # general path
+    nested = '{"ts":1714566896,"metric":"temperature","value":%d,"note":{"a":{"a":{"a":1}}},"x":"\\ud83d\\ude00"}'  # general path
     payloads = [(plain if i % 3 else nested) % i for i in range(20)]
     decoded = decode(*payloads, fast=True)
     assert decoded.readings.frame.tolist() == list(range(20))

@@ -149,11 +149,12 @@ class Bench:
     def append(self, ticket: int, *timestamps: int, duplicate: bool = False) -> int:
         return self.runner.append(*batch(*timestamps, duplicate=duplicate), ticket, self.now)
 
-    async def until(self, condition: Callable[[], bool]) -> None:
+    async def until(self, condition: Callable[[], bool], pause: float = 0.0) -> None:
+        """pause: seconds between looks, where a log's thread has much to do and needs the GIL, too."""
         async with asyncio.timeout(5):
             while not condition():
                 self.runner.check(None)
-                await asyncio.sleep(0)
+                await asyncio.sleep(pause)
 
     async def runner_turns(self) -> None:
         for _ in range(20):
@@ -407,8 +408,8 @@ async def test_a_full_spool_keeps_rows_unsettled_and_loses_none(make: Callable[.
     await bench.until(lambda: bench.runner.spool_full)
     assert len(bench.settled) < 199
     bench.sender.answer = lambda rows: None
-    await bench.until(lambda: bench.settled == set(range(1, 200)))
-    await bench.until(lambda: not bench.runner.spooling)
+    await bench.until(lambda: bench.settled == set(range(1, 200)), 0.001)
+    await bench.until(lambda: not bench.runner.spooling, 0.001)
     assert sorted(set(bench.sender.delivered)) == [str(10**17 + t) for t in range(1, 200)]
 
 
