@@ -89,8 +89,7 @@ class _Trees(_OfFeatures):
     """Half-space trees, walked by kernels."""
 
     def __init__(self, river: Any, columns: list[str]) -> None:
-        super().__init__(river, columns)
-        self._forest = Forest(river, columns)
+        self._forest = Forest(river, columns)  # river's own trees are not kept
 
     def score(self, x: F64, z: float) -> float:
         return self._forest.score_one(x)
