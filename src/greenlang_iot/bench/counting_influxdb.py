@@ -76,7 +76,7 @@ class Writes(asyncio.Protocol):
 
 def _joined(data: bytearray, at: int) -> tuple[bytes, int] | None:
     """The chunks from `at` on as one body, and where the request ends; None: it is not all there."""
-    parts = []
+    parts: list[bytes] = []
     while (line := data.find(b"\r\n", at)) >= 0:
         size = int(data[at:line].split(b";")[0], 16)
         at = line + 2 + size + 2
@@ -84,7 +84,7 @@ def _joined(data: bytearray, at: int) -> tuple[bytes, int] | None:
             return None
         if size == 0:
             return b"".join(parts), at
-        parts.append(data[line + 2 : at - 2])
+        parts.append(bytes(data[line + 2 : at - 2]))
     return None
 
 
