@@ -215,12 +215,24 @@ class Subscriber(asyncio.Protocol):
 
 
 class Publisher(Subscriber):
-    """One client of a real broker, with every PUBLISHERS-th device from `number` on."""
+    """One client of a real broker, with every PUBLISHERS-th device from `number` on.
+
+    accepted: done when the broker let it in; ConnectionError where it did not.
+    """
 
     def __init__(self, loader: "Loader", number: int) -> None:
         super().__init__(loader)
         self.version5 = True
+        self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._number = number
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._refused("the broker ended the connection")
+        super().connection_lost(exc)
+
+    def _refused(self, why: str) -> None:
+        if not self.accepted.done():
+            self.accepted.set_exception(ConnectionError(why))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -238,11 +250,12 @@ class Publisher(Subscriber):
         if not isinstance(packet, mqtt5.ConnAckPacket):
             super()._control(packet)
         elif packet.reason_code.value:
-            sys.stderr.write(f"the broker refuses the loader: {packet.reason_code.name}\n")
+            self._refused(f"the broker refuses the loader: {packet.reason_code.name}")
             self.transport.close()
         else:
             self.window = packet.receive_max
             self.take(list(range(self._number, self.loader.load.devices, PUBLISHERS)))
+            self.accepted.set_result(None)
 
 
 def _first_packet(data: bytes) -> tuple[int, int] | None:
@@ -365,12 +378,13 @@ async def _publish(loader: Loader) -> None:
     context = ssl_context(TlsSettings(ca_file=ca_file)) if secure else None
     loop = asyncio.get_running_loop()
     for number in range(PUBLISHERS):
-        await loop.create_connection(
+        _, publisher = await loop.create_connection(
             partial(Publisher, loader, number),
             place.hostname or "127.0.0.1",
             place.port or (8883 if secure else 1883),
             ssl=context,
         )
+        await publisher.accepted
 
 
 async def _all_acked(loader: Loader) -> None:
