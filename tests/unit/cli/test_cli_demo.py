@@ -26,7 +26,8 @@ def test_the_demo_reconciles_and_its_numbers_agree(tmp_path: Path) -> None:
     assert summary["received_readings"] == kept
     assert "RECONCILED" in done.stderr
     first = re.search(r"([\d,]+) messages/s", done.stderr)
-    assert first is not None and first[1] != "0", done.stderr
+    assert first is not None, done.stderr
+    assert first[1] != "0", done.stderr
 
     found = ["query", "--config", str(tmp_path / "settings.yaml"), "--format", "json"]
     known = subprocess.run(
