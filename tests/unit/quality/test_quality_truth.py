@@ -181,7 +181,9 @@ def lake(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
             np.where(owned[:, None], run.window.records, [0, 0, 0, 0, 0, 0, 0, 2**31 - 1]),
         )
         save_window(folder / f"{shard}.npz", mine, run.directory, owned)
-        windows.append(load_window(folder / f"{shard}.npz"))
+        file = folder / f"{shard}.npz"
+        windows.append(load_window(file, run.window.to_ns))
+        assert load_window(file, run.window.to_ns + SLOT) is None, "that is another window"
     devices = joined([w for w in windows if w is not None])
     sites, fleet = widened(devices)
     writer = Lake(folder / "lake", LakeSettings())
