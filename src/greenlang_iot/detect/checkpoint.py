@@ -33,8 +33,11 @@ PIECE = 1 << 20
 """Bytes that are summed up at a time: a thread that does it lets others go on in between."""
 MEMORY = ("recent_ts", "floor_ts", "recent_value", "recent_seq")
 """Fields of the duplicate memory: useless one without the others."""
-TAILS = ("usual_start", "usual_excess", "stray_start", "stray_excess")
-"""Where they are missing they start as for well-behaved noise, and nothing else has to be learnt anew."""
+BEGIN_ANEW = (
+    *("usual_start", "usual_excess", "stray_start", "stray_excess"),
+    *("habit_minute", "habit_days", "habit_peak", "habit_hour"),
+)
+"""Where they are missing, tails start as those of well-behaved noise and no habit is known; nothing else has to be learnt anew."""
 HALVES = ("night_level", "night_seen", "day_level", "day_seen")
 
 
@@ -213,8 +216,8 @@ def _current_layout(saved: Rows) -> Rows:
         for name, field in (state.ROW.fields or {}).items()
         if name in there and there[name][0].shape == field[0].shape
     }
-    missing = set(state.ROW.names or ()) - taken - set(PROCESS_LOCAL) - set(state.SPARES)
-    missing -= set(TAILS)
+    missing = set(state.ROW.names or ()) - taken - set(PROCESS_LOCAL)
+    missing -= set(BEGIN_ANEW)
     if missing & set(MEMORY):
         taken -= set(MEMORY)
     for name in taken - set(PROCESS_LOCAL):

@@ -76,13 +76,15 @@ ROW = np.dtype(
         # -- two lines of hours, of which a reading touches one (see HALF_DAY)
         ("night_level", np.float32, HALF),  # usual value by hour of the day, 0 to 11
         ("night_seen", np.uint8, HALF),  # readings of it, until they are many
-        ("night_spare", np.uint8, 4),
+        # (what the series does at one time of every day, in what the hours leave of two lines)
+        ("habit_minute", np.uint16),  # of the day
+        ("habit_days", np.uint8),  # on how many days it came, 0: none is known
+        ("habit_peak", np.uint8),  # its score, in eighths
         ("day_level", np.float32, HALF),  # 12 to 23
         ("day_seen", np.uint8, HALF),
-        ("day_spare", np.uint8, 4),
+        ("habit_hour", np.int32),  # when it came last, of event time, since 1970
     ]
 )
-SPARES = ("night_spare", "day_spare")
 assert ROW.itemsize == 384
 assert ROW.fields is not None
 assert ROW.fields["night_level"][1] == 256
