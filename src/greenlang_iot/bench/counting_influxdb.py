@@ -18,13 +18,12 @@ _CHUNKED = b"transfer-encoding: chunked"
 
 
 class Writes(asyncio.Protocol):
-    """One connection: HTTP/1.1 with a Content-Length."""
+    """One connection: HTTP/1.1 with a Content-Length, or in chunks."""
 
     lines = 0
     others = 0
     requests = 0
     nbytes = 0
-    refused = 0
 
     def __init__(self, tally: Tally | None) -> None:
         self._tally = tally
@@ -41,14 +40,19 @@ class Writes(asyncio.Protocol):
             if end < 0:
                 return
             head = bytes(self._buffer[:end]).lower()
-            at = head.find(b"content-length:")
-            length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
-            Writes.refused += _CHUNKED in head
-            self._need = end + 4 + length
-            if len(self._buffer) < self._need:
-                return
-            body = bytes(self._buffer[end + 4 : self._need])
-            del self._buffer[: self._need]
+            if _CHUNKED in head:
+                whole = _joined(self._buffer, end + 4)
+                if whole is None:
+                    return
+                body, stop = whole
+            else:
+                at = head.find(b"content-length:")
+                length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+                stop = self._need = end + 4 + length
+                if len(self._buffer) < stop:
+                    return
+                body = bytes(self._buffer[end + 4 : stop])
+            del self._buffer[:stop]
             self._need = 0
             if head.startswith(b"post"):
                 if b"content-encoding: gzip" in head:
@@ -70,6 +74,20 @@ class Writes(asyncio.Protocol):
         Writes.others += others
 
 
+def _joined(data: bytearray, at: int) -> tuple[bytes, int] | None:
+    """The chunks from `at` on as one body, and where the request ends; None: it is not all there."""
+    parts: list[bytes] = []
+    while (line := data.find(b"\r\n", at)) >= 0:
+        size = int(data[at:line].split(b";")[0], 16)
+        at = line + 2 + size + 2
+        if len(data) < at:
+            return None
+        if size == 0:
+            return b"".join(parts), at
+        parts.append(bytes(data[line + 2 : at - 2]))
+    return None
+
+
 async def serve(tally: Tally | None) -> None:
     """Until the end of stdin. tally None: lines are counted and not looked at."""
     loop = asyncio.get_running_loop()
@@ -81,7 +99,6 @@ async def serve(tally: Tally | None) -> None:
             "others": Writes.others,
             "requests": Writes.requests,
             "bytes": Writes.nbytes,
-            "chunked": Writes.refused,
         }
         return own | (tally.counts() if tally else {})
 

@@ -1,6 +1,6 @@
 """Ladders: the shipped production profile, and the same with one thing changed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,20 @@ LADDERS: dict[str, tuple[Rung, ...]] = {
 }
 
 
+def servers(broker: str, ca_file: str, kafka: str, influxdb: str) -> tuple[Rung, ...]:
+    """Each real server that has an address in the place of ours, and all of them together."""
+    given = {
+        "a real broker": Setup(broker=broker, ca_file=ca_file),
+        "a real Kafka": Setup(kafka=kafka),
+        "a real InfluxDB": Setup(influxdb=influxdb),
+        "all of these": Setup(broker=broker, ca_file=ca_file, kafka=kafka, influxdb=influxdb),
+    }
+    chosen = {name: setup for name, setup in given.items() if setup != Setup(ca_file=setup.ca_file)}
+    if len(chosen) == 2:  # one server, and that one once more
+        del chosen["all of these"]
+    return Rung(EVERYTHING), *(Rung(name, setup=setup) for name, setup in chosen.items())
+
+
 @dataclass(slots=True)
 class Ladder:
     """Rows, one a rung, and sentences about what is wrong."""
@@ -63,10 +77,10 @@ class Ladder:
     wrong: list[str] = field(default_factory=list)
 
 
-def run(name: str, seconds: float, say: Callable[[str], None]) -> Ladder:
+def run(rungs: Sequence[Rung], seconds: float, say: Callable[[str], None]) -> Ladder:
     """Every rung, telling `say` which comes next."""
     done = Ladder()
-    for step in LADDERS[name]:
+    for step in rungs:
         say(step.name)
         outcome = rung.run(step, seconds)
         done.rows.append(outcome.row)

@@ -1,4 +1,4 @@
-"""The loader: speaks to subscribers as a broker does, and is never the limit.
+"""The loader: speaks to subscribers as a broker does, or publishes to a real one, and is never the limit.
 
 `python -m greenlang_iot.bench.loader LOAD`, LOAD being a `Load` as JSON: listens (with TLS, certificate in
 its folder), prints its port; waits for subscriptions; then obeys lines on stdin and answers each with its
@@ -7,6 +7,8 @@ counts: `go` send, `pause` stop sending and answer when all is acknowledged, `ra
 Messages outstanding stay within each client's Receive Maximum; acknowledgements are checked to come in
 order. A subscription at another QoS than the load's gets nothing. MQTT 5 and 3.1.1, as the client asks
 (without Receive Maximum, 65,535 may be outstanding).
+With `broker` it listens nowhere and prints 0: PUBLISHERS clients of that broker (MQTT 5) send instead, and
+the acknowledgements are the broker's.
 
 Latency is from the moment a message was due at the asked rate, whether or not it could be sent then, to its
 PUBACK, seen here.
@@ -20,26 +22,33 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import mqtt5
 import numpy as np
 import uvloop
 
 from greenlang_iot.bench.workload import SITES, Workload, topic
+from greenlang_iot.mqtt.tls import ssl_context
+from greenlang_iot.settings.model import TlsSettings
 from greenlang_iot.simulate.ca import loopback, server_context
 
 PATIENCE = 60.0
 """Seconds that a pause waits for acknowledgements."""
 TICK = 0.001
 """Seconds between writes at a rate."""
+PUBLISHERS = 2
 CONNECT, PUBACK, SUBSCRIBE, PINGREQ = 1, 4, 8, 12
 
 
 @dataclass(slots=True, frozen=True)
 class Load:
-    """folder: of the certificate. record: bytes of one write, and so of a TLS record. metrics: per device."""
+    """folder: of the certificate. record: bytes of one write, and so of a TLS record. metrics: per device.
+    broker: mqtt://user:password@host:port or mqtts://, of a real one; ca_file: who signed its certificate.
+    """
 
     folder: str
     devices: int
@@ -48,6 +57,8 @@ class Load:
     tls: bool = True
     qos: int = 1
     metrics: int = 1
+    broker: str = ""
+    ca_file: str = ""
 
 
 class Subscriber(asyncio.Protocol):
@@ -142,6 +153,15 @@ class Subscriber(asyncio.Protocol):
         elif isinstance(packet, mqtt5.PubAckPacket):
             self.acked += 1
 
+    def take(self, numbers: list[int]) -> None:
+        """Send for these devices from now on."""
+        load, seed = self.loader.load, len(self.loader.subscribers)
+        self.workload = Workload(
+            np.array(numbers), seed, load.start_ms, fleet=load.devices, metrics=load.metrics,
+            qos=load.qos, version5=bool(self.version5),
+        )  # fmt: skip
+        self.loader.subscribers.append(self)
+
     def _control311(self, kind: int, body: bytes) -> None:
         if kind == CONNECT:
             self.transport.write(b"\x20\x02\x00\x00")
@@ -194,6 +214,50 @@ class Subscriber(asyncio.Protocol):
             self.sent += count
 
 
+class Publisher(Subscriber):
+    """One client of a real broker, with every PUBLISHERS-th device from `number` on.
+
+    accepted: done when the broker let it in; ConnectionError where it did not.
+    """
+
+    def __init__(self, loader: "Loader", number: int) -> None:
+        super().__init__(loader)
+        self.version5 = True
+        self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._number = number
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._refused("the broker ended the connection")
+        super().connection_lost(exc)
+
+    def _refused(self, why: str) -> None:
+        if not self.accepted.done():
+            self.accepted.set_exception(ConnectionError(why))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        place = urlsplit(self.loader.load.broker)
+        connect = mqtt5.ConnectPacket(
+            f"greenlang-iot-bench-{self._number}",
+            username=place.username,
+            password=place.password.encode() if place.password else None,
+            clean_start=True,
+            keep_alive=0,
+        )
+        self.transport.write(connect.write())
+
+    def _control(self, packet: object) -> None:
+        if not isinstance(packet, mqtt5.ConnAckPacket):
+            super()._control(packet)
+        elif packet.reason_code.value:
+            self._refused(f"the broker refuses the loader: {packet.reason_code.name}")
+            self.transport.close()
+        else:
+            self.window = packet.receive_max
+            self.take(list(range(self._number, self.loader.load.devices, PUBLISHERS)))
+            self.accepted.set_result(None)
+
+
 def _first_packet(data: bytes) -> tuple[int, int] | None:
     """Where the body of the first packet begins and ends; None: it is not all there."""
     length = 0
@@ -230,12 +294,7 @@ class Loader:
         ]
         numbers = [d for d in range(load.devices) if d % SITES in chosen]
         if numbers:
-            seed = len(self.subscribers)
-            subscriber.workload = Workload(
-                np.array(numbers), seed, load.start_ms, fleet=load.devices, metrics=load.metrics,
-                qos=load.qos, version5=bool(subscriber.version5),
-            )  # fmt: skip
-            self.subscribers.append(subscriber)
+            subscriber.take(numbers)
 
     def gone(self, subscriber: Subscriber) -> None:
         """A connection ended."""
@@ -279,12 +338,17 @@ class Loader:
 
 async def serve(load: Load) -> None:
     """Until `end` or the end of stdin."""
-    context = server_context(loopback(Path(load.folder))[1]) if load.tls else None
     loader = Loader(load)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Subscriber(loader), "127.0.0.1", 0, ssl=context)
+    port = 0
+    if load.broker:
+        await _publish(loader)
+    else:
+        context = server_context(loopback(Path(load.folder))[1]) if load.tls else None
+        server = await loop.create_server(lambda: Subscriber(loader), "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
     ticking = asyncio.ensure_future(loader.tick())
-    print(server.sockets[0].getsockname()[1], flush=True)
+    print(port, flush=True)
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := (await reader.readline()).decode().strip():
@@ -304,6 +368,23 @@ async def serve(load: Load) -> None:
             break
         print(json.dumps(loader.stats()), flush=True)
     ticking.cancel()
+
+
+async def _publish(loader: Loader) -> None:
+    """Connect all publishers to the real broker."""
+    place, load = urlsplit(loader.load.broker), loader.load
+    secure = place.scheme == "mqtts"
+    ca_file = Path(load.ca_file) if load.ca_file else None
+    context = ssl_context(TlsSettings(ca_file=ca_file)) if secure else None
+    loop = asyncio.get_running_loop()
+    for number in range(PUBLISHERS):
+        _, publisher = await loop.create_connection(
+            partial(Publisher, loader, number),
+            place.hostname or "127.0.0.1",
+            place.port or (8883 if secure else 1883),
+            ssl=context,
+        )
+        await publisher.accepted
 
 
 async def _all_acked(loader: Loader) -> None:

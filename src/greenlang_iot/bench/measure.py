@@ -66,7 +66,7 @@ def warm_up(stage: Stage, gateway: Child, changes: dict[str, Any]) -> None:
     deadline = time.monotonic() + WARM_AT_MOST
     stage.loader.ask("go")
     while time.monotonic() < deadline:
-        sent = stage.loader.ask()["acked" if stage.setup.qos else "sent"]
+        sent = stage.loader.ask()["acked" if stage.setup.acked_here else "sent"]
         if sent >= wanted and (not second or stage.metric("second_stage_scores") > 0):
             break
         time.sleep(0.1)
@@ -74,9 +74,10 @@ def warm_up(stage: Stage, gateway: Child, changes: dict[str, Any]) -> None:
 
 
 def _pause(stage: Stage, changes: dict[str, Any]) -> dict[str, Any]:
-    """Stop the load; returns the loader's counts when all is acknowledged, at QoS 0 when it has arrived."""
+    """Stop the load; returns the loader's counts when all is acknowledged, or has arrived where the loader
+    does not see that."""
     counts = stage.loader.ask("pause")
-    if stage.setup.qos == 0:
+    if not stage.setup.acked_here:
         deadline = time.monotonic() + WARM_AT_MOST
         while stage.received(changes) < counts["sent"] and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -111,7 +112,7 @@ def measure(
         unit.burst()
         cpu = cpu_ns(pids)
         before = stage.loader.ask()
-        before["acked"] = before["acked"] if stage.setup.qos else stage.received(changes)
+        before["acked"] = before["acked"] if stage.setup.acked_here else stage.received(changes)
         before["time"] = stage.loader.ask("go")["time"]
         time.sleep(seconds / SEGMENTS)
         after = _pause(stage, changes)
@@ -131,7 +132,7 @@ def measure(
 
 def sustain(stage: Stage, seconds: float, changes: dict[str, Any]) -> dict[str, Any]:
     """The rate over so many seconds without a pause, and the lowest of any five of them."""
-    key = "acked" if stage.setup.qos else "sent"
+    key = "acked" if stage.setup.acked_here else "sent"
     first = last = stage.loader.ask("go")
     acked = [first[key]]
     while last["time"] - first["time"] < seconds:

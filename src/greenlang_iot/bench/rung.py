@@ -124,17 +124,23 @@ def _verify(stage: Stage, measured: Measured, rung: Rung) -> list[str]:
     """What does not agree: everything acknowledged is in both sinks, once, whole and in order."""
     loader, sinks, checked = stage.loader.ask(), rung.changes.get("sinks", {}), rung.setup.checked
     acked = loader["acked"] if rung.setup.qos else loader["sent"]
+    arrived = stage.arrived() if rung.setup.kafka or rung.setup.influxdb else {}
     wrong = []
     if (rung.setup.qos and loader["sent"] != acked) or loader["disorder"] or loader["lost"]:
         wrong.append(f"acknowledgements: {loader}")
     if not measured.messages:
         wrong.append("nothing was acknowledged")
-    if sinks.get("influxdb", {}).get("enabled", True):
+    wrong += [
+        f"{sink} holds {held} of {acked} messages"
+        for sink, held in arrived.items()
+        if held != acked
+    ]
+    if "influxdb" not in arrived and sinks.get("influxdb", {}).get("enabled", True):
         influxdb = stage.influxdb.ask()
         counted = influxdb["lines"] == acked == (influxdb["readings"] if checked else acked)
         if not counted or any(influxdb.get(name) for name in _WRONG):
             wrong.append(f"InfluxDB, of {acked} messages: {influxdb}")
-    if sinks.get("kafka", {}).get("enabled", True):
+    if "kafka" not in arrived and sinks.get("kafka", {}).get("enabled", True):
         kafka = stage.kafka.ask()
         counted = kafka["records"] == acked == (kafka["readings"] if checked else acked)
         faults = (*_WRONG, "disordered", "bad_crc", "bad_batch", "out_of_order", "repeated")

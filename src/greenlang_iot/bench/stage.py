@@ -1,6 +1,7 @@
 """A stage: loader and counting sinks around a gateway under test, in a folder of their own."""
 
 import socket
+import subprocess
 import sys
 import time
 import urllib.request
@@ -10,13 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import orjson
 import yaml
 
 from greenlang_iot.bench.loader import Load
 from greenlang_iot.bench.processes import PATIENCE, Child, cores
-from greenlang_iot.bench.workload import registry
+from greenlang_iot.bench.real_servers import influxdb_values, kafka_records
+from greenlang_iot.bench.workload import METRICS, registry
 from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.simulate.ca import loopback
 
@@ -28,7 +31,8 @@ class Setup:
     """What stands around a gateway.
 
     up: whether the sinks take connections (else their ports are shut). checked: the sinks look at every
-    byte of what they get; else they only count.
+    byte of what they get; else they only count. broker, kafka, influxdb: addresses of real servers in
+    place of loader and counting sinks, "" for none; ca_file: who signed the broker's certificate.
     """
 
     devices: int = 10_000
@@ -38,6 +42,15 @@ class Setup:
     metrics: int = 1
     up: bool = True
     checked: bool = True
+    broker: str = ""
+    ca_file: str = ""
+    kafka: str = ""
+    influxdb: str = ""
+
+    @property
+    def acked_here(self) -> bool:
+        """Whether the loader sees the gateway's acknowledgements."""
+        return self.qos > 0 and not self.broker
 
 
 class Stage:
@@ -56,7 +69,7 @@ class Stage:
         self.ca_file = loopback(self.folder / "tls")[0]
         load = Load(
             str(self.folder / "tls"), setup.devices, self.start_ms, setup.record_bytes,
-            setup.tls, setup.qos, setup.metrics,
+            setup.tls, setup.qos, setup.metrics, setup.broker, setup.ca_file,
         )  # fmt: skip
         with self._undone():
             self.loader = self.child("loader", orjson.dumps(asdict(load)).decode())
@@ -98,6 +111,8 @@ class Stage:
         config, devices = self.folder / "iot-config.yaml", self.folder / "devices.json"
         config.write_text(yaml.safe_dump(settings))
         devices.write_bytes(orjson.dumps(registry(self.setup.devices, self.setup.metrics)))
+        if self.setup.kafka or self.setup.influxdb:
+            self._set_up(settings)
         # each shard after the first one gets a core of the others
         where = set(self.gateway_core)
         where |= set(sorted(self.other_cores)[: settings["runtime"]["shards"] - 1])
@@ -133,31 +148,46 @@ class Stage:
 
     def _settings(self) -> dict[str, Any]:
         """What differs from the defaults, which are what the shipped file shows."""
+        setup = self.setup
         return {
             "data_dir": str(self.folder / "var"),
             "mqtt": {
-                "brokers": [
-                    {
-                        "port": self.port,
-                        "tls": {"ca_file": str(self.ca_file)} if self.setup.tls else None,
-                    }
-                ],
-                "qos": self.setup.qos,
-                "discovery": self.setup.qos == 1,  # it listens at QoS 0 to the same topics
+                "brokers": [self._broker()],
+                "qos": setup.qos,
+                "discovery": setup.acked_here,  # it listens at QoS 0 to the same topics
             },
             "sinks": {
-                "influxdb": {
+                "influxdb": {"enabled": True, "url": setup.influxdb, "version": "1"}
+                if setup.influxdb
+                else {
                     "enabled": True,
                     "url": f"http://127.0.0.1:{self.influxdb_port}",
                     "token": "counting",
                 },
-                "kafka": {"enabled": True, "bootstrap_servers": f"127.0.0.1:{self.kafka_port}"},
+                "kafka": {
+                    "enabled": True,
+                    "bootstrap_servers": setup.kafka or f"127.0.0.1:{self.kafka_port}",
+                },
                 "lake": {"enabled": False},
                 "dead_letter": {"target": "kafka"},
             },
             "runtime": {"shards": 1},
             "admin": {"port": self.admin_port},
             "log": {"format": "json"},
+        }
+
+    def _broker(self) -> dict[str, Any]:
+        if not self.setup.broker:
+            tls = {"ca_file": str(self.ca_file)} if self.setup.tls else None
+            return {"port": self.port, "tls": tls}
+        place = urlsplit(self.setup.broker)
+        secure = place.scheme == "mqtts"
+        return {
+            "host": place.hostname,
+            "port": place.port or (8883 if secure else 1883),
+            "tls": {"ca_file": self.setup.ca_file or None} if secure else None,
+            "username": place.username,
+            "password": place.password,
         }
 
     def wait_until_ready(self, gateway: Child) -> None:
@@ -181,17 +211,54 @@ class Stage:
         sinks = changes.get("sinks", {})
         counts: list[int] = []
         if sinks.get("influxdb", {}).get("enabled", True):
-            counts.append(self.influxdb.ask()["lines"])
+            real = self.setup.influxdb
+            counts.append(self._delivered("influxdb") if real else self.influxdb.ask()["lines"])
         if sinks.get("kafka", {}).get("enabled", True):
-            counts.append(self.kafka.ask()["records"])
+            real = self.setup.kafka
+            counts.append(self._delivered("kafka") if real else self.kafka.ask()["records"])
         return min(counts)
 
-    def metric(self, name: str) -> float:
-        """Sum of a metric of the gateway over its labels."""
+    def _set_up(self, settings: dict[str, Any]) -> None:
+        """Topics and databases in the real servers, by the gateway's own command."""
+        real = {"kafka": bool(self.setup.kafka), "influxdb": bool(self.setup.influxdb)}
+        sinks: dict[str, Any] = {sink: {"enabled": is_real} for sink, is_real in real.items()}
+        config = self.folder / "setup.yaml"
+        config.write_text(
+            yaml.safe_dump(
+                merged(settings, {"sinks": sinks | {"dead_letter": {"target": "files"}}})
+            )
+        )
+        told = [sys.executable, "-m", "greenlang_iot", "setup", "--config", str(config)]
+        done = subprocess.run(told, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            raise GatewayError(f"the servers are not set up: {done.stderr.strip()[-500:]}")
+        self._held_before = self._held()
+
+    def arrived(self) -> dict[str, int]:
+        """Readings that the real servers hold and did not hold before, by sink, asked of them."""
+        return {sink: held - self._held_before[sink] for sink, held in self._held().items()}
+
+    def _held(self) -> dict[str, int]:
+        held = {}
+        if self.setup.influxdb:
+            held["influxdb"] = influxdb_values(
+                self.setup.influxdb, "iot_data", "telemetry", METRICS[0]
+            )
+        if self.setup.kafka:
+            held["kafka"] = kafka_records(self.setup.kafka, "iot.readings")
+        return held
+
+    def _delivered(self, sink: str) -> int:
+        return int(self.metric("sink_delivered_readings_total", f'sink="{sink}"'))
+
+    def metric(self, name: str, label: str = "") -> float:
+        """Sum of a metric of the gateway over its labels, or over those with this one."""
         with urllib.request.urlopen(f"{self._admin}/metrics", timeout=5) as answer:  # noqa: S310
             rows = answer.read().decode().splitlines()
         return sum(
-            float(row.split()[-1]) for row in rows if name in row and not row.startswith("#")
+            float(row.split()[-1])
+            for row in rows
+            if name in row and label in row and not row.startswith("#")
         )
 
     def _ready(self) -> bool:

@@ -86,13 +86,24 @@ def headline(
 @app.command()
 def ladder(
     name: Annotated[
-        str, typer.Argument(help="features, records, devices, batches, shards or latency.")
+        str,
+        typer.Argument(help="features, records, devices, batches, shards, latency or servers."),
     ],
     seconds: Annotated[float, typer.Option(min=0.2, help="Seconds of load of a rung.")] = 4.0,
     results: Annotated[Path | None, typer.Option(help="Folder for NAME.json.")] = None,
+    broker: Annotated[
+        str, typer.Option(help="servers: mqtts://[user:password@]host:port, a throw-away one.")
+    ] = "",
+    ca_file: Annotated[str, typer.Option(help="servers: who signed its certificate.")] = "",
+    kafka: Annotated[str, typer.Option(help="servers: host:port, a throw-away one.")] = "",
+    influxdb: Annotated[
+        str, typer.Option(help="servers: http://host:port of a throw-away InfluxDB 1.x.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Run after run of the gateway, each with one thing changed.
+
+    `servers` puts real ones in the place of ours. They get the load and keep it: give it none that you need.
 
     Example: greenlang-iot bench ladder features --results bench/results
 
@@ -103,10 +114,16 @@ def ladder(
 
     if name == "latency":
         done = latency.run(seconds, _next)
+    elif name == "servers":
+        rungs = ladders.servers(broker, ca_file, kafka, influxdb)
+        if len(rungs) == 1:
+            raise InputError("no server is given: name one with --broker, --kafka or --influxdb")
+        done = ladders.run(rungs, seconds, _next)
     elif name in ladders.LADDERS:
-        done = ladders.run(name, seconds, _next)
+        done = ladders.run(ladders.LADDERS[name], seconds, _next)
     else:
-        raise InputError(f"no ladder {name!r}; there are latency, {', '.join(ladders.LADDERS)}")
+        known = ", ".join(("latency", "servers", *ladders.LADDERS))
+        raise InputError(f"no ladder {name!r}; there are {known}")
     if as_json:
         print_json(done.rows)
     elif name == "latency":

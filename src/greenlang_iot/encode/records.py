@@ -23,7 +23,7 @@ from greenlang_iot.encode.texts import SeriesTexts, packed
 from greenlang_iot.model.batches import I32, SLACK, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory, Texts
 from greenlang_iot.model.flags import LEARNING, SHED, SUSPECT
-from greenlang_iot.model.protocols import Body
+from greenlang_iot.model.pieces import Body, Pieces
 
 Compression = Literal["none", "gzip", "snappy", "zstd"]
 
@@ -47,8 +47,15 @@ class Piece(NamedTuple):
     batch: memoryview
 
 
-def pieces(body: Body) -> Iterator[Piece]:
+def pieces(body: Body | Pieces) -> Iterator[Piece]:
     """The record batches of a body, in order; ValueError where it is not one of ours."""
+    if isinstance(body, Pieces):  # as `RecordEncoder.seal` makes them
+        parts = iter(body)
+        next(parts)
+        for head, batch in zip(parts, parts, strict=True):
+            partition, records, _ = _PIECE.unpack(head)
+            yield Piece(partition, records, memoryview(batch))
+        return
     view = memoryview(body)
     if len(view) == 0 or view[0] != BODY_VERSION:
         raise ValueError("not a body of Kafka record batches, or of a newer version")
@@ -81,7 +88,7 @@ class RecordEncoder:
         self._partitions = partitions
         self._compression = compression
         self._max_batch_bytes = max_batch_bytes
-        self._closed: list[bytes] = []
+        self._closed: list[Body] = []
         self._closed_rows = 0
         self._closed_size = 0
         self._count = np.zeros(partitions, np.int64)
@@ -149,29 +156,41 @@ class RecordEncoder:
     def _partition(self, series: int) -> int:
         return int(self._texts.heads[4 * self._texts.place[2 * series] + 2])
 
-    def seal(self) -> bytes:
+    def seal(self) -> Body | Pieces:
+        """The body; where it fills much of the buffer, pieces of that, and a new buffer is taken."""
+        given = self._compression == "none" and 2 * self.size > len(self._out)
         parts: list[Body] = [bytes([BODY_VERSION]), *self._closed]
         for partition in np.flatnonzero(self._count):
             parts += self._finish(int(partition))
-        body = b"".join(parts)
         self._closed = []
         self._closed_rows = self._closed_size = 0
-        return body
+        if not given:
+            return b"".join(parts)
+        self._out = np.empty_like(self._out)
+        return Pieces(parts)
 
     def _close(self, partition: int) -> None:
         """Put the partition's open batch aside."""
         self._closed_rows += int(self._count[partition])
-        self._closed.append(b"".join(self._finish(partition)))
-        self._closed_size += len(self._closed[-1])
+        head, batch = self._finish(partition)
+        self._closed += (head, bytes(batch))
+        self._closed_size += len(head) + len(batch)
 
-    def _finish(self, partition: int) -> tuple[Body, Body, Body]:
-        """End the partition's open batch: what the body holds of it, for use before the next append."""
+    def _finish(self, partition: int) -> tuple[Body, Body]:
+        """End the partition's open batch: what the body holds of it, in the buffer where it is written."""
         start, stop = int(self._start[partition]), int(self._cursor[partition])
         records = int(self._count[partition])
-        codec, content = _compressed(self._compression, self._out.data[start:stop])
-        header = BATCH_HEADER.pack(
+        buffer = self._out.data
+        codec, content = _compressed(self._compression, buffer[start:stop])
+        if codec:
+            stop = start + len(content)
+            buffer[start:stop] = content
+        begin = start - BATCH_HEADER.size
+        BATCH_HEADER.pack_into(
+            buffer,
+            begin,
             0,
-            BATCH_HEADER.size - 12 + len(content),
+            stop - begin - 12,
             -1,
             2,
             0,
@@ -186,7 +205,7 @@ class RecordEncoder:
         )
         self._cursor[partition] = start
         self._count[partition] = 0
-        return _PIECE.pack(partition, records, len(header) + len(content)), header, content
+        return _PIECE.pack(partition, records, stop - begin), buffer[begin:stop]
 
 
 def _series_texts(directory: Directory, partitions: int) -> SeriesTexts:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from greenlang_iot.model.pieces import Body, Pieces
+
 U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
@@ -141,7 +143,7 @@ class Chunk:
     A chunk read back from the spool has no tickets (first > last).
     """
 
-    body: bytes | bytearray | memoryview
+    body: Body | Pieces
     rows: int  # readings (or records) in the body
     first_ticket: int
     last_ticket: int

@@ -5,8 +5,7 @@ from typing import Protocol
 from greenlang_iot.model.batches import FrameBatch, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.outcomes import Outcome
-
-Body = bytes | bytearray | memoryview
+from greenlang_iot.model.pieces import Body, Pieces
 
 
 class OpenChunk(Protocol):
@@ -23,7 +22,7 @@ class OpenChunk(Protocol):
     def append(self, batch: ReadingBatch, scores: ScoreBatch) -> int:
         """Encode the batch's readings (DUPLICATE rows are skipped); return how many."""
 
-    def seal(self) -> Body:
+    def seal(self) -> Body | Pieces:
         """The finished body, self-contained; the open chunk is empty again."""
 
     def grow(self, directory: Directory) -> None:
@@ -36,7 +35,7 @@ class Sender(Protocol):
     async def open(self) -> None:
         """Connect; SinkError where that fails."""
 
-    async def send(self, body: Body, rows: int) -> Outcome:
+    async def send(self, body: Body | Pieces, rows: int) -> Outcome:
         """Deliver one chunk; returns when it is durable in the sink. Raises SinkError."""
 
     async def close(self) -> None:

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from greenlang_iot.mqtt.control import ControlPlane
 
 log = structlog.get_logger(__name__)
-POLL_EVERY = 0.05
+POLL_EVERY = 0.1
 TICK_EVERY = 1.0
-"""Seconds after which the book hears that time goes on: silences end."""
+"""Seconds after which the book hears that time goes on, so that silences end, and new outboxes are looked for."""
 RELEASE_EVERY = 5.0
 """Seconds between two snapshots of the book; what was delivered since comes again after a crash."""
 AT_ONCE = 500
@@ -151,7 +151,7 @@ class Courier:
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._given = 0  # transitions that the targets got
         self._records: deque[tuple[int, int]] = deque()  # (transitions given, journal's record)
-        self._ticked = self._released = float("-inf")
+        self._ticked = self._looked = self._released = float("-inf")
         self._failing = False
         self._one_at_a_time = asyncio.Lock()
         self._control: ControlPlane | None = None
@@ -180,6 +180,7 @@ class Courier:
 
     async def drain(self) -> None:
         """Called when the shards have ended: deliver what is left, within DRAIN_TIMEOUT."""
+        self._looked = float("-inf")
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT):
                 while await self._move() or self._behind:
@@ -260,9 +261,11 @@ class Courier:
             self._counters.set(cell("alerts_open", severity=severity), is_open[severity])
 
     def _outboxes(self) -> list[OutboxReader]:
-        for folder in sorted(outbox_folder(self._settings).glob("*")):
-            if folder.name not in self._readers:
-                self._readers[folder.name] = OutboxReader(folder)
+        if time.monotonic() - self._looked >= TICK_EVERY:
+            self._looked = time.monotonic()
+            for folder in sorted(outbox_folder(self._settings).glob("*")):
+                if folder.name not in self._readers:
+                    self._readers[folder.name] = OutboxReader(folder)
         return list(self._readers.values())
 
     async def _adopt(self) -> None:

@@ -7,7 +7,7 @@ from collections import deque
 
 from greenlang_iot.encode.lines import readings_in
 from greenlang_iot.model.outcomes import Outcome, Refused
-from greenlang_iot.model.protocols import Body
+from greenlang_iot.model.pieces import Body, Pieces
 from greenlang_iot.settings.model import InfluxSettings
 from greenlang_iot.sinks.influx_answers import Verdict, halves, judge, sort_out
 from greenlang_iot.sinks.influx_http import Answer, InfluxHttp
@@ -41,7 +41,7 @@ class InfluxSender:
     async def close(self) -> None:
         await self._http.close()
 
-    async def send(self, body: Body, rows: int) -> Outcome:
+    async def send(self, body: Body | Pieces, rows: int) -> Outcome:
         """Write one chunk; `timeout` bounds each request. Raises SinkError."""
         refused: list[Refused] = []
         refusals = 0

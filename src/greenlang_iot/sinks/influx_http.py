@@ -27,7 +27,16 @@ class Answer:
     body: bytes
 
     def json(self) -> Any:
-        return orjson.loads(self.body)
+        """The document. SinkError where the body is none: something else answers at that address."""
+        try:
+            return orjson.loads(self.body)
+        except orjson.JSONDecodeError as error:
+            shown = self.body[:100].decode(errors="replace")
+            raise SinkError(
+                f"what answers is no InfluxDB: HTTP {self.status} with {shown!r} instead of JSON",
+                reason="answer",
+                retryable=False,
+            ) from error
 
     @property
     def error(self) -> str | None:

@@ -27,7 +27,7 @@ from aiokafka.structs import TopicPartition
 from greenlang_iot.encode.records import pieces
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.model.outcomes import Outcome, Refused
-from greenlang_iot.model.protocols import Body
+from greenlang_iot.model.pieces import Body, Pieces
 from greenlang_iot.settings.model import KafkaSettings
 from greenlang_iot.sinks.kafka_batches import (
     FinishedBatch,
@@ -68,7 +68,7 @@ class _Delivery:
     """What became of one body so far."""
 
     topic: str
-    body: Body
+    body: Body | Pieces
     parts: list[_Part]
     refused: list[Refused] = field(default_factory=list)
     failure: BaseException | None = None  # neither poison nor a lost sequence
@@ -105,7 +105,7 @@ class KafkaSender:
         async with self._within(self._deadline()):
             await self._ready(self._topic)
 
-    async def send(self, body: Body, rows: int) -> Outcome:
+    async def send(self, body: Body | Pieces, rows: int) -> Outcome:
         """Deliver a body of encode.records; `refused` holds the JSON values of refused records."""
         try:
             parts = [_Part(*piece) for piece in pieces(body)]
@@ -163,7 +163,7 @@ class KafkaSender:
         records = sum(part.records for part in delivery.parts)
         return Outcome(records, delivery.refused)
 
-    def _admit(self, topic: str, body: Body, parts: list[_Part]) -> _Delivery:
+    def _admit(self, topic: str, body: Body | Pieces, parts: list[_Part]) -> _Delivery:
         """The remembered delivery of the same bytes, or a new one. Raises SinkError when full."""
         for known in self._deliveries:
             if not known.awaited and known.topic == topic and known.body == body:

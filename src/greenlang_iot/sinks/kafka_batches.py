@@ -16,8 +16,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from crc32c import crc32c
 
 from greenlang_iot.encode.records import BATCH_HEADER
-from greenlang_iot.model.protocols import Body
-from greenlang_iot.sinks.kafka_request import Pieces
+from greenlang_iot.model.pieces import Body, Pieces
 
 _CRC_AT = 17
 _ATTRIBUTES_AT = 21

@@ -9,34 +9,12 @@ test.
 
 import asyncio
 import struct
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.produce import ProduceRequest
 
-from greenlang_iot.model.protocols import Body
-
-
-class Pieces:
-    """A bytes-like thing that is written as several; `bytes + Pieces` puts bytes before them."""
-
-    __slots__ = ("_parts",)
-
-    def __init__(self, parts: Iterable[Body]) -> None:
-        self._parts = tuple(parts)
-
-    def __len__(self) -> int:
-        return sum(map(len, self._parts))
-
-    def __iter__(self) -> Iterator[Body]:
-        return iter(self._parts)
-
-    def __bytes__(self) -> bytes:
-        return b"".join(self._parts)
-
-    def __radd__(self, before: bytes) -> "Pieces":
-        return Pieces((before, *self._parts))
+from greenlang_iot.model.pieces import Body, Pieces
 
 
 class PiecesWriter:

@@ -20,7 +20,7 @@ import structlog
 from greenlang_iot.encode.arrow import SCHEMA
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.model.outcomes import Outcome
-from greenlang_iot.model.protocols import Body
+from greenlang_iot.model.pieces import Body, Pieces
 from greenlang_iot.settings.model import LakeSettings
 from greenlang_iot.sinks.lake_files import (
     ParquetFile,
@@ -149,7 +149,7 @@ class LakeSender:
                 f"the lake cannot be opened: {error}", reason="disk", down=True
             ) from error
 
-    async def send(self, body: Body, rows: int) -> Outcome:
+    async def send(self, body: Body | Pieces, rows: int) -> Outcome:
         """Durable in the shard's log when it returns. Raises SinkError."""
         if self._log is None:
             raise SinkError("the lake is not open", reason="disk", down=True)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from greenlang_iot.model.protocols import Body
+from greenlang_iot.model.pieces import Body, Pieces
 from greenlang_iot.spool.commit import GroupCommit
 from greenlang_iot.spool.files import OS_FILES, Files
 from greenlang_iot.spool.format import MAX_BODY, RECORD_SIZE, Damage, Record
@@ -114,7 +114,7 @@ class SegmentLog:
         """Bytes on disk and in memory."""
         return self._store.stored + self.pending_bytes
 
-    def append(self, body: Body, rows: int) -> int:
+    def append(self, body: Body | Pieces, rows: int) -> int:
         """Queue a record for the next group commit; its number. Raises SpoolFull."""
         size = RECORD_SIZE + len(body)
         if len(body) > MAX_BODY:

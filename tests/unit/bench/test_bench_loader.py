@@ -5,6 +5,7 @@ import json
 import ssl
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import aiomqtt
 import pytest
 
 from greenlang_iot.bench.loader import Load
-from greenlang_iot.simulate.ca import loopback
+from greenlang_iot.simulate.broker import Broker, BrokerOptions
+from greenlang_iot.simulate.ca import loopback, server_context
 
 DEVICES = 8
 
@@ -30,18 +32,25 @@ class Loader:
         return json.loads(await self._process.stdout.readline())
 
 
-@pytest.fixture
-async def loader(tmp_path: Path) -> AsyncIterator[Loader]:
-    ca_file = loopback(tmp_path)[0]
-    load = json.dumps(asdict(Load(str(tmp_path), DEVICES, 1_750_000_000_000, record=128)))
+@asynccontextmanager
+async def started(load: Load) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
+    """The process and the port that it says."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "greenlang_iot.bench.loader", load,
+        sys.executable, "-m", "greenlang_iot.bench.loader", json.dumps(asdict(load)),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
-    yield Loader(process, int(await process.stdout.readline()), ca_file)
+    yield process, int(await process.stdout.readline())
     process.terminate()
     await process.wait()
+
+
+@pytest.fixture
+async def loader(tmp_path: Path) -> AsyncIterator[Loader]:
+    ca_file = loopback(tmp_path)[0]
+    load = Load(str(tmp_path), DEVICES, 1_750_000_000_000, record=128)
+    async with started(load) as (process, port):
+        yield Loader(process, port, ca_file)
 
 
 @pytest.mark.parametrize("version", [aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311])
@@ -72,3 +81,42 @@ async def test_messages_in_the_clients_version_until_all_are_acknowledged(
     ]
     assert counts["sent"] == counts["acked"]
     assert (counts["disorder"], counts["lost"], counts["subscribers"]) == (0, 0, 1)
+
+
+async def test_it_publishes_to_a_real_broker_until_that_has_acknowledged_all(
+    tmp_path: Path,
+) -> None:
+    ca_file, identity = loopback(tmp_path)
+    options = BrokerOptions(users={"bench": "secret"})
+    broker = Broker(tls=server_context(identity), options=options)
+    port = await broker.start()
+    load = Load(
+        str(tmp_path), DEVICES, 1_750_000_000_000, record=128,
+        broker=f"mqtts://bench:secret@127.0.0.1:{port}", ca_file=str(ca_file),
+    )  # fmt: skip
+    async with (
+        aiomqtt.Client(
+            "127.0.0.1",
+            port,
+            protocol=aiomqtt.ProtocolVersion.V5,
+            username="bench",
+            password="secret",
+            tls_context=ssl.create_default_context(cafile=ca_file),
+        ) as client,
+        started(load) as (process, told),
+    ):
+        assert told == 0
+        loader = Loader(process, port, ca_file)
+        await client.subscribe("greenlang/+/+/+/telemetry", qos=1)
+        await loader.ask("rate 500")
+        await loader.ask("go")
+        topics = set()
+        async for message in client.messages:
+            topics.add(str(message.topic))
+            if len(topics) == DEVICES:
+                break
+        counts = await loader.ask("pause")
+    assert topics == {f"greenlang/acme/s{d % 4:02d}/d{d:05d}/telemetry" for d in range(DEVICES)}
+    assert counts["sent"] == counts["acked"] >= DEVICES
+    assert (counts["disorder"], counts["lost"], counts["subscribers"]) == (0, 0, 2)
+    await broker.stop()

@@ -4,6 +4,7 @@ import numpy as np
 import orjson
 import pytest
 
+from greenlang_iot.bench.counting_influxdb import Writes
 from greenlang_iot.bench.tally import Tally
 from greenlang_iot.bench.workload import (
     FIRST_SEQ,
@@ -152,3 +153,31 @@ def test_the_registry_knows_every_device_of_the_workload() -> None:
     document = registry(DEVICES)
     places = {(d["org"], d["site"], d["id"]) for d in document["devices"]}
     assert places == {tuple(topic(d).split("/")[1:4]) for d in range(DEVICES)}
+
+
+class Sent:
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+def test_bodies_in_chunks_and_with_a_length_are_counted_wherever_they_are_cut(step: int) -> None:
+    chunked = (
+        b"POST /write HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"6;x=1\r\na b=1\n\r\n4\r\na b=\r\n2\r\n2\n\r\n0\r\n\r\n"
+    )
+    plain = b"POST /write HTTP/1.1\r\nContent-Length: 12\r\n\r\na b=3\na b=4\n"
+    stream = chunked + plain + chunked
+    writes, sent = Writes(None), Sent()
+    writes.connection_made(sent)  # type: ignore[arg-type]
+    lines, requests, nbytes = Writes.lines, Writes.requests, Writes.nbytes
+    for at in range(0, len(stream), step):
+        writes.data_received(stream[at : at + step])
+    assert sent.data.count(b"204 No Content") == 3
+    assert (Writes.lines - lines, Writes.requests - requests) == (6, 3)
+    assert Writes.nbytes - nbytes == 36

@@ -21,6 +21,7 @@ import pytest
 from pydantic import SecretStr
 from tests.fakes.influxdb2 import InfluxDB2
 
+from greenlang_iot.model.errors import SinkError
 from greenlang_iot.settings.model import InfluxSettings
 from greenlang_iot.sinks.influx import InfluxSender
 from greenlang_iot.sinks.influx_setup import influx_setup
@@ -321,6 +322,23 @@ async def test_setup_of_a_new_organisation() -> None:
         ]
         assert len(await setup.apply()) == 4
         assert await setup.plan() == []
+        await setup.close()
+
+
+@pytest.mark.parametrize("version", ["2", "1"])
+async def test_setup_says_that_something_else_answers(version: str) -> None:
+    async def empty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async with await asyncio.start_server(empty, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        token = SecretStr("t") if version == "2" else None
+        setup = influx_setup(
+            InfluxSettings(url=f"http://127.0.0.1:{port}", version=version, token=token)
+        )
+        with pytest.raises(SinkError, match="what answers is no InfluxDB: HTTP 204"):
+            await setup.plan()
         await setup.close()
 
 

@@ -19,6 +19,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 from pydantic import SecretStr
 
+from greenlang_iot.model.pieces import Pieces
 from greenlang_iot.settings.model import KafkaSettings
 from greenlang_iot.sinks.kafka_batches import (
     FinishedBatch,
@@ -33,7 +34,7 @@ from greenlang_iot.sinks.kafka_client import (
     client_options,
     why_unreachable,
 )
-from greenlang_iot.sinks.kafka_request import Pieces, PiecesRequest, PiecesWriter
+from greenlang_iot.sinks.kafka_request import PiecesRequest, PiecesWriter
 
 TP = TopicPartition("iot.readings", 0)
 RECORDS = [KafkaRecord(1_000 + i, b"key", b"value %d" % i) for i in range(50)]

@@ -25,6 +25,7 @@ from greenlang_iot.model.flags import (
     TEXT_IN_ARENA,
 )
 from greenlang_iot.model.outcomes import Transition
+from greenlang_iot.model.pieces import Body, Pieces
 
 SCHEMAS = Path(__file__).resolve().parents[3] / "docs" / "schemas"
 NOW = 1_750_000_000_123_456_789
@@ -69,7 +70,7 @@ def readings(rows: list[dict], slack: int = 64) -> tuple[ReadingBatch, ScoreBatc
     return batch, scores
 
 
-def parsed(body: bytes) -> list[tuple[int, int, bytes, dict]]:
+def parsed(body: Body | Pieces) -> list[tuple[int, int, bytes, dict]]:
     """(partition, time stamp in ms, key, value) as aiokafka reads them, in order of the body."""
     found = []
     for piece in pieces(body):
@@ -228,6 +229,27 @@ def test_a_record_longer_than_the_bound_stands_alone() -> None:
     found = list(pieces(encoder.seal()))
     assert [piece.records for piece in found] == [1, 1, 1]
     assert long.encode() in bytes(found[1].batch)
+
+
+def test_a_full_chunk_is_handed_over_where_it_was_written() -> None:
+    def full(first: int) -> tuple[ReadingBatch, ScoreBatch]:
+        return readings(
+            [{"series": i % 8, "ts": NOW + i, "text": str(i)} for i in range(first, first + 320)]
+        )
+
+    encoder = RecordEncoder(directory(4), 1, "none", 65_536)
+    encoder.append(*full(0))
+    body = encoder.seal()
+    assert isinstance(body, Pieces)
+    joined = bytes(body)
+    assert len(body) == len(joined)
+    assert parsed(joined) == parsed(body)
+    encoder.append(*full(1_000))  # in a buffer of its own
+    assert body == joined
+    assert encoder.seal() != joined
+    packed = RecordEncoder(directory(4), 1, "zstd", 65_536)
+    packed.append(*full(0))
+    assert isinstance(packed.seal(), bytes)
 
 
 @given(st.text(max_size=40), st.integers(1, 64))
