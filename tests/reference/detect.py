@@ -421,3 +421,60 @@ class Context:
         self.hours[hour] = f32(level), learnt + 1
         self.slow = f32(self.slow + 0.005 * slow_residual)
         return result
+
+
+@dataclass
+class Metric:
+    """One of a device's metrics, and how it follows the mean of the others."""
+
+    newest: float | None = None  # its z in the newest set
+    own: float = 0.0  # mean squares and product
+    both: float = 0.0
+    others: float = 0.0
+    apart: float = 0.0
+    sets: int = 0
+
+    def usual(self) -> float | None:
+        """Mean squared residual, None where it does not follow the others."""
+        if self.sets < 300 or self.both * self.both <= 0.5 * self.own * self.others:
+            return None
+        return max(self.own - self.both * self.both / self.others, 0.02 * self.own)
+
+    def learn(self, z: float, mean: float) -> None:
+        usual = self.usual()
+        if usual is None:
+            self.apart = 0.0
+        else:
+            residual = z - self.both / self.others * mean
+            self.apart = f32(self.apart + 0.2 * (min(residual * residual, 16 * usual) - self.apart))
+        rate = max(1 / (self.sets + 1), 1 / 512)
+        self.own = f32(self.own + rate * (z * z - self.own))
+        self.both = f32(self.both + rate * (z * mean - self.both))
+        self.others = f32(self.others + rate * (mean * mean - self.others))
+        self.sets += 1
+
+
+class Siblings:
+    """The metrics of one device."""
+
+    def __init__(self, metrics: int) -> None:
+        self.metrics = [Metric() for _ in range(metrics)]
+        self.ts: int | None = None
+
+    def read(self, at: int, ts: int, z: float) -> float:
+        if self.ts is None or ts > self.ts:
+            there = [(m, m.newest) for m in self.metrics if m.newest is not None]
+            total = sum(z for _, z in there)
+            for metric, its in there:
+                metric.newest = None
+                if len(there) > 1:
+                    metric.learn(its, (total - its) / (len(there) - 1))
+            self.ts = ts
+        one = self.metrics[at]
+        if ts == self.ts:
+            one.newest = f32(clip(z, -4.0, 4.0))
+        usual = one.usual()
+        if usual is None or one.apart <= usual:
+            return 0.0
+        x = one.apart / usual
+        return 1.3 * (x - 1 - math.log(x))

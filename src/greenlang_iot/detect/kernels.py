@@ -28,6 +28,7 @@ import numpy as np
 
 from greenlang_iot.detect.kernels_context import DOUBT, context_score, half_of
 from greenlang_iot.detect.kernels_habit import is_habit
+from greenlang_iot.detect.kernels_siblings import apart_score
 from greenlang_iot.detect.kernels_tail import EXCESS, beyond, lowered, raised
 from greenlang_iot.detect.limits import COUNTER, RESOLUTION
 from greenlang_iot.detect.state import GAUSS_TAIL, HOT_LINES, NO_TS, NOISE_CUSUM, RECENT, Rows
@@ -37,6 +38,7 @@ from greenlang_iot.model.flags import (
     DETECTOR_NONE,
     DETECTOR_RANGE,
     DETECTOR_RATE,
+    DETECTOR_RIVER,
     DETECTOR_SHIFT,
     DETECTOR_SPIKE,
     DETECTOR_STUCK,
@@ -306,13 +308,19 @@ def is_told(row: Row, suspect: bool, detector: int, score: float, threshold: flo
     if detector == DETECTOR_STUCK:
         # news in the moment in which the run becomes too long
         return suspect and score * (row["run"] - 2.0) >= threshold * (row["run"] - 1.0)
-    quiet = int(row["quiet"])
     if suspect:
-        row["quiet"] = int(min(max(QUIET_SHARE * row["seen"], QUIET_LEAST), QUIET_MOST))
-        return quiet > 0
-    if quiet > 0:
-        row["quiet"] = quiet - 1
+        return was_quiet(row)
+    if row["quiet"] > 0:
+        row["quiet"] -= 1
     return False
+
+
+@leaf
+def was_quiet(row: Row) -> bool:
+    """Begin or prolong the quiet time of a series; was it one already?"""
+    quiet = int(row["quiet"])
+    row["quiet"] = int(min(max(QUIET_SHARE * row["seen"], QUIET_LEAST), QUIET_MOST))
+    return quiet > 0
 
 
 @leaf
@@ -433,6 +441,7 @@ def score_batch(
     rows: Rows,
     halves: Rows,
     limits: Rows,
+    siblings: Rows,
     score: F32,
     detector: U8,
     verdict: U8,
@@ -444,7 +453,8 @@ def score_batch(
     """Judge and learn `n` readings in row order; sets the duplicate bits in `flags`.
 
     bits: the values' bits (`value.view(int64)`). rows, limits: state.ROW and limits.LIMIT rows, by
-    series; halves: `state.halves(rows)`. All else is a column of the batch; the last seven are written.
+    series; halves: `state.halves(rows)`; siblings: kernels_siblings.SIBLING rows, none where no limit row
+    has several metrics. All else is a column of the batch; the last seven are written.
     """
     for i in range(n):
         if i + AHEAD < n:
@@ -453,6 +463,8 @@ def score_batch(
                 prefetch(rows, ahead, line)
             prefetch(halves, half_of(ahead, ts[i + AHEAD]))
             prefetch(limits, ahead)
+            if len(siblings):
+                prefetch(siblings, ahead)
         score[i] = 0.0
         detector[i] = DETECTOR_NONE
         verdict[i] = 0
@@ -474,6 +486,16 @@ def score_batch(
         s, d, v, e, b, signed, moved = judge(
             row, halves[half_of(series[i], ts[i])], limits[series[i]], x, ts[i], warmup
         )
+        limit = limits[series[i]]
+        if limit["metrics"] > 1 and v & LEARNING == 0:
+            apart = apart_score(
+                siblings, limit["first"], limit["metrics"], series[i], ts[i], signed
+            )
+            if v & SUSPECT == 0 and apart >= limit["threshold"]:
+                told = was_quiet(row)
+                s = TOLD_SHARE * limit["threshold"] if told else apart
+                d = DETECTOR_RIVER
+                v |= SUSPECT | TOLD if told else SUSPECT
         score[i] = s
         detector[i] = d
         verdict[i] = v

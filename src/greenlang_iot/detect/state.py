@@ -7,6 +7,7 @@ checkpoint stores named fields, so the layout may change.
 import numpy as np
 import numpy.typing as npt
 
+from greenlang_iot.detect.kernels_siblings import SIBLING
 from greenlang_iot.detect.kernels_tail import EXCESS, START
 from greenlang_iot.model.directory import Directory
 
@@ -141,6 +142,13 @@ def reset(rows: Rows, which: slice | npt.NDArray[np.intp]) -> None:
         rows[f"{name}_excess"][which] = EXCESS
 
 
+def strangers(n: int) -> Rows:
+    """`n` SIBLING records of series that have not been compared with others."""
+    records = aligned(n, SIBLING)
+    records["set_ts"] = NO_TS
+    return records
+
+
 def seen(rows: Rows) -> npt.NDArray[np.bool_]:
     """Per series: has it ever sent a reading?"""
     newest: npt.NDArray[np.int64] = rows["recent_ts"].max(axis=1, initial=NO_TS)
@@ -150,17 +158,26 @@ def seen(rows: Rows) -> npt.NDArray[np.bool_]:
 def grown(rows: Rows, old: Directory, new: Directory) -> Rows:
     """Rows for `new`: known series keep theirs, also at another index; a reused index starts afresh."""
     result = fresh(new.n_series)
+    to, source = moved(seen(rows), old, new)
+    result[to] = rows[source]
+    return result
+
+
+def moved(
+    seen: npt.NDArray[np.bool_], old: Directory, new: Directory
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """(index in `new`, index in `old`) of every series that both have. seen: per series of `old`, is it worth finding?"""
     kept = _same_key(old, new)
-    result[: len(kept)][kept] = rows[: len(kept)][kept]
+    to, source = np.flatnonzero(kept), np.flatnonzero(kept)
     left = np.flatnonzero(~kept)
-    left = left[seen(rows[left])]
+    left = left[seen[left]]
     if len(left):
         at = {_key(old, s): s for s in left.tolist()}
         others = np.concatenate((np.flatnonzero(~kept), np.arange(len(kept), new.n_series)))
-        for series in others.tolist():
-            if (before := at.get(_key(new, series))) is not None:
-                result[series] = rows[before]
-    return result
+        found = [(s, at[key]) for s in others.tolist() if (key := _key(new, s)) in at]
+        pairs = np.array(found, np.intp).reshape(-1, 2)
+        to, source = np.concatenate((to, pairs[:, 0])), np.concatenate((source, pairs[:, 1]))
+    return to, source
 
 
 def _key(d: Directory, series: int) -> tuple[bytes, bytes, bytes]:
