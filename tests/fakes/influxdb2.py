@@ -157,8 +157,8 @@ class InfluxDB2:
         if fault is not None and (fault.hang or fault.reset):
             if fault.written:
                 self._answer_write(request, body)
-            assert request.transport is not None
-            request.transport.abort()
+            if request.transport is not None:  # else the client gave up before
+                request.transport.abort()
             return web.Response()
         if fault is not None and fault.status:
             text = fault.body if isinstance(fault.body, str) else json.dumps(fault.body)

@@ -549,8 +549,8 @@ class Field:
         for path in self._kernels.rglob("*.nb?"):
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
-    def limit_memory(self) -> int:
-        """A shard can have no more memory than it has; its pid.
+    def starve_shard(self) -> int:
+        """A shard can have no more memory than it has, and a leak takes what of that is free; its pid.
 
         Not by RLIMIT_AS: malloc has address space reserved for each thread, and uses that then.
         """
@@ -559,6 +559,7 @@ class Field:
         (kilobytes,) = (line.split()[1] for line in lines if line.startswith("VmData:"))
         size = int(kilobytes) * 1024
         resource.prlimit(pid, resource.RLIMIT_DATA, (size, resource.RLIM_INFINITY))
+        self.switch("memory", str(pid))
         return pid
 
     @contextmanager

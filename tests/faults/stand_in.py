@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any
 
 from tests.fakes.influxdb2 import Fault, InfluxDB2
@@ -26,8 +26,8 @@ class StandIn:
         self._call(self._reset())
 
     def fault(self, *faults: Fault) -> None:
-        """Each is used up by one write."""
-        self._loop.call_soon_threadsafe(self._server.faults.extend, faults)
+        """Each is used up by one write; they are there when this returns."""
+        self._call(self._add(faults))
 
     def heal(self) -> None:
         """Forget the faults that were not used up."""
@@ -69,6 +69,9 @@ class StandIn:
         self.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+
+    async def _add(self, faults: Iterable[Fault]) -> None:
+        self._server.faults.extend(faults)
 
     async def _reset(self) -> None:
         self._server.faults.clear()

@@ -11,10 +11,12 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from tests.fakes.directory import directory
 from tests.reference.mqtt import publish
 from tests.unit.decode.test_decode_fuzz import assert_as_twin
 
+from greenlang_iot.alerts.expressions import compiled
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.devices.registry import parse as parse_registry
 from greenlang_iot.encode import deadletter
@@ -23,8 +25,9 @@ from greenlang_iot.formats.catalog import BUILT_IN, make
 from greenlang_iot.formats.topics import TopicTemplate
 from greenlang_iot.model.errors import InputError, MqttError
 from greenlang_iot.mqtt.session import Event, Session
+from greenlang_iot.runtime.rules import load_rules
 from greenlang_iot.settings.load import load as load_settings
-from greenlang_iot.settings.model import BrokerSettings, DetectSettings
+from greenlang_iot.settings.model import AlertSettings, BrokerSettings, DetectSettings
 from greenlang_iot.spool.format import FormatError, Record
 from greenlang_iot.spool.reader import Segment, read_segment
 
@@ -138,6 +141,19 @@ def config(data: bytes) -> None:
             load_settings(path, {})
 
 
+def alert_rules(data: bytes) -> None:
+    """A rule file gives rules whose expressions can be asked, or every mistake as a sentence."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("FUZZ_FOLDER")) as folder:
+        path = Path(folder) / "rules.yaml"
+        path.write_bytes(data)
+        with suppress(InputError):
+            for rule in load_rules(AlertSettings(rules_file=path)).rules:
+                if rule.expression is not None:
+                    expression = compiled(rule.expression.holds)
+                    columns = {name: np.zeros(3) for name in expression.metrics}
+                    assert expression.holds(columns).shape in ((3,), ())
+
+
 def registry(data: bytes) -> None:
     """A registry gives a Directory, or every mistake as a sentence."""
     with suppress(InputError):
@@ -154,7 +170,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     one.__name__: one
     for one in (
         session, topic, json_payload, other_payload, spool_segment, checkpoint, config, registry,
-        dead_letter,
+        alert_rules, dead_letter,
     )
 }  # fmt: skip
 
@@ -184,6 +200,12 @@ def seeds(name: str) -> list[bytes]:
             return [
                 (root / "config" / "iot-config.yaml").read_bytes(),
                 b"mqtt: {brokers: [{port: 1}]}",
+            ]
+        case "alert_rules":
+            return [
+                (root / "devices" / "alert-rules.yaml").read_bytes(),
+                b"version: 1\nrules: [{name: a, stuck: 5m}]",
+                b"{version: 1, rules: [{name: a, expression: 'abs(x) > 1 and not (y < 2 or x == 3)'}]}",
             ]
         case "registry":
             small = b'{"version":1,"types":{"m":{"metrics":{"p":{"unit":"W","range":[0,1]}}}},"devices":[{"id":"a","org":"o","site":"s","type":"m"}]}'

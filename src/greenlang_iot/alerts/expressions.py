@@ -91,7 +91,10 @@ def _compile(node: ast.expr, metrics: set[str], depth: int) -> tuple[_Function, 
         raise ExpressionError("it is nested too deeply")
     match node:
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-            constant = np.float64(number)
+            try:
+                constant = np.float64(number)
+            except OverflowError:
+                raise _wrong(node, "the number is too large") from None
             return lambda columns: constant, False
         case ast.Name(id=name):
             metrics.add(name)

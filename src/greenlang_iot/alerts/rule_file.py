@@ -175,12 +175,18 @@ def parse(text: str, name: str) -> RuleSet:
     problems: list[tuple[_Place, str]] = []
     try:
         document = _plain(text, lines, problems)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise _unreadable(
+            name, line, f"the character {error.character:#x} is not allowed"
+        ) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        raise InputError(
-            f"{name}: 1 mistake", (f"{name}:{line}: not YAML: {error.problem or error.context}",)
+        raise _unreadable(
+            name, mark.line + 1 if mark else 1, error.problem or error.context
         ) from None
+    except RecursionError:
+        raise _unreadable(name, 1, "nested too deeply") from None
     rules: list[Rule] = []
     problems += _taken(document, lines)
     try:
@@ -197,6 +203,10 @@ def parse(text: str, name: str) -> RuleSet:
             tuple(f"{name}:{line}: {_show(place)}{message}" for line, place, message in told),
         )
     return RuleSet(tuple(rules))
+
+
+def _unreadable(name: str, line: int, why: str | None) -> InputError:
+    return InputError(f"{name}: 1 mistake", (f"{name}:{line}: not YAML: {why}",))
 
 
 def _taken(document: Any, lines: dict[_Place, int]) -> Iterator[tuple[_Place, str]]:
@@ -262,10 +272,18 @@ def _value(
         return [
             _value(loader, item, (*place, i), lines, problems) for i, item in enumerate(node.value)
         ]
-    return loader.construct_object(node)
+    return _built(loader, node)
 
 
 def _pairs(loader: yaml.SafeLoader, node: yaml.MappingNode) -> Iterator[tuple[str, yaml.Node]]:
     loader.flatten_mapping(node)
     for key, value in node.value:
-        yield str(loader.construct_object(key, deep=True)), value
+        yield str(_built(loader, key)), value
+
+
+def _built(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    try:
+        return loader.construct_object(node, deep=True)
+    except (ValueError, OverflowError, TypeError, KeyError, IndexError):  # 2024-13-45 is no date
+        why = "a value that is not what it looks like; put it in quotes"
+        raise yaml.MarkedYAMLError(problem=why, problem_mark=node.start_mark) from None

@@ -11,6 +11,7 @@ from greenlang_iot.bench.stage import Setup
 from greenlang_iot.bench.workload import PACKET
 
 OFF = {"enabled": False}
+NO_KAFKA = {"kafka": OFF, "dead_letter": {"target": "files"}}
 UNCHECKED = Setup(checked=False)
 """For settings that change what a record looks like: the sinks count, and do not read."""
 CHECKED_DEVICES = 100_000
@@ -25,7 +26,12 @@ LADDERS: dict[str, tuple[Rung, ...]] = {
         Rung("without river", {"detect": {"second_stage": OFF}}),
         Rung("without quality", {"quality": OFF}),
         Rung("without InfluxDB", {"sinks": {"influxdb": OFF}}),
-        Rung("without Kafka", {"sinks": {"kafka": OFF, "dead_letter": {"target": "files"}}}),
+        Rung("without Kafka", {"sinks": NO_KAFKA}),
+        Rung(
+            "InfluxDB, and nothing judged",  # what Telegraf does of it, at the same promise
+            {"sinks": NO_KAFKA, "detect": OFF, "quality": OFF},
+            UNCHECKED,
+        ),
         Rung("Kafka zstd", ZSTD),
         Rung("Kafka snappy", {"sinks": {"kafka": {"compression": "snappy"}}}),
         Rung("Kafka gzip", {"sinks": {"kafka": {"compression": "gzip"}}}),

@@ -17,7 +17,7 @@ import orjson
 
 from greenlang_iot.acks.ledger import Ledger
 from greenlang_iot.alerts.rules import Alerter
-from greenlang_iot.bench.workload import PACKET, Workload, registry
+from greenlang_iot.bench.workload import Workload, registry
 from greenlang_iot.decode.decoder import Decoder
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.devices.registry import parse
@@ -38,13 +38,13 @@ from greenlang_iot.settings.model import (
 
 BATCH = 6_000
 LAPS = 60  # before the measurement: detectors have learnt
+WARM = 5_000  # batches of it at most: of very many devices some are still learning
 PARTITIONS = 12
 STAGES = (
     "decode", "score", "quality", "alerts", "ledger", "lines", "records", "seal lines",
     "seal records", "meter",
 )  # fmt: skip
 _TOPIC_AT = 4
-_PAYLOAD_AT = PACKET - 86 if PACKET == 128 else 0
 
 
 class Cost(NamedTuple):
@@ -74,10 +74,11 @@ class _Bench:
         self.records = RecordEncoder(directory, PARTITIONS, "none", 524_288)
         self.ledger = Ledger()
         self.meter = BatchMeter(Counters.local())
-        self.workload = Workload(np.arange(devices), 1, self.start_ms)
+        self.workload = Workload(np.arange(devices), 1, self.start_ms, fleet=max(devices, 100_000))
+        packet = self.workload.packet
         self.packets = self._packets()
-        self.buffer: U8 = np.zeros(SLACK + batch * PACKET + SLACK, np.uint8)
-        at = SLACK + np.arange(batch, dtype=np.int32) * PACKET
+        self.buffer: U8 = np.zeros(SLACK + batch * packet + SLACK, np.uint8)
+        at = SLACK + np.arange(batch, dtype=np.int32) * packet
         topic = int(self.workload.lap(np.zeros(self.workload.n, np.uint16))[0, 3])
         self.frames = FrameBatch(
             connection=1,
@@ -86,7 +87,7 @@ class _Bench:
             topic_off=(at + _TOPIC_AT).astype(np.int32),
             topic_len=np.full(batch, topic, np.int32),
             payload_off=(at + _TOPIC_AT + topic + 3).astype(np.int32),
-            payload_len=np.full(batch, PACKET - (_TOPIC_AT + topic + 3), np.int32),
+            payload_len=np.full(batch, packet - (_TOPIC_AT + topic + 3), np.int32),
             packet_id=np.arange(1, batch + 1).astype(np.uint16),
             flags=np.zeros(batch, np.uint8),
         )
@@ -94,7 +95,7 @@ class _Bench:
     def _packets(self) -> Iterator[U8]:
         """Batches of packets, lap after lap."""
         ids = np.ones(self.workload.n, np.uint16)
-        left: U8 = np.empty((0, PACKET), np.uint8)
+        left: U8 = np.empty((0, self.workload.packet), np.uint8)
         while True:
             while len(left) < self.batch:
                 left = np.concatenate((left, self.workload.lap(ids)))
@@ -103,7 +104,7 @@ class _Bench:
 
     def run(self, repeats: int) -> dict[str, Cost]:
         per_lap = max(self.workload.n // self.batch, 1)
-        for _ in range(LAPS * per_lap):
+        for _ in range(min(LAPS * per_lap, WARM)):
             self._one()
         taken = np.array([self._one() for _ in range(repeats)]) / self.batch
         result = {

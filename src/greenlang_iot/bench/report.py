@@ -39,7 +39,7 @@ def _table(document: dict[str, Any]) -> str:
         f"## {document['name']}",
         "",
         f"{known['cpu']}, {known['cores']} cores, load {known['load_average']} at the end, Python "
-        f"{known['python']}, {known['measured_at']}.",
+        f"{known['python']}, commit {known.get('commit')}, {known['measured_at']}.",
         "",
         "| | " + " | ".join(columns.values()) + " |",
         "|---|" + "---|" * len(columns),

@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -45,9 +46,20 @@ def environment() -> dict[str, Any]:
         "load_average": round(os.getloadavg()[0], 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "commit": _commit(),
         "versions": {name: version(name) for name in PACKAGES},
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _commit() -> str | None:
+    """Of the checkout that this runs from; "+" where something in it is changed; None: no checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
 
 
 def write(folder: Path, name: str, rows: list[dict[str, Any]], wrong: list[str]) -> Path:

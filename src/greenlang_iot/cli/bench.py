@@ -48,6 +48,7 @@ def headline(
         bool, typer.Option(help="Also with one message in a TLS record.")
     ] = True,
     by_hand: Annotated[bool, typer.Option(help="Also what one writes by hand.")] = True,
+    results: Annotated[Path | None, typer.Option(help="Folder for headline.json.")] = None,
 ) -> None:
     """CPU per message of the whole gateway with everything on, against one orjson.loads.
 
@@ -59,13 +60,15 @@ def headline(
 
     from greenlang_iot.bench.headline import Options
     from greenlang_iot.bench.headline import headline as run
+    from greenlang_iot.bench.results import write
 
     options = Options(
         seconds, sustain, devices, record_bytes, spool, zstd, small_records, by_hand
     )  # fmt: skip
     done = run(options, _next)
     row = done.row
-    _print_rows([row] + [row[key] | {"name": name} for key, name in _INSIDE.items() if key in row])
+    rows = [row] + [row[key] | {"name": name} for key, name in _INSIDE.items() if key in row]
+    _print_rows(rows)
     sys.stdout.write(
         f"the unit, one orjson.loads: {row['unit_ns']:.0f} ns (spread {row['spread']:.0%}); "
         f"CPU per message p10 {row['cpu_ns_p10']:.0f}, p90 {row['cpu_ns_p90']:.0f}; "
@@ -76,6 +79,9 @@ def headline(
             f"sustained for {steady['seconds']:.0f} s: {steady['messages_per_s']:,} messages/s "
             f"(lowest of any 5 s: {steady['lowest_of_5_s']:,})\n"
         )
+    if results is not None:
+        said = [{k: v for k, v in r.items() if k not in _INSIDE} for r in rows]
+        say(f"written: {write(results, 'headline', said, done.wrong)}")
     _complain(done.wrong)
     if json:
         sys.stdout.write(orjson.dumps(row).decode() + "\n")
@@ -144,6 +150,9 @@ def peers(
     ] = None,
     kafka: Annotated[bool, typer.Option(help="Whether that command writes to Kafka, too.")] = True,
     seconds: Annotated[float, typer.Option(min=0.5, help="Seconds of load.")] = 3.0,
+    results: Annotated[
+        Path | None, typer.Option(help="Folder for peers.json, or the command's name.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Others in the gateway's place: by hand, the stock clients, or a command of yours.
@@ -158,6 +167,7 @@ def peers(
     import shlex
 
     from greenlang_iot.bench import peers as others
+    from greenlang_iot.bench.results import write
 
     chosen = [others.BY_HAND, others.STOCK]
     if gateway_command:
@@ -170,6 +180,9 @@ def peers(
         rows.append(done.row)
         wrong += done.wrong
     print_json(rows) if as_json else _print_rows(rows)
+    if results is not None:
+        name = "peers" if gateway_command is None else chosen[0].name
+        say(f"written: {write(results, name, rows, wrong)}")
     _complain(wrong)
     if wrong:
         raise typer.Exit(1)

@@ -51,8 +51,9 @@ class Screen:
             self._ids.add(item["alert_id"])
 
     def begin(self, gateway: "Gateway") -> None:
-        """The gateway is ready."""
+        """The gateway is ready, and nothing has come yet."""
         self._started = time.monotonic()
+        self._last = (self._started, 0.0, 0.0)
         broker = self._settings.mqtt.brokers[0]
         directory = self._directory
         sink = self._settings.sinks.kafka
@@ -124,8 +125,7 @@ class Screen:
         readings = sum(c.total("readings_decoded") for c in gateway.shards.values())
         then, m, r = self._last
         if now - then > 0.9:
-            if then:
-                self._rates = ((messages - m) / (now - then), (readings - r) / (now - then))
+            self._rates = ((messages - m) / (now - then), (readings - r) / (now - then))
             self._last = (now, messages, readings)
 
     def _draw(self, gateway: "Gateway") -> Group:

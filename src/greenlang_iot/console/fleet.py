@@ -4,6 +4,7 @@ devices and for 100,000. Who is silent comes from the shards, for all devices at
 
 import asyncio
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -57,7 +58,11 @@ class _Index:
     type: I64  # per row: index into types
     places: list[str]  # org/site
     types: list[str]
-    row_of: dict[str, int]
+
+    def row(self, name: str) -> int | None:
+        """The row of a device."""
+        row = bisect_left(self.ids, name)
+        return row if row < len(self.ids) and self.ids[row] == name else None
 
 
 class Fleet:
@@ -152,7 +157,7 @@ class Fleet:
     async def device(self, name: str) -> dict[str, Any] | None:
         """Everything that is known of a device; None: there is none of that id."""
         await self.refresh()
-        row = self._index.row_of.get(name)
+        row = self._index.row(name)
         if row is None:
             return None
         now = await self._now([self._named(row)])
@@ -160,7 +165,7 @@ class Fleet:
 
     def named(self, name: str) -> Named | None:
         """How the shards know the device."""
-        row = self._index.row_of.get(name)
+        row = self._index.row(name)
         return None if row is None else self._named(row)
 
     async def _now(self, devices: list[Named]) -> dict[str, list[SeriesNow]]:
@@ -247,14 +252,7 @@ class Fleet:
 
     def _after(self, cursor: str) -> int:
         """Row of the first device after `cursor` in the order of ids."""
-        low, high = 0, len(self._index.ids)
-        while low < high:
-            middle = (low + high) // 2
-            if self._index.ids[middle] <= cursor:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+        return bisect_right(self._index.ids, cursor)
 
 
 def as_json(series: SeriesNow) -> dict[str, Any]:
@@ -289,14 +287,19 @@ def _index(registry: Directory, guests: tuple[Guest, ...]) -> _Index:
         registry,
         guests,
         [ids[i] for i in order],
-        [ids[i].lower() for i in order],
+        [_lower(ids[i]) for i in order],
         np.array([i if i < n else UNREGISTERED for i in order], np.int64),
         np.array([number["/".join(pairs[i])] for i in order], np.int64),
         np.array([kind_number[kinds[i]] for i in order], np.int64),
         names,
         kind_names,
-        {ids[i]: row for row, i in enumerate(order)},
     )
+
+
+def _lower(name: str) -> str:
+    """Most names have no capitals: those are not kept twice."""
+    lower = name.lower()
+    return name if lower == name else lower
 
 
 def _merged_guests(answers: Sequence[Present]) -> tuple[Guest, ...]:

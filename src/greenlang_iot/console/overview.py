@@ -64,7 +64,7 @@ class Overview:
         self._shards = shards
         self._gateway = gateway
         self._samples: deque[_Sample] = deque(maxlen=WINDOW + 1)
-        self._history: deque[tuple[int, float, float, float | None, float | None]] = deque(
+        self._history: deque[tuple[float, float, float, float | None, float | None]] = deque(
             maxlen=HISTORY
         )
 
@@ -78,7 +78,7 @@ class Overview:
                 _rate(last, newest, cell(_RATES[name])) for name in ("messages", "readings")
             )
             p50, p99 = self._latency((0.5, 0.99))
-            self._history.append((round(wall), messages, readings, p50, p99))
+            self._history.append((round(wall, 1), messages, readings, p50, p99))
 
     def history(self) -> dict[str, list[Any]]:
         """Columns of the last minutes, oldest first. time: seconds since 1970."""

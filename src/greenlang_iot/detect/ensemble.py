@@ -63,6 +63,9 @@ class Detector:
             expected=np.full(n, np.nan, np.float32),
             band=np.full(n, np.nan, np.float32),
         )
+        if not self.settings.enabled:
+            self._recognise(batch)
+            return scores
         z, change = np.zeros(n, np.float32), np.zeros(n, np.float32)
         kernels.score_batch(
             n,
@@ -87,12 +90,25 @@ class Detector:
             z,
             change,
         )
-        if self.settings.enabled:
-            threshold = self._limits["threshold"]
-            self._bank.review(batch, scores, self._directory, threshold, z, change)
-        else:
-            _silence_scores(scores)
+        threshold = self._limits["threshold"]
+        self._bank.review(batch, scores, self._directory, threshold, z, change)
         return scores
+
+    def _recognise(self, batch: ReadingBatch) -> None:
+        """Detection is switched off: duplicates are still recognised, nothing is judged or learnt."""
+        kernels.recognise_batch(
+            batch.n,
+            batch.series,
+            batch.ts_ns,
+            batch.value,
+            batch.value.view(np.int64),
+            batch.seq,
+            batch.flags,
+            batch.connection & 0xFFFFFFFF,
+            batch.received_ns - self._paused_ns,
+            self._rows,
+            self._limits,
+        )
 
     def grow(self, directory: Directory) -> None:
         """Go on with a newer Directory; known series keep their state."""
@@ -225,12 +241,3 @@ def _per_device(d: Directory, series: npt.NDArray[np.bool_]) -> I64:
     running = np.concatenate((np.zeros(1, np.int64), np.cumsum(series, dtype=np.int64)))
     count: I64 = running[d.series_start[1:]] - running[d.series_start[:-1]]
     return count
-
-
-def _silence_scores(scores: ScoreBatch) -> None:
-    """Detection is switched off: duplicates are still recognised, nothing is judged."""
-    scores.score[:] = 0.0
-    scores.detector[:] = 0
-    scores.verdict[:] = 0
-    scores.expected[:] = np.nan
-    scores.band[:] = np.nan

@@ -503,3 +503,37 @@ def score_batch(
         band[i] = b
         z[i] = signed
         change[i] = moved
+
+
+@kernel
+def recognise_batch(
+    n: int,
+    series: I32,
+    ts: I64,
+    value: F64,
+    bits: I64,
+    seq: I64,
+    flags: U16,
+    connection: int,
+    clock_ns: int,
+    rows: Rows,
+    limits: Rows,
+) -> None:
+    """Set the duplicate bits in `flags` and note what came last; nothing is judged or learnt."""
+    for i in range(n):
+        if i + AHEAD < n:
+            ahead = series[i + AHEAD]
+            for line in range(HOT_LINES - 1):
+                prefetch(rows, ahead, line)
+            prefetch(limits, ahead)
+        x = float(value[i])
+        if x - x != 0.0:
+            continue
+        row = rows[series[i]]
+        flag = int(flags[i])
+        flag |= identify(row, ts[i], bits[i], fold_seq(seq[i], flag), connection)
+        flags[i] = flag
+        if flag & RETAINED == 0:
+            row["heard_ns"] = clock_ns
+        if flag & NOT_LEARNT == 0:
+            arrive(row, limits[series[i]], x, ts[i])

@@ -38,6 +38,19 @@ def warm() -> None:
         f32,
         f32,
     )
+    kernels.recognise_batch(
+        0,
+        np.zeros(0, np.int32),
+        i64,
+        np.zeros(0, np.float64),
+        i64,
+        i64,
+        np.zeros(0, np.uint16),
+        0,
+        0,
+        rows,
+        state.aligned(0, LIMIT),
+    )
     i32, f64 = np.zeros(1, np.int32), np.zeros(1)
     forest_learn(1, 0, i32, f64, i32, f64)
     forest_mass(1, 0, 0.0, i32, f64, i32, f64)

@@ -35,17 +35,18 @@ def quality_rows(scope: str, scopes: Scopes, settings: QualitySettings) -> pa.Ta
     """Rows of the table `quality`; scope: fleet, site or device."""
     n = len(scopes)
     figures, below = scopes.figures(), scopes.below(settings)
-    missed = [[FIGURES[c] for c in np.flatnonzero(row).tolist()] for row in below]
+    names = pa.array(np.array(FIGURES)[below.nonzero()[1]], pa.string())
+    ends = np.concatenate(([0], below.sum(axis=1).cumsum())).astype(np.int32)
     columns = {
-        "scope": pa.array([scope] * n),
+        "scope": pa.repeat(scope, n),
         "org": pa.array(scopes.org),
         "site": pa.array(scopes.site),
         "device": pa.array(scopes.device),
-        "ts": pa.array([scopes.to_ns] * n),
-        "seconds": pa.array([(scopes.to_ns - scopes.from_ns) / 1e9] * n),
+        "ts": pa.repeat(scopes.to_ns, n),
+        "seconds": pa.repeat((scopes.to_ns - scopes.from_ns) / 1e9, n),
         **{f: pa.array(figures[:, c], from_pandas=True) for c, f in enumerate(FIGURES)},
         "skew": pa.array(scopes.skew, from_pandas=True),
-        "below": pa.array(missed, pa.list_(pa.string())),
+        "below": pa.ListArray.from_arrays(ends, names),
         "expected": pa.array(scopes.expected),
         **{name: pa.array(scopes.counts[:, field]) for name, field in _COUNTS.items()},
     }

@@ -99,7 +99,7 @@ def widened(devices: Scopes) -> tuple[Scopes, Scopes]:
     places = list(zip(devices.org, devices.site, strict=True))
     keys = sorted(set(places))
     index = {place: number for number, place in enumerate(keys)}
-    group = np.array([index[place] for place in places], np.int64)
+    group = np.fromiter(map(index.__getitem__, places), np.int64, len(places))
     sites = _summed(devices, group, keys)
     everything = np.zeros(len(devices), np.int64)
     return sites, _summed(devices, everything, [("", "")] if len(devices) else [])
@@ -108,12 +108,12 @@ def widened(devices: Scopes) -> tuple[Scopes, Scopes]:
 def _summed(devices: Scopes, group: npt.NDArray[np.int64], keys: list[tuple[str, str]]) -> Scopes:
     n = len(keys)
     counts = np.zeros((n, devices.counts.shape[1]), np.int64)
-    np.add.at(counts, group, devices.counts)
+    for field in range(counts.shape[1]):
+        np.add.at(counts[:, field], group, devices.counts[:, field])
     skew = np.full(n, np.nan)
-    order = np.argsort(np.abs(devices.skew), kind="stable")  # NaN last: written first
-    for row in order[::-1].tolist() if n else ():
-        if np.isnan(skew[group[row]]):
-            skew[group[row]] = devices.skew[row]
+    known = np.flatnonzero(~np.isnan(devices.skew))
+    order = known[np.argsort(np.abs(devices.skew[known]), kind="stable")]
+    skew[group[order]] = devices.skew[order]  # of several the last one stays: the furthest off
     return Scopes(
         [org for org, _ in keys],
         [site for _, site in keys],

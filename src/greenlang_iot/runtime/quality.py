@@ -85,14 +85,16 @@ class QualityWatch:
         until = time.monotonic() + min(GRACE, slot_ns(self._settings.quality) / 2e9)
         while len(found) < len(shards) and time.monotonic() < until:
             for shard in shards:
+                if shard in found:
+                    continue
                 path = window_file(self._settings.data_dir, shard)
                 try:
-                    window = load_window(path) if shard not in found else None
+                    window = await asyncio.to_thread(load_window, path, end)
                 except (OSError, ValueError) as error:
                     log.error("a window of quality is unreadable", file=str(path), why=str(error))
                     path.unlink(missing_ok=True)
                     continue
-                if window is not None and window.to_ns == end:
+                if window is not None:
                     found[shard] = window
             await asyncio.sleep(POLL_EVERY)
         if found and len(found) < len(shards):
@@ -176,7 +178,10 @@ class QualityWatch:
         from greenlang_iot.encode.quality import quality_lines
         from greenlang_iot.sinks.influx import InfluxSender
 
-        lines = [line for scope, item in judged for line in quality_lines(scope, item)]
+        def encoded() -> list[bytes]:
+            return [line for scope, item in judged for line in quality_lines(scope, item)]
+
+        lines = await asyncio.to_thread(encoded)  # 1.5 s of CPU time for 100,000 devices
         sender = InfluxSender(self._settings.sinks.influxdb)
         await sender.open()
         try:

@@ -47,12 +47,17 @@ def save_window(
         log.error("quality figures of a window are missing", file=str(path), why=str(error))
 
 
-def load_window(path: Path) -> Scopes | None:
-    """The window that a shard left; None where there is none (yet). OSError, ValueError: damaged."""
+def load_window(path: Path, end_ns: int | None = None) -> Scopes | None:
+    """The window that a shard left; None where there is none (yet), or none that ends at `end_ns`.
+
+    OSError, ValueError: damaged. To find another window is cheap: no more than its times is read.
+    """
     try:
         with np.load(path, allow_pickle=False) as saved:
-            records: npt.NDArray[np.int64] = saved["records"]
             from_ns, to_ns = saved["window"].tolist()
+            if end_ns is not None and to_ns != end_ns:
+                return None
+            records: npt.NDArray[np.int64] = saved["records"]
             names = {key: saved[key].tolist() for key in ("org", "site", "device")}
             return Scopes(
                 **names,

@@ -5,6 +5,7 @@ import ctypes
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -88,11 +89,19 @@ def shard_process(spec: ShardSpec, control: Control, window: Control) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent drains us
     configure(spec.settings.log, shard=spec.index, secrets=secrets(spec.settings))
+    sys.unraisablehook = _unraisable
     try:
         uvloop.run(Shard(spec, control, window).run())
     except GatewayError as error:
         log.error("shard stopped", reason=str(error))
         raise SystemExit(1) from None
+
+
+def _unraisable(failed: "sys.UnraisableHookArgs") -> None:
+    """What was raised where nobody could catch it, as in the loop's own callbacks."""
+    if isinstance(failed.exc_value, MemoryError):
+        os._exit(1)
+    sys.__unraisablehook__(failed)
 
 
 class Shard:
@@ -315,17 +324,21 @@ class Shard:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
-            log.error("a task of the shard failed", exc_info=task.exception())
-            os._exit(1)  # nothing that is not settled was acknowledged; the supervisor restarts us
+            try:
+                log.error("a task of the shard failed", exc_info=task.exception())
+            finally:  # also where there is no memory left to say why
+                os._exit(1)  # what is not settled was not acknowledged; the supervisor restarts us
 
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What a callback raised and nobody caught. Without memory or threads a shard would stand
         still and say that it is well: it ends instead."""
         error = context.get("exception")
-        log.error("unhandled in the event loop", what=context.get("message"), exc_info=error)
         starved = isinstance(error, MemoryError) or "can't start new thread" in str(error)
-        if starved and not self._stop.is_set():
-            os._exit(1)
+        try:
+            log.error("unhandled in the event loop", what=context.get("message"), exc_info=error)
+        finally:  # also where there is no memory left to say why
+            if starved and not self._stop.is_set():
+                os._exit(1)
 
     def reload(self, registry: Directory, settings: Settings, rules: RuleSet) -> Reloaded:
         """Take over a newer registry and settings that need no restart. Raises InputError."""

@@ -113,7 +113,10 @@ class LakeReader:
             key = (segment.path, segment.path.stat().st_size)
             if key not in self._cache:
                 log_id = f"{read_header(segment).log:016x}"
-                tables = [t.cast(schema) for t in segment_rows(segment, to_table)]
+                tables = [
+                    rows if rows.schema == schema else rows.cast(schema)
+                    for rows in segment_rows(segment, to_table)
+                ]
                 self._cache[key] = (
                     log_id,
                     pa.concat_tables([schema.empty_table(), *tables]),

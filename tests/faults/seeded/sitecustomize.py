@@ -2,14 +2,17 @@
 
 FAULTS_SWITCHES names a folder with which a row reaches into the processes for faults that this machine
 cannot have made otherwise: `disk` holds an errno and the calls that fail with it, `clock` the seconds
-that the wall clock is wrong by. A file that is not there is no fault.
+that the wall clock is wrong by, `memory` the pid of a process that leaks until it can have no more. A file
+that is not there is no fault.
 """
 
 import asyncio
+import ctypes
 import errno
 import importlib.abc
 import importlib.machinery
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -328,7 +331,7 @@ def _failing_disk(folder: str) -> Callable[[Any], None]:
 
 
 def _stepping_clock(folder: str) -> None:
-    """`time.time` and `time.time_ns` follow the switch; it is read every 20 ms."""
+    """`time.time` and `time.time_ns` follow the switch; it is read every 20 ms, and memory leaks then."""
     genuine, read_at, step_ns = time.time_ns, 0.0, 0
 
     def time_ns() -> int:
@@ -336,10 +339,23 @@ def _stepping_clock(folder: str) -> None:
         now = time.monotonic()
         if now - read_at > 0.02:
             read_at, step_ns = now, int(float(_switch(folder, "clock") or 0) * 1e9)
+            if _switch(folder, "memory") == str(os.getpid()):
+                _take_all_memory()
         return genuine() + step_ns
 
     time.time_ns = time_ns
     time.time = lambda: time_ns() / 1e9
+
+
+def _take_all_memory() -> None:
+    """All that malloc has left, in ever smaller pieces, for good. Only where RLIMIT_DATA ends it."""
+    if resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY:
+        return
+    malloc = ctypes.CDLL(None).malloc
+    malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    for size in (1 << 20, 1 << 16, 1 << 12, 1 << 9):
+        while malloc(size):
+            pass
 
 
 def _switch(folder: str, name: str) -> str:

@@ -1,6 +1,7 @@
 """The demo as a user runs it: its summary is the proof that the main job works here."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,9 @@ def test_the_demo_reconciles_and_its_numbers_agree(tmp_path: Path) -> None:
     kept = summary["delivered"]["lake"] + summary["duplicates"] + rejected
     assert summary["received_readings"] == kept
     assert "RECONCILED" in done.stderr
+    first = re.search(r"([\d,]+) messages/s", done.stderr)
+    assert first is not None, done.stderr
+    assert first[1] != "0", done.stderr
 
     found = ["query", "--config", str(tmp_path / "settings.yaml"), "--format", "json"]
     known = subprocess.run(

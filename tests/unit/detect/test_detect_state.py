@@ -260,12 +260,29 @@ def test_a_restart_starts_the_clocks_again() -> None:
     assert silences.never.tolist() == [False]
 
 
-def test_switched_off_it_still_recognises_duplicates() -> None:
-    detector = Detector(directory(1), DetectSettings(enabled=False))
-    batch = readings([0, 0], [1, 1], [5.0, 5.0])
-    scores = detector.score(batch)
-    assert batch.flags.tolist() == [0, f.DUPLICATE]
-    assert scores.verdict.tolist() == [0, 0]
+def test_switched_off_it_recognises_duplicates_as_ever_and_judges_and_learns_nothing() -> None:
+    rng = np.random.default_rng(4)
+    n = 2_000
+    series, ts = rng.integers(0, 3, n), np.sort(rng.integers(0, 400, n)) - rng.integers(0, 9, n)
+    value = np.where(rng.random(n) < 0.5, 5.0, rng.normal(20, 1, n))
+    value[-3:] = 900.0
+    on = Detector(directory(2), DetectSettings())
+    off = Detector(directory(2), DetectSettings(enabled=False))
+    judged, plain = (readings(series.tolist(), ts.tolist(), value.tolist()) for _ in range(2))
+    assert (on.score(judged).verdict & f.SUSPECT).any()
+    scores = off.score(plain)
+    np.testing.assert_array_equal(plain.flags, judged.flags)
+    assert len(np.unique(plain.flags)) > 3
+    assert not scores.verdict.any()
+    assert not scores.score.any()
+    assert np.isnan(scores.band).all()
+    assert np.isnan(scores.expected).all()
+    now_ns, which = START + 500 * SECOND, np.arange(3)
+    one, other = on.standing(which, now_ns), off.standing(which, now_ns)
+    np.testing.assert_array_equal(one.last_ts, other.last_ts)
+    np.testing.assert_array_equal(one.last_value, other.last_value)
+    np.testing.assert_array_equal(one.quiet_ns, other.quiet_ns)
+    assert other.learning.all()
 
 
 def test_warm_compiles_without_touching_anything() -> None:

@@ -25,6 +25,20 @@ FOUND: dict[str, list[bytes]] = {name: [] for name in TARGETS} | {
         b"[" * 1_500,
         b"a: " + b"{a: " * 3_000,
     ],
+    "alert_rules": [
+        b"version: \x10",  # a character that YAML does not allow
+        b"version: 2024-13-45",  # looks like a date and is none
+        b"version: {a: 1:99:99:99}",
+        b"version: 0b",
+        b"? [1, {a: b}]\n: 1",
+        b"a: &a {<<: *a}",  # a mapping that is merged into itself
+        b"a: &a [*a]",
+        b"[" * 1_500,
+        b"- " * 3_000,
+        b"{version: 1, rules: [{name: a, expression: x > 1%b}]}" % (b"0" * 400),
+        b"{version: 1, rules: [{name: a, stuck: 1%bh}]}" % (b"0" * 400),
+        b"{version: 1, rules: [{name: a, stuck: \xc2\xb2h}]}",
+    ],
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from greenlang_iot.model.errors import MqttError
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
-from greenlang_iot.runtime.shard import Shard, ShardSpec
+from greenlang_iot.runtime.shard import Shard, ShardSpec, _unraisable
 from greenlang_iot.settings.model import LakeSettings, Settings, SinksSettings
 
 
@@ -154,3 +155,32 @@ async def test_it_ends_with_its_supervisor(tmp_path: Path, monkeypatch: pytest.M
     supervisor.kill()
     await asyncio.wait_for(ended.wait(), 5)
     await supervisor.wait()
+
+
+class Ended(BaseException):
+    """In place of the end of the process."""
+
+
+@pytest.mark.parametrize("where", ["loop", "task", "unraisable"])
+async def test_a_shard_without_memory_ends_though_it_cannot_say_so(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    def ended(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr("greenlang_iot.runtime.shard.os._exit", ended)
+    monkeypatch.setattr("greenlang_iot.runtime.shard.log", SimpleNamespace(error=no_memory))
+    shard = make(tmp_path)
+    loop = asyncio.get_running_loop()
+    failed: asyncio.Future[None] = loop.create_future()
+    failed.set_exception(MemoryError())
+    told: dict[str, Callable[[], None]] = {
+        "loop": lambda: shard._unhandled(loop, {"exception": MemoryError()}),
+        "task": lambda: shard._ended(failed),  # type: ignore[arg-type]
+        "unraisable": lambda: _unraisable(SimpleNamespace(exc_value=MemoryError())),  # type: ignore[arg-type]
+    }
+    with pytest.raises(Ended, match="1"):
+        told[where]()

@@ -33,7 +33,7 @@ export function Chart({ data, lines, bands = [], format, height = 150, label, fr
       height,
       legend: { show: false },
       cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
-      padding: [8, 6, 0, 0],
+      padding: [8, 24, 0, 0], // half a time stamp to the right of its mark
       scales: {
         x: { time: true, range: () => span(range.current) },
         y: { range: (_, low, high) => limits(low, high, zero) },

@@ -56,8 +56,10 @@ export function Metric({ device, series: s, minutes, fresh, every = 60000, marks
   const [points, setPoints] = useState([]);
   useEffect(() => past && setPoints((old) => merged(past.points, old)), [past]);
   useEffect(() => fresh && setPoints((old) => merged(old, fresh)), [fresh]);
-  const from = (points.at(-1)?.[0] ?? Date.now() / 1000) - minutes * 60;
-  const shown = useMemo(() => points.filter(([ts]) => ts >= from), [points, from]);
+  const to = points.at(-1)?.[0] ?? Date.now() / 1000;
+  const shown = useMemo(() => points.filter(([ts]) => ts >= to - minutes * 60), [points, to, minutes]);
+  // A series that began a moment ago fills its picture; a minute at least, so that a few readings stand still.
+  const from = Math.max(to - minutes * 60, Math.min(shown[0]?.[0] ?? to, to - 60));
   const data = useMemo(() => columns(shown, s.expected, s.band), [shown, s.expected, s.band]);
   const sign = unit(s.unit);
   const suspects = shown.filter((point) => point[5]).length;

@@ -20,7 +20,7 @@ export function FleetPage() {
         : !fleet ? html`<${Empty} title="Asking the shards…" />`
         : sites.length === 0 ? html`<${Empty} title="The registry is empty" />`
         : html`<div class="table"><table>
-            <thead><tr><th>Site</th><th class="n">Devices</th><th class="roomy">Heard, silent, never heard</th><th class="n">Heard</th><th class="n">Silent</th><th class="n roomy">Never</th><th class="n roomy">Disabled</th><th></th></tr></thead>
+            <thead><tr><th>Site</th><th class="n">Devices</th><th class="roomy">Heard, silent, never heard</th><th class="n roomy">Heard</th><th class="n">Silent</th><th class="n roomy">Never</th><th class="n roomy">Disabled</th><th></th></tr></thead>
             <tbody>${sites.map((site) => {
               const name = `${site.org}/${site.site}`;
               return html`<${Site} key=${name} site=${site} open=${open === name} toggle=${() => setOpen(open === name ? "" : name)} />`;
@@ -37,7 +37,7 @@ function Site({ site, open, toggle }) {
       <td class="n">${count(site.devices)}</td>
       <td class="roomy"><span class="stack" role="img" aria-label="${percent(site.ok / site.devices)} heard">
         ${PARTS.map((part) => html`<i key=${part} class="s-${part}" style=${{ width: `${(100 * site[part]) / site.devices}%` }}></i>`)}</span></td>
-      <td class="n">${count(site.ok)}</td>
+      <td class="n roomy">${count(site.ok)}</td>
       <td class="n ${site.silent ? "critical" : ""}">${count(site.silent)}</td>
       <td class="n roomy">${count(site.never)}</td>
       <td class="n roomy">${count(site.disabled)}</td>
