@@ -24,8 +24,9 @@ from greenlang_iot.encode.quality import quality_lines, quality_rows
 from greenlang_iot.model import flags
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError, InputError
-from greenlang_iot.quality.counter import MISTYPED, QualityCounter, Window
+from greenlang_iot.quality.counter import MISTYPED, QualityCounter
 from greenlang_iot.quality.figures import widened
+from greenlang_iot.quality.record import Window
 from greenlang_iot.runtime.quality_windows import joined, load_window, save_window
 from greenlang_iot.settings.model import (
     DetectSettings,
@@ -180,7 +181,9 @@ def lake(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
             np.where(owned[:, None], run.window.records, [0, 0, 0, 0, 0, 0, 0, 2**31 - 1]),
         )
         save_window(folder / f"{shard}.npz", mine, run.directory, owned)
-        windows.append(load_window(folder / f"{shard}.npz"))
+        file = folder / f"{shard}.npz"
+        windows.append(load_window(file, run.window.to_ns))
+        assert load_window(file, run.window.to_ns + SLOT) is None, "that is another window"
     devices = joined([w for w in windows if w is not None])
     sites, fleet = widened(devices)
     writer = Lake(folder / "lake", LakeSettings())
