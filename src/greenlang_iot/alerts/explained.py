@@ -19,8 +19,8 @@ HOW: Final = {
     "rate": "The rate detector knows from the registry how fast the metric can physically change.",
     "range": "The range detector knows the operating range, and the valid range, from the registry.",
     "silence": "The silence detector knows from the registry how often the series should send.",
-    "river": "The second stage (river) looked at a reading that the kernels alone would have let pass, "
-    "and found the series' readings together unlike what it learnt of them.",
+    "river": "The second stage judged a reading that is not unusual enough alone: it no longer follows the "
+    "device's other metrics as it used to, or river's models found them together unlike what they learnt.",
     "outage": "The gateway itself opened it: something that it needs was away.",
     "quality": "The quality figures of a window missed their target.",
     "incident": "Many alerts of one kind at a site within a short time were put together.",

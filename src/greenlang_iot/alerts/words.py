@@ -62,6 +62,8 @@ def reading(
         seen = f"{metric} of {device} stays away from its level, now {number(value)}{unit}"
     if rule == "context":
         return f"{metric} of {device} strays from its usual day, now {number(value)}{unit}"
+    if rule == "river" and abs(value - expected) <= band:
+        return f"{metric} of {device} no longer fits the device's other metrics, now {number(value)}{unit}"
     if math.isnan(expected):
         return seen
     return f"{seen}; expected {expectation(expected, band)}"

@@ -1,0 +1,18 @@
+"""What an alert of the second stage says."""
+
+from tests.fakes.directory import directory
+
+from greenlang_iot.alerts import words
+
+
+def test_a_usual_value_that_does_not_fit_the_others_is_said_so() -> None:
+    d = directory(1, names=["d7"])
+    said = words.reading(d, 0, "river", 21.5, 21.0, 2.0)
+    assert said == "temperature of d7 no longer fits the device's other metrics, now 21.5 Cel"
+
+
+def test_an_unusual_value_is_said_with_what_was_expected() -> None:
+    d = directory(1, names=["d7"])
+    assert words.reading(d, 0, "river", 24.5, 21.0, 2.0) == (
+        "temperature of d7 read 24.5 Cel; expected 21.0 ± 2.0"
+    )
