@@ -82,6 +82,7 @@ class Series:
     usual: "Tail" = field(default_factory=lambda: Tail(1.2, 0.3))
     stray: "Tail" = field(default_factory=lambda: Tail(1.0))
     context: "Context" = field(default_factory=lambda: Context())
+    habit: "Habit" = field(default_factory=lambda: Habit())
 
     def read(self, ts: int, x: float, seq: int | None, connection: int, flag: int = 0) -> Judgement:
         if not math.isfinite(x):
@@ -151,13 +152,15 @@ class Series:
         belief = min(seen / 4000, 1.0)
         judged = [(self.usual.lowered(usual, belief), which)]
         needed = self.usual.raised(limits.threshold, belief)
-        if limits.stuck and newest and self.usual_run > 0:
-            judged.append((2.0 * (self.run - 1) / max(self.usual_run, 10.0), f.DETECTOR_STUCK))
         stray = -1.0
         if limits.context:
             stray = self.context.read(y, ts, self.floor(level), self.quiet > 0)
             strange = self.stray.lowered(stray, min(seen / 20_000, 1.0) ** 2)
-            judged.append((strange, f.DETECTOR_CONTEXT))
+            agreed = 0.5 * min(0.2 / tail, 1.0) * max(min(judged[0][0], strange) - 2.0, 0.0)
+            higher = max(judged[0], (strange, f.DETECTOR_CONTEXT), key=lambda one: one[0])
+            judged[0] = higher[0] + agreed, higher[1]
+        if limits.stuck and newest and self.usual_run > 0:
+            judged.append((2.0 * (self.run - 1) / max(self.usual_run, 10.0), f.DETECTOR_STUCK))
         score, detector = max(judged, key=lambda one: one[0])  # the first of equals
         suspect = score >= limits.threshold
         calm = self.quiet == 0
@@ -175,6 +178,8 @@ class Series:
             suspect, told, score, detector = True, False, max(score, 12.0), f.DETECTOR_RANGE
             violated = True
 
+        if suspect and not told and not violated and detector != f.DETECTOR_STUCK:
+            told = self.habit.has(ts, score)
         if told:
             score = 0.5 * limits.threshold
         elif not violated and seen >= 50:
@@ -331,6 +336,37 @@ class Usual:
 
 
 @dataclass
+class Habit:
+    """An anomaly of one time of the day: when, on how many days, how strong in eighths of a decade."""
+
+    minute: int = 0
+    hour: int = 0  # since 1970
+    days: int = 0
+    peak: int = 0
+
+    def has(self, ts: int, score: float) -> bool:
+        minute, hour = ts // (HOUR // 60) % 1440, ts // HOUR
+        eighths = min(int(8 * score), 255)
+        since = hour - self.hour
+        if since > 180:
+            self.days = 0
+        near = [self.minute + away for away in range(-60, 61)]  # on a day of 1,440 minutes
+        off = next((m - self.minute for m in near if m % 1440 == minute), None)
+        if off is None and self.days > 1:
+            self.days -= 1
+            return False
+        if off is None or self.days == 0:
+            self.minute, self.hour, self.days, self.peak = minute, hour, 1, eighths
+            return False
+        known = self.days >= 3 and eighths <= self.peak + 8
+        if since >= 12:
+            self.minute = (self.minute + off // 2) % 1440
+            self.hour, self.days = hour, min(self.days + 1, 7)
+            self.peak = max(eighths, self.peak - 2)
+        return known
+
+
+@dataclass
 class Context:
     seen: int = 0
     first_hour: int = 0
@@ -352,12 +388,12 @@ class Context:
         r = self.residual(clip(y - self.anchor, -1e18, 1e18), ts // HOUR % 24, doubt)
         size = self.size + 0.1 * (abs(r) - self.size)
         square = self.square + 0.05 * (r * r - self.square)
-        lean = self.lean + 0.1 * (r - self.lean)
+        lean = self.lean + 0.02 * (r - self.lean)
         self.size, self.square, self.lean = f32(size), f32(square), f32(lean)
         judged = (
             (1.0, self.usual_size, size, resolution),
             (1.0, self.usual_square, square, resolution * resolution),
-            (0.4, self.usual_lean, abs(lean), resolution),
+            (0.7, self.usual_lean, abs(lean), resolution),
         )
         score, judges = 0.0, False
         if self.seen >= 100 and ts // HOUR - self.first_hour >= 48:
@@ -367,7 +403,7 @@ class Context:
         for _, usual, x, least in judged:
             usual.learn(x, least, self.seen)
         self.seen += 1
-        return 1.35 * score if judges else -1.0
+        return 1.25 * score if judges else -1.0
 
     def residual(self, x: float, hour: int, doubt: bool) -> float:
         level, learnt = self.hours.get(hour, (0.0, 0))
@@ -385,3 +421,60 @@ class Context:
         self.hours[hour] = f32(level), learnt + 1
         self.slow = f32(self.slow + 0.005 * slow_residual)
         return result
+
+
+@dataclass
+class Metric:
+    """One of a device's metrics, and how it follows the mean of the others."""
+
+    newest: float | None = None  # its z in the newest set
+    own: float = 0.0  # mean squares and product
+    both: float = 0.0
+    others: float = 0.0
+    apart: float = 0.0
+    sets: int = 0
+
+    def usual(self) -> float | None:
+        """Mean squared residual, None where it does not follow the others."""
+        if self.sets < 300 or self.both * self.both <= 0.5 * self.own * self.others:
+            return None
+        return max(self.own - self.both * self.both / self.others, 0.02 * self.own)
+
+    def learn(self, z: float, mean: float) -> None:
+        usual = self.usual()
+        if usual is None:
+            self.apart = 0.0
+        else:
+            residual = z - self.both / self.others * mean
+            self.apart = f32(self.apart + 0.2 * (min(residual * residual, 16 * usual) - self.apart))
+        rate = max(1 / (self.sets + 1), 1 / 512)
+        self.own = f32(self.own + rate * (z * z - self.own))
+        self.both = f32(self.both + rate * (z * mean - self.both))
+        self.others = f32(self.others + rate * (mean * mean - self.others))
+        self.sets += 1
+
+
+class Siblings:
+    """The metrics of one device."""
+
+    def __init__(self, metrics: int) -> None:
+        self.metrics = [Metric() for _ in range(metrics)]
+        self.ts: int | None = None
+
+    def read(self, at: int, ts: int, z: float) -> float:
+        if self.ts is None or ts > self.ts:
+            there = [(m, m.newest) for m in self.metrics if m.newest is not None]
+            total = sum(z for _, z in there)
+            for metric, its in there:
+                metric.newest = None
+                if len(there) > 1:
+                    metric.learn(its, (total - its) / (len(there) - 1))
+            self.ts = ts
+        one = self.metrics[at]
+        if ts == self.ts:
+            one.newest = f32(clip(z, -4.0, 4.0))
+        usual = one.usual()
+        if usual is None or one.apart <= usual:
+            return 0.0
+        x = one.apart / usual
+        return 1.3 * (x - 1 - math.log(x))

@@ -1,6 +1,8 @@
 """The kernel cache belongs to one place of the sources, one Python and one set of flags."""
 
+import ast
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,34 @@ def test_sealing_again_is_for_what_changed(cache: Path) -> None:
     (cache / "decode" / "three.nbi").write_bytes(b"3")
     jit.seal()
     assert "decode/three.nbi" in json.loads(jit.COMPILED.read_bytes())
+
+
+def test_every_source_of_a_kernels_constants_is_in_the_key() -> None:
+    """Compiled code has the values in it: where one changes, the machine code must not survive."""
+    package = jit._PACKAGE
+    found = set()
+    for source in package.rglob("kernels*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("greenlang_iot"):
+                path = package.joinpath(*node.module.split(".")[1:])
+                names = [alias.name for alias in node.names]
+                found |= (
+                    {path.with_suffix(".py")}
+                    if not path.is_dir()
+                    else {path / f"{name}.py" for name in names}
+                )
+    others = {p.relative_to(package).as_posix() for p in found if not p.name.startswith("kernels")}
+    assert others - {"model/jit.py"} == set(jit.CONSTANTS)
+
+
+def test_a_changed_constant_has_a_cache_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GREENLANG_IOT_KERNEL_CACHE", str(tmp_path / "cache"))
+    clone = tmp_path / "clone"
+    shutil.copytree(jit._PACKAGE, clone, ignore=shutil.ignore_patterns("static", "__pycache__"))
+    monkeypatch.setattr(jit, "_PACKAGE", clone)
+    before = jit._cache_folder()
+    flags = clone / "model" / "flags.py"
+    flags.write_text(flags.read_text() + "\nLATER = 1\n")
+    assert jit._cache_folder() != before

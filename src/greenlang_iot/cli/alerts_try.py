@@ -50,9 +50,9 @@ def try_on_history(
     from greenlang_iot.cli.alerts_manage import seconds
     from greenlang_iot.cli.terminal import console, print_json, progress, say
     from greenlang_iot.devices.registry import load as load_registry
+    from greenlang_iot.runtime.folders import lake_folder
     from greenlang_iot.runtime.rule_history import History, InfluxHistory, LakeHistory
     from greenlang_iot.runtime.rule_trial import try_rules
-    from greenlang_iot.runtime.sinks import lake_folder
     from greenlang_iot.settings.load import load
 
     settings = load(config, os.environ).settings

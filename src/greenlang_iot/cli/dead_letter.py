@@ -294,7 +294,7 @@ def _settings(
 
 
 def _read(settings: "Settings") -> tuple[list["Stored"], "Journal"]:
-    from greenlang_iot.runtime.sinks import dead_letter_folder
+    from greenlang_iot.runtime.folders import dead_letter_folder
     from greenlang_iot.sinks.replay import Journal, from_files, from_kafka, stored
 
     folder = dead_letter_folder(settings)

@@ -252,7 +252,7 @@ async def _until_arrived(
 
 def _reconcile(settings: "Settings", manifest_path: Path, stopped_ns: int) -> "Reconciliation":
     """The manifest against what an independent reader finds in lake and dead letters."""
-    from greenlang_iot.runtime.sinks import dead_letter_folder, lake_folder
+    from greenlang_iot.runtime.folders import dead_letter_folder, lake_folder
     from greenlang_iot.simulate.lake_reader import read_alerts, read_readings
     from greenlang_iot.simulate.manifest import read
     from greenlang_iot.simulate.reconcile import reconcile

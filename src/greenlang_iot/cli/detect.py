@@ -320,7 +320,7 @@ def _settings(config: list[Path]) -> "Settings":
 
 
 def _lake(settings: "Settings", lake: Path | None) -> Path:
-    from greenlang_iot.runtime.sinks import lake_folder
+    from greenlang_iot.runtime.folders import lake_folder
 
     return lake or lake_folder(settings)
 

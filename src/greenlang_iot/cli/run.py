@@ -93,8 +93,8 @@ _FILTERS_SHOWN = 4
 def _announce(gateway: "Gateway") -> None:
     """Where it listens, what it subscribes to, what it does with bad data."""
     from greenlang_iot.observe.health import enabled_sinks
+    from greenlang_iot.runtime.folders import dead_letter_folder
     from greenlang_iot.runtime.layout import plan
-    from greenlang_iot.runtime.sinks import dead_letter_folder
 
     settings, directory = gateway.settings, gateway.directory
     shards = plan(directory, settings.mqtt, settings.runtime.shards, settings.instance)

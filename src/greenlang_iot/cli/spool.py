@@ -30,7 +30,7 @@ def status(
 
     Exit codes: 0 said, 1 the spool cannot be read, 2 the settings are wrong.
     """
-    from greenlang_iot.runtime.sinks import spool_folder
+    from greenlang_iot.runtime.folders import spool_folder
     from greenlang_iot.settings.load import load
 
     settings = load(config, os.environ).settings

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.model.batches import F32, ReadingBatch
 from greenlang_iot.model.directory import Directory, Texts
 from greenlang_iot.settings.model import DetectSettings, SecondStageSettings
@@ -32,6 +31,8 @@ def bands(
     value: Sequence[float],
 ) -> tuple[F32, F32]:
     """(expected, band) per reading, NaN while learning. ts_ns, value: oldest first."""
+    from greenlang_iot.detect.ensemble import Detector  # takes a second: only when somebody looks
+
     n, nothing = len(ts_ns), np.zeros(0, np.uint8)
     alone = settings.model_copy(update={"second_stage": SecondStageSettings(enabled=False)})
     scores = Detector(only(registry, series), alone).score(

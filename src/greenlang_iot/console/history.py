@@ -4,15 +4,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from greenlang_iot.model.batches import F32
 from greenlang_iot.model.errors import GatewayError, InputError
-from greenlang_iot.sinks.lake import reading_logs
-from greenlang_iot.sinks.lake_query import LakeReader
 from greenlang_iot.spool.reader import list_segments
+
+if TYPE_CHECKING:
+    from greenlang_iot.sinks.lake_query import LakeReader
 
 MAX_POINTS: Final = 2_000
 """Of one picture: the newest."""
@@ -33,7 +34,7 @@ class History:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._reader = LakeReader(folder, threads=1)
+        self._reader: LakeReader | None = None
         self._thread = ThreadPoolExecutor(1, "history")
         self._asked = 0
 
@@ -65,6 +66,12 @@ class History:
     def _query(
         self, device: str, metric: str, since_ns: int, judge: Judge
     ) -> tuple[list[list[Any]], str]:
+        # Arrow and DuckDB take a second to load: only when somebody looks.
+        from greenlang_iot.sinks.lake import reading_logs
+        from greenlang_iot.sinks.lake_query import LakeReader
+
+        if self._reader is None:
+            self._reader = LakeReader(self._folder, threads=1)
         logs = sum(
             _size(segment.path)
             for folder in reading_logs(self._folder)

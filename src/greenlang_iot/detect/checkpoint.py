@@ -2,6 +2,7 @@
 
     magic (16) · format version u32 · CRC-32C of the rest u32 · header length u64 · header (JSON)
     · device ids · metric names · series → device, metric (int32) · rows · z of the newest readings (float32)
+    · what is known of siblings (kernels_siblings.SIBLING), where anything is
 
 The header names every field of the rows, so a later layout reads an earlier one: fields that it
 does not know are ignored, fields that are missing start empty, and the series learns anew.
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from crc32c import crc32c
 
 from greenlang_iot.detect import state
+from greenlang_iot.detect.kernels_siblings import SIBLING
 from greenlang_iot.detect.state import Rows
 from greenlang_iot.model.batches import F32, I32, I64
 from greenlang_iot.model.directory import Directory, Texts
@@ -33,8 +35,11 @@ PIECE = 1 << 20
 """Bytes that are summed up at a time: a thread that does it lets others go on in between."""
 MEMORY = ("recent_ts", "floor_ts", "recent_value", "recent_seq")
 """Fields of the duplicate memory: useless one without the others."""
-TAILS = ("usual_start", "usual_excess", "stray_start", "stray_excess")
-"""Where they are missing they start as for well-behaved noise, and nothing else has to be learnt anew."""
+BEGIN_ANEW = (
+    *("usual_start", "usual_excess", "stray_start", "stray_excess"),
+    *("habit_minute", "habit_days", "habit_peak", "habit_hour"),
+)
+"""Where they are missing, tails start as those of well-behaved noise and no habit is known; nothing else has to be learnt anew."""
 HALVES = ("night_level", "night_seen", "day_level", "day_seen")
 
 
@@ -46,6 +51,7 @@ class Saved:
     rows: Rows
     extra: dict[str, Any]
     newest: F32  # z of the newest reading
+    siblings: Rows  # as `state.strangers` where nothing was saved
 
 
 class Snapshot:
@@ -56,14 +62,16 @@ class Snapshot:
     meanwhile has rows of its own: this goes on with the ones it began with.
     """
 
-    def __init__(self, directory: Directory, rows: Rows, newest: F32) -> None:
+    def __init__(self, directory: Directory, rows: Rows, newest: F32, siblings: Rows) -> None:
         self._directory = directory
         self._rows = rows
         self._newest = newest if len(newest) == len(rows) else np.zeros(len(rows), np.float32)
+        self._siblings = siblings  # a row each, or none at all
         self._at = 0
         self._which: list[npt.NDArray[np.intp]] = []
         self._kept: list[Rows] = []
         self._kept_newest: list[F32] = []
+        self._kept_siblings: list[Rows] = []
 
     def step(self, rows: int) -> bool:
         """Copy the next so many rows; True when all are."""
@@ -72,6 +80,8 @@ class Snapshot:
         self._which.append(seen + self._at)
         self._kept.append(self._rows[piece][seen])
         self._kept_newest.append(self._newest[piece][seen])
+        if len(self._siblings):
+            self._kept_siblings.append(self._siblings[piece][seen])
         self._at += rows
         return self._at >= len(self._rows)
 
@@ -96,6 +106,7 @@ class Snapshot:
             [metric_of.astype(np.int32).tobytes()],
             [kept.tobytes() for kept in self._kept],
             [newest.tobytes() for newest in self._kept_newest],
+            [siblings.tobytes() for siblings in self._kept_siblings],
         ]
         fields = [
             [name, dtype.base.str, list(dtype.shape), offset]
@@ -134,7 +145,11 @@ def load(blob: bytes, directory: Directory) -> Saved:
     newest = (
         np.frombuffer(parts[7], np.float32) if len(parts) > 7 else np.zeros(len(saved), np.float32)
     )
-    return Saved(series[known], _current_layout(saved[known]), header["extra"], newest[known])
+    siblings = state.strangers(len(saved))
+    if len(parts) > 8 and len(parts[8]) == siblings.nbytes:
+        siblings[:] = np.frombuffer(parts[8], SIBLING)
+    rows = _current_layout(saved[known])
+    return Saved(series[known], rows, header["extra"], newest[known], siblings[known])
 
 
 def _open(blob: bytes) -> tuple[dict[str, Any], list[memoryview]]:
@@ -213,8 +228,8 @@ def _current_layout(saved: Rows) -> Rows:
         for name, field in (state.ROW.fields or {}).items()
         if name in there and there[name][0].shape == field[0].shape
     }
-    missing = set(state.ROW.names or ()) - taken - set(PROCESS_LOCAL) - set(state.SPARES)
-    missing -= set(TAILS)
+    missing = set(state.ROW.names or ()) - taken - set(PROCESS_LOCAL)
+    missing -= set(BEGIN_ANEW)
     if missing & set(MEMORY):
         taken -= set(MEMORY)
     for name in taken - set(PROCESS_LOCAL):

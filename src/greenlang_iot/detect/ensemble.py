@@ -31,7 +31,8 @@ class Detector:
         self._directory = directory
         self._time_scale = time_scale
         self._rows = state.fresh(directory.n_series)
-        self._limits = limits(directory, settings.threshold)
+        self._limits = limits(directory, settings.threshold, settings.second_stage.enabled)
+        self._siblings = state.strangers(self._compared())
         self._bank = RiverBank(settings.second_stage)
         self._paused_ns = 0  # wall time that did not count, all in all
         self._started: int | None = None  # input clock of the first look for silence
@@ -80,6 +81,7 @@ class Detector:
             self._rows,
             state.halves(self._rows),
             self._limits,
+            self._siblings,
             scores.score,
             scores.detector,
             scores.verdict,
@@ -110,10 +112,22 @@ class Detector:
 
     def grow(self, directory: Directory) -> None:
         """Go on with a newer Directory; known series keep their state."""
-        self._rows = state.grown(self._rows, self._directory, directory)
-        self._limits = limits(directory, self.settings.threshold)
+        to, source = state.moved(state.seen(self._rows), self._directory, directory)
+        rows, known = self._rows, self._siblings
+        self._rows = state.fresh(directory.n_series)
+        self._rows[to] = rows[source]
+        self._limits = limits(
+            directory, self.settings.threshold, self.settings.second_stage.enabled
+        )
+        self._siblings = state.strangers(self._compared())
+        if len(known) and len(self._siblings):
+            self._siblings[to] = known[source]
         self._directory = directory
         self._bank.newest = np.zeros(directory.n_series, np.float32)  # places may have changed
+
+    def _compared(self) -> int:
+        """How many series are compared with their siblings: all, or none where no device has several metrics."""
+        return len(self._limits) if (self._limits["metrics"] > 1).any() else 0
 
     def silent(self, now_ns: int, watched: npt.NDArray[np.bool_] | None = None) -> Silences:
         """Series without a reading for settings.silence_intervals expected intervals of wall time.
@@ -203,7 +217,7 @@ class Detector:
 
     def snapshot(self) -> Snapshot:
         """A checkpoint that is taken in steps between batches."""
-        return Snapshot(self._directory, self._rows, self._bank.newest)
+        return Snapshot(self._directory, self._rows, self._bank.newest, self._siblings)
 
     def second_stage_memory(self) -> dict[str, Any]:
         """What a checkpoint keeps of the second stage, as plain JSON types."""
@@ -217,6 +231,8 @@ class Detector:
         if len(self._bank.newest) != self._directory.n_series:
             self._bank.newest = np.zeros(self._directory.n_series, np.float32)
         self._bank.newest[saved.series] = saved.newest
+        if len(self._siblings):
+            self._siblings[saved.series] = saved.siblings
         return len(saved.series)
 
 

@@ -11,10 +11,11 @@ context the series strays from its usual day (kernels_context).
 rate, range  a violated limit of the registry is certain.
 
 Spike and shift together, and context, stand against the tail of their own raw scores (kernels_tail):
-what this series does all the time is no anomaly.
+what this series does all the time is no anomaly. Where both are unusual, the higher score gains a share of the lower.
 
 An anomaly is news once: after a reading over the threshold the next ones are TOLD, with half the
-threshold as their score, until the series stayed below the threshold for a while. A violated limit is always news.
+threshold as their score, until the series stayed below the threshold for a while. What comes at the same time
+of the day as on other days before, and no stronger, is no news either (kernels_habit). A violated limit is always news.
 
 Level and spread learn from what is inside (z ≤ 4), clipped at 3; what is outside is not learnt
 until ADOPT_AFTER readings in a row were: then the change has lasted and becomes the new normal.
@@ -26,6 +27,8 @@ from typing import Any
 import numpy as np
 
 from greenlang_iot.detect.kernels_context import DOUBT, context_score, half_of
+from greenlang_iot.detect.kernels_habit import is_habit
+from greenlang_iot.detect.kernels_siblings import apart_score
 from greenlang_iot.detect.kernels_tail import EXCESS, beyond, lowered, raised
 from greenlang_iot.detect.limits import COUNTER, RESOLUTION
 from greenlang_iot.detect.state import GAUSS_TAIL, HOT_LINES, NO_TS, NOISE_CUSUM, RECENT, Rows
@@ -35,6 +38,7 @@ from greenlang_iot.model.flags import (
     DETECTOR_NONE,
     DETECTOR_RANGE,
     DETECTOR_RATE,
+    DETECTOR_RIVER,
     DETECTOR_SHIFT,
     DETECTOR_SPIKE,
     DETECTOR_STUCK,
@@ -95,6 +99,11 @@ USUAL_LIGHT = 1.2 * EXCESS
 """Its mean excess must be above this: some faults a day raise it by as much."""
 STRAY_BELIEVED = 20_000.0
 """And that of the context, by the square of the share seen: its readings depend on each other."""
+AGREED = 0.5
+"""Share of the lower score that the higher one gains, of what it has above AGREED_FROM."""
+AGREED_FROM = 2.0
+AGREED_WEIGHT = 0.2
+"""Exponent of a tail beyond which it gains less: one far reading of a heavy tail lifts both."""
 TAIL_KNOWN = 50
 """Readings before which no tail is learnt."""
 RUN_FLOOR = 10.0  # shorter runs of equal values never count as long
@@ -299,13 +308,19 @@ def is_told(row: Row, suspect: bool, detector: int, score: float, threshold: flo
     if detector == DETECTOR_STUCK:
         # news in the moment in which the run becomes too long
         return suspect and score * (row["run"] - 2.0) >= threshold * (row["run"] - 1.0)
-    quiet = int(row["quiet"])
     if suspect:
-        row["quiet"] = int(min(max(QUIET_SHARE * row["seen"], QUIET_LEAST), QUIET_MOST))
-        return quiet > 0
-    if quiet > 0:
-        row["quiet"] = quiet - 1
+        return was_quiet(row)
+    if row["quiet"] > 0:
+        row["quiet"] -= 1
     return False
+
+
+@leaf
+def was_quiet(row: Row) -> bool:
+    """Begin or prolong the quiet time of a series; was it one already?"""
+    quiet = int(row["quiet"])
+    row["quiet"] = int(min(max(QUIET_SHARE * row["seen"], QUIET_LEAST), QUIET_MOST))
+    return quiet > 0
 
 
 @leaf
@@ -353,10 +368,6 @@ def judge(
     belief = min(seen / USUAL_BELIEVED, 1.0)
     best = lowered(usual, start, excess, USUAL_LIGHT, belief)
     band = sigma * reach(tail, raised(threshold, start, excess, USUAL_LIGHT, belief))
-    if enabled & (1 << DETECTOR_STUCK) and seconds >= 0.0 and row["usual_run"] > 0.0:
-        stuck = RUN_SCORE * (row["run"] - 1.0) / max(float(row["usual_run"]), RUN_FLOOR)
-        if stuck > best:
-            best, detector = stuck, DETECTOR_STUCK
     stray = -1.0
     if enabled & (1 << DETECTOR_CONTEXT):
         stray = context_score(row, half, y, ts, floor)
@@ -364,12 +375,22 @@ def judge(
         strange = lowered(
             stray, float(row["stray_start"]), float(row["stray_excess"]), EXCESS, belief * belief
         )
+        agreed = max(min(best, strange) - AGREED_FROM, 0.0)
+        if agreed > 0.0:
+            agreed *= AGREED * min(AGREED_WEIGHT / weight(tail), 1.0)
         if strange > best:
             best, detector = strange, DETECTOR_CONTEXT
+        best += agreed
+    if enabled & (1 << DETECTOR_STUCK) and seconds >= 0.0 and row["usual_run"] > 0.0:
+        stuck = RUN_SCORE * (row["run"] - 1.0) / max(float(row["usual_run"]), RUN_FLOOR)
+        if stuck > best:
+            best, detector = stuck, DETECTOR_STUCK
     suspect = best >= threshold
     calm = row["quiet"] == 0  # nothing was told lately
     told = is_told(row, suspect, detector, best, threshold)
     violated = violation(limit, x, last, level, seconds, band)
+    if suspect and not told and violated == DETECTOR_NONE and detector != DETECTOR_STUCK:
+        told = is_habit(row, ts, best)
     if violated != DETECTOR_NONE:
         suspect, told, best, detector = True, False, max(best, CERTAIN), violated
     if told:
@@ -420,6 +441,7 @@ def score_batch(
     rows: Rows,
     halves: Rows,
     limits: Rows,
+    siblings: Rows,
     score: F32,
     detector: U8,
     verdict: U8,
@@ -431,7 +453,8 @@ def score_batch(
     """Judge and learn `n` readings in row order; sets the duplicate bits in `flags`.
 
     bits: the values' bits (`value.view(int64)`). rows, limits: state.ROW and limits.LIMIT rows, by
-    series; halves: `state.halves(rows)`. All else is a column of the batch; the last seven are written.
+    series; halves: `state.halves(rows)`; siblings: kernels_siblings.SIBLING rows, none where no limit row
+    has several metrics. All else is a column of the batch; the last seven are written.
     """
     for i in range(n):
         if i + AHEAD < n:
@@ -440,6 +463,8 @@ def score_batch(
                 prefetch(rows, ahead, line)
             prefetch(halves, half_of(ahead, ts[i + AHEAD]))
             prefetch(limits, ahead)
+            if len(siblings):
+                prefetch(siblings, ahead)
         score[i] = 0.0
         detector[i] = DETECTOR_NONE
         verdict[i] = 0
@@ -461,6 +486,16 @@ def score_batch(
         s, d, v, e, b, signed, moved = judge(
             row, halves[half_of(series[i], ts[i])], limits[series[i]], x, ts[i], warmup
         )
+        limit = limits[series[i]]
+        if limit["metrics"] > 1 and v & LEARNING == 0:
+            apart = apart_score(
+                siblings, limit["first"], limit["metrics"], series[i], ts[i], signed
+            )
+            if v & SUSPECT == 0 and apart >= limit["threshold"]:
+                told = was_quiet(row)
+                s = TOLD_SHARE * limit["threshold"] if told else apart
+                d = DETECTOR_RIVER
+                v |= SUSPECT | TOLD if told else SUSPECT
         score[i] = s
         detector[i] = d
         verdict[i] = v

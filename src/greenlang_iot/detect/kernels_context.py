@@ -1,8 +1,8 @@
 """The contextual detector: has the series behaved unlike itself for a while?
 
 A reading is compared with what is usual at this hour of the day (24 levels, learnt online) or with
-a slow average, whichever was closer lately. Of the residual three short averages are kept: its size,
-its square and its sign. Each stands against its own long history: the excess over its mean, in
+a slow average, whichever was closer lately. Of the residual three averages are kept: two short ones of its
+size and its square, and a longer one of its sign, that sees what departs slowly. Each stands against its own long history: the excess over its mean, in
 standard deviations. The score is a weighted sum of the logarithms of the three, so that it rises
 when the series strays in several ways at once, and a heavy tail does not blow it up.
 
@@ -34,15 +34,15 @@ SLOW_RATE = 0.005
 BETTER_RATE = 0.01
 SIZE_RATE = 0.1
 SQUARE_RATE = 0.05
-LEAN_RATE = 0.1
+LEAN_RATE = 0.02
 LONG_RATE = 2e-4
 CAP = 20.0  # deviations above its mean that the history learns at most
 UNCAPPED_ROWS = 20
 SIZE_FLOOR = 0.3
 SQUARE_FLOOR = 0.6
 SQUARE_WEIGHT = 1.0
-LEAN_WEIGHT = 0.4
-PER_UNIT = 1.35
+LEAN_WEIGHT = 0.7
+PER_UNIT = 1.25
 """−log10 of the tail share for a unit of the weighted sum: measured, see docs/decisions."""
 REACH = 1e18
 """Larger residuals count as this large: their squares stay within float32."""

@@ -23,9 +23,11 @@ LIMIT = np.dtype(
             "gap_ns",
             "threshold",
             "detectors",
+            "first",
+            "metrics",
         ],
-        "formats": ["f8", "f8", "f8", "f8", "i8", "f4", "u4"],
-        "offsets": [0, 8, 16, 24, 32, 40, 44],
+        "formats": ["f8", "f8", "f8", "f8", "i8", "f4", "u4", "i4", "i4"],
+        "offsets": [0, 8, 16, 24, 32, 40, 44, 48, 52],
         "itemsize": 64,
     }
 )
@@ -59,8 +61,11 @@ GAP_INTERVALS = 120
 """After a gap of so many expected intervals the old level says nothing: the series learns anew."""
 
 
-def limits(directory: Directory, threshold: float) -> Rows:
-    """One LIMIT row per series of `directory`."""
+def limits(directory: Directory, threshold: float, siblings: bool = False) -> Rows:
+    """One LIMIT row per series of `directory`.
+
+    siblings: compare the metrics of a device with each other; otherwise each counts as the only one.
+    """
     rows = aligned(directory.n_series, LIMIT)
     factors = np.array([PROFILE_RULES[name][0] for name in PROFILES])
     detectors = np.array([PROFILE_RULES[name][1] for name in PROFILES], np.uint32)
@@ -75,4 +80,9 @@ def limits(directory: Directory, threshold: float) -> Rows:
         width = directory.high - directory.low
     # 0 = take a share of the level instead: an open range and a rate have no width
     rows["floor"] = np.where(np.isfinite(width) & ~counter, width * RESOLUTION, 0.0)
+    rows["metrics"] = 1
+    if siblings:
+        start = directory.series_start
+        rows["first"] = start[directory.series_device]
+        rows["metrics"] = (start[1:] - start[:-1])[directory.series_device]
     return rows

@@ -7,6 +7,7 @@ checkpoint stores named fields, so the layout may change.
 import numpy as np
 import numpy.typing as npt
 
+from greenlang_iot.detect.kernels_siblings import SIBLING
 from greenlang_iot.detect.kernels_tail import EXCESS, START
 from greenlang_iot.model.directory import Directory
 
@@ -76,13 +77,15 @@ ROW = np.dtype(
         # -- two lines of hours, of which a reading touches one (see HALF_DAY)
         ("night_level", np.float32, HALF),  # usual value by hour of the day, 0 to 11
         ("night_seen", np.uint8, HALF),  # readings of it, until they are many
-        ("night_spare", np.uint8, 4),
+        # (what the series does at one time of every day, in what the hours leave of two lines)
+        ("habit_minute", np.uint16),  # of the day
+        ("habit_days", np.uint8),  # on how many days it came, 0: none is known
+        ("habit_peak", np.uint8),  # its score, in eighths
         ("day_level", np.float32, HALF),  # 12 to 23
         ("day_seen", np.uint8, HALF),
-        ("day_spare", np.uint8, 4),
+        ("habit_hour", np.int32),  # when it came last, of event time, since 1970
     ]
 )
-SPARES = ("night_spare", "day_spare")
 assert ROW.itemsize == 384
 assert ROW.fields is not None
 assert ROW.fields["night_level"][1] == 256
@@ -139,6 +142,13 @@ def reset(rows: Rows, which: slice | npt.NDArray[np.intp]) -> None:
         rows[f"{name}_excess"][which] = EXCESS
 
 
+def strangers(n: int) -> Rows:
+    """`n` SIBLING records of series that have not been compared with others."""
+    records = aligned(n, SIBLING)
+    records["set_ts"] = NO_TS
+    return records
+
+
 def seen(rows: Rows) -> npt.NDArray[np.bool_]:
     """Per series: has it ever sent a reading?"""
     newest: npt.NDArray[np.int64] = rows["recent_ts"].max(axis=1, initial=NO_TS)
@@ -148,17 +158,26 @@ def seen(rows: Rows) -> npt.NDArray[np.bool_]:
 def grown(rows: Rows, old: Directory, new: Directory) -> Rows:
     """Rows for `new`: known series keep theirs, also at another index; a reused index starts afresh."""
     result = fresh(new.n_series)
+    to, source = moved(seen(rows), old, new)
+    result[to] = rows[source]
+    return result
+
+
+def moved(
+    seen: npt.NDArray[np.bool_], old: Directory, new: Directory
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """(index in `new`, index in `old`) of every series that both have. seen: per series of `old`, is it worth finding?"""
     kept = _same_key(old, new)
-    result[: len(kept)][kept] = rows[: len(kept)][kept]
+    to, source = np.flatnonzero(kept), np.flatnonzero(kept)
     left = np.flatnonzero(~kept)
-    left = left[seen(rows[left])]
+    left = left[seen[left]]
     if len(left):
         at = {_key(old, s): s for s in left.tolist()}
         others = np.concatenate((np.flatnonzero(~kept), np.arange(len(kept), new.n_series)))
-        for series in others.tolist():
-            if (before := at.get(_key(new, series))) is not None:
-                result[series] = rows[before]
-    return result
+        found = [(s, at[key]) for s in others.tolist() if (key := _key(new, s)) in at]
+        pairs = np.array(found, np.intp).reshape(-1, 2)
+        to, source = np.concatenate((to, pairs[:, 0])), np.concatenate((source, pairs[:, 1]))
+    return to, source
 
 
 def _key(d: Directory, series: int) -> tuple[bytes, bytes, bytes]:

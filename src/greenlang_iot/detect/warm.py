@@ -5,6 +5,7 @@ import numpy as np
 from greenlang_iot.detect import kernels, state
 from greenlang_iot.detect.kernels_bank import note_newest, put_features
 from greenlang_iot.detect.kernels_forest import forest_learn, forest_mass
+from greenlang_iot.detect.kernels_siblings import SIBLING
 from greenlang_iot.detect.limits import LIMIT
 
 
@@ -28,6 +29,7 @@ def warm() -> None:
         rows,
         state.halves(rows),
         state.aligned(0, LIMIT),
+        state.aligned(0, SIBLING),
         f32,
         u8,
         u8,

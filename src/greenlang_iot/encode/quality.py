@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from greenlang_iot.encode.lines import line_head
 from greenlang_iot.quality.figures import FIGURES, Scopes
-from greenlang_iot.quality.kernels import (
+from greenlang_iot.quality.record import (
     ACCURATE,
     ARRIVED,
     INCONSISTENT,

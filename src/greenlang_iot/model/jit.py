@@ -22,11 +22,19 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+CONSTANTS = (
+    "detect/limits.py",
+    "detect/state.py",
+    "model/batches.py",
+    "model/flags.py",
+    "quality/record.py",
+)
+"""Other sources that kernels take constants from: compiled code has their values in it."""
 _FLAGS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 def _cache_folder() -> Path:
-    """Folder for compiled kernels, keyed by every source file, the flags, and who compiles them.
+    """Folder for compiled kernels, keyed by every file that they are made of, the flags, and who compiles them.
 
     numba's own key is the file that holds the caller, so a change of a callee in another file would
     keep the old machine code alive; and bounds checks are silently absent on a warm cache. Its entries
@@ -35,7 +43,8 @@ def _cache_folder() -> Path:
     compiler = (str(_PACKAGE), sys.implementation.cache_tag, version("numba"))
     bounds = os.environ.get("NUMBA_BOUNDSCHECK", "0")
     digest = hashlib.sha256(repr((_FLAGS, bounds, compiler)).encode())
-    for source in sorted(_PACKAGE.rglob("kernels*.py")):
+    others = (_PACKAGE / name for name in CONSTANTS)
+    for source in sorted((*_PACKAGE.rglob("kernels*.py"), *others)):
         digest.update(source.relative_to(_PACKAGE).as_posix().encode())
         digest.update(source.read_bytes())
     root = os.environ.get("GREENLANG_IOT_KERNEL_CACHE")

@@ -9,7 +9,6 @@ Memory: 264 bytes per device.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,8 @@ import numpy.typing as npt
 from greenlang_iot.model.batches import F64, I32, I64, ReadingBatch, Reject, ScoreBatch
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.reasons import Reason
-from greenlang_iot.quality.kernels import (
+from greenlang_iot.quality.kernels import count_batch
+from greenlang_iot.quality.record import (
     FIELDS,
     INCONSISTENT,
     LEAST_LAG,
@@ -26,32 +26,18 @@ from greenlang_iot.quality.kernels import (
     RECEIVED,
     REJECTED,
     RING,
-    count_batch,
+    SLOTS,
+    Window,
+    slot_ns,
 )
 from greenlang_iot.settings.model import QualitySettings
 
-SLOTS = 6
-"""Slots of a window."""
 REFERENCE_INTERVALS = 2
 """Intervals of a reference sensor that its reading and the one compared with it may lie apart."""
 REFERENCE_AGE_NS = 300_000_000_000
 """The same where the registry gives the reference no interval."""
 MISTYPED = frozenset({Reason.UNKNOWN_UNIT, Reason.NOT_A_NUMBER, Reason.BAD_SHAPE})
 """Rejects that are inconsistent, too: of another unit or type than agreed."""
-
-
-@dataclass(slots=True, frozen=True)
-class Window:
-    """Sums of the window that ended at `to_ns`, by device index.
-
-    expected: readings due by the registry's intervals, without the newest slot, as in RECEIVED.
-    records: int64[devices, FIELDS] (LEAST_LAG is the least of the slots; NO_LAG where nothing arrived).
-    """
-
-    from_ns: int
-    to_ns: int
-    expected: F64
-    records: npt.NDArray[np.int64]
 
 
 class QualityCounter:
@@ -187,11 +173,6 @@ class _References:
 
 _EMPTY: I32 = np.zeros(FIELDS, np.int32)
 _EMPTY[LEAST_LAG] = NO_LAG
-
-
-def slot_ns(settings: QualitySettings) -> int:
-    """Length of a slot; slots are counted since 1970, so all shards have the same."""
-    return int(settings.window * 1e9) // SLOTS
 
 
 def due(directory: Directory) -> F64:

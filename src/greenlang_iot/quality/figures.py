@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from greenlang_iot.model.batches import F64
-from greenlang_iot.quality.kernels import (
+from greenlang_iot.quality.record import (
     ACCURATE,
     ARRIVED,
     INCONSISTENT,

@@ -8,20 +8,22 @@ from greenlang_iot.model import flags as bits
 from greenlang_iot.model.batches import F32, F64, I32, I64, U8, U16
 from greenlang_iot.model.jit import kernel
 from greenlang_iot.model.kernels_prefetch import AHEAD, prefetch
-
-RING = 8
-"""Slots kept: six of the window, the present one, and the next (clocks run ahead)."""
-FIELDS = 8
-"""Fields of a record, int32: half a cache line."""
-RECEIVED, ARRIVED, ON_TIME, INCONSISTENT, JUDGED, ACCURATE, REJECTED, LEAST_LAG = range(FIELDS)
-NO_LAG = 2**31 - 1
-"""LEAST_LAG (ms) of a slot in which nothing arrived."""
+from greenlang_iot.quality.record import (
+    ACCURATE,
+    ARRIVED,
+    FIELDS,
+    INCONSISTENT,
+    JUDGED,
+    LEAST_LAG,
+    NO_LAG,
+    ON_TIME,
+    RECEIVED,
+    RING,
+)
 
 _AGAIN = bits.DUPLICATE | bits.REPLAYED | bits.TS_COLLISION
 _ODD = _AGAIN | bits.LATE
 _NOT_JUDGED = bits.NOT_LEARNT | bits.CLOCK_SUSPECT
-NEVER = -(2**62)
-"""Time of a reference that has said nothing yet."""
 
 
 @kernel

@@ -18,7 +18,7 @@ from greenlang_iot.model.errors import MqttError, SinkError
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.observe.catalog import SEVERITIES, cell
 from greenlang_iot.observe.counters import Counters
-from greenlang_iot.runtime.sinks import lake_folder, outbox_folder
+from greenlang_iot.runtime.folders import lake_folder, outbox_folder
 from greenlang_iot.settings.model import NotifierSettings, Settings
 from greenlang_iot.sinks.alert_store import AlertStore, Published
 from greenlang_iot.sinks.endings import end

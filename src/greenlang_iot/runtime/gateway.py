@@ -28,13 +28,13 @@ from greenlang_iot.observe.counters import Counters
 from greenlang_iot.observe.exporter import Exporter
 from greenlang_iot.runtime.courier import Courier
 from greenlang_iot.runtime.discovery import Discovery
+from greenlang_iot.runtime.folders import alerts_folder, dead_letter_folder, lake_folder
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
 from greenlang_iot.runtime.presence import PresenceWatch
 from greenlang_iot.runtime.quality import QualityWatch
 from greenlang_iot.runtime.reloader import Read, Reloader
 from greenlang_iot.runtime.service_manager import ServiceManager
-from greenlang_iot.runtime.shard import ShardSpec
-from greenlang_iot.runtime.sinks import alerts_folder, dead_letter_folder, lake_folder
+from greenlang_iot.runtime.spec import ShardSpec
 from greenlang_iot.runtime.summary import Summary, summarize
 from greenlang_iot.runtime.supervisor import Supervisor, install_signals
 from greenlang_iot.settings.model import Settings

@@ -17,10 +17,10 @@ from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.quality.breaches import judge
-from greenlang_iot.quality.counter import slot_ns
 from greenlang_iot.quality.figures import FIGURES, Scopes, widened
+from greenlang_iot.quality.record import slot_ns
+from greenlang_iot.runtime.folders import lake_folder, outbox_folder
 from greenlang_iot.runtime.quality_windows import joined, load_window, wait_until, window_file
-from greenlang_iot.runtime.sinks import lake_folder, outbox_folder
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.outbox import Outbox, open_alerts
 from greenlang_iot.spool.log import SpoolFull

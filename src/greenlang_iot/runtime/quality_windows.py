@@ -9,9 +9,8 @@ import numpy.typing as npt
 import structlog
 
 from greenlang_iot.model.directory import Directory, Texts
-from greenlang_iot.quality.counter import Window
 from greenlang_iot.quality.figures import Scopes, skews
-from greenlang_iot.quality.kernels import LEAST_LAG, NO_LAG, RECEIVED
+from greenlang_iot.quality.record import LEAST_LAG, NO_LAG, RECEIVED, Window
 
 log = structlog.get_logger(__name__)
 

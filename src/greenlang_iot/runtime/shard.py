@@ -9,15 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
 import uvloop
 
 from greenlang_iot.acks.ledger import Ledger
-from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
+from greenlang_iot.alerts.rule_file import RuleSet
 from greenlang_iot.alerts.rules import Alerter
 from greenlang_iot.decode.decoder import Decoder
 from greenlang_iot.decode.guests import GUEST_TYPE
@@ -36,17 +34,14 @@ from greenlang_iot.pipeline import DEAD_LETTER, OUTBOX, Clock, Pipeline
 from greenlang_iot.quality.counter import QualityCounter
 from greenlang_iot.runtime.checkpoints import Checkpoints
 from greenlang_iot.runtime.durable import DurableSettler, OutboxPort
+from greenlang_iot.runtime.folders import dead_letter_folder, outbox_folder
 from greenlang_iot.runtime.gauges import ShardGauges
-from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
+from greenlang_iot.runtime.layout import ConnectionPlan
 from greenlang_iot.runtime.looks import LookingMeter, Looks, answer_looks
 from greenlang_iot.runtime.quality_windows import save_window, window_file
 from greenlang_iot.runtime.reload import Control, answer_reloads
-from greenlang_iot.runtime.sinks import (
-    SinkFactory,
-    dead_letter_folder,
-    kafka_publisher,
-    outbox_folder,
-)
+from greenlang_iot.runtime.sinks import SinkFactory, kafka_publisher
+from greenlang_iot.runtime.spec import ShardSpec
 from greenlang_iot.runtime.watches import Watches
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.settings.secrets import secrets
@@ -63,26 +58,8 @@ WORKERS = 2
 """Threads for what blocks: the checkpoint, and beside it the window of quality."""
 
 
-@dataclass(slots=True, frozen=True)
-class ShardSpec:
-    """Everything a shard needs, picklable. `retired`: client ids of an earlier layout to drain here.
-
-    peers: of the other shards, their counters and how many connections they want. supervisor: process with which the shard ends, at once; 0: none.
-    """
-
-    index: int
-    settings: Settings
-    directory: Directory
-    plan: ShardPlan
-    counters: Path
-    retired: tuple[ConnectionPlan, ...] = ()
-    supervisor: int = 0
-    rules: RuleSet = NO_RULES
-    peers: tuple[tuple[Path, int], ...] = ()
-
-
-def shard_process(spec: ShardSpec, control: Control, window: Control) -> None:
-    """Entry point in the forked process; exit code 0 after a clean drain.
+def run_shard(spec: ShardSpec, control: Control, window: Control) -> None:
+    """The forked process; exit code 0 after a clean drain.
 
     control: see `reload`; window: see `looks`.
     """

@@ -13,6 +13,7 @@ from greenlang_iot.model.protocols import OpenChunk, Sender
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.pipeline import INFLUXDB, KAFKA, LAKE, Clock
 from greenlang_iot.runtime.adoption import Adoption, AdoptionMeter, Nothing, abandoned
+from greenlang_iot.runtime.folders import lake_folder, spool_folder
 from greenlang_iot.runtime.meters import SinkMeter
 from greenlang_iot.settings.model import RunnerSettings, Settings
 from greenlang_iot.sinks.deadletter import Publish
@@ -22,26 +23,6 @@ from greenlang_iot.spool.log import SegmentLog
 log = structlog.get_logger(__name__)
 Settle = Callable[[int, int, int], None]
 Refuse = Callable[[str, list[Refused]], Awaitable[None]]
-
-
-def spool_folder(settings: Settings) -> Path:
-    return settings.spool.path or settings.data_dir / "spool"
-
-
-def lake_folder(settings: Settings) -> Path:
-    return settings.sinks.lake.path or settings.data_dir / "lake"
-
-
-def dead_letter_folder(settings: Settings) -> Path:
-    return settings.sinks.dead_letter.path or settings.data_dir / "dead-letter"
-
-
-def outbox_folder(settings: Settings) -> Path:
-    return settings.data_dir / "outbox"
-
-
-def alerts_folder(settings: Settings) -> Path:
-    return settings.data_dir / "alerts"
 
 
 def kafka_publisher(settings: Settings) -> Publish | None:

@@ -20,9 +20,9 @@ from greenlang_iot.alerts.rule_file import RuleSet
 from greenlang_iot.console.questions import Question
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError
-from greenlang_iot.runtime.looks import Window
 from greenlang_iot.runtime.reload import Answer, Control, ask
-from greenlang_iot.runtime.shard import ShardSpec, shard_process
+from greenlang_iot.runtime.spec import ShardSpec, shard_process
+from greenlang_iot.runtime.window import Window
 from greenlang_iot.settings.model import RuntimeSettings, Settings
 
 log = structlog.get_logger(__name__)

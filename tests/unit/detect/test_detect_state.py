@@ -112,6 +112,15 @@ def test_unknown_fields_are_ignored_and_missing_ones_start_in_learning() -> None
     assert scores.verdict[1] == f.LEARNING
 
 
+def test_a_checkpoint_without_habits_is_read_and_nothing_is_learnt_anew() -> None:
+    names = ("habit_minute", "habit_days", "habit_peak", "habit_hour")
+    blob = rewritten(trained(["a"]).checkpoint(), {name: f"no_{name}" for name in names})
+    detector = Detector(directory(1, names=["a"]), SETTINGS)
+    assert detector.restore(blob) == 2
+    assert detector.score(readings([0], [100 * MINUTE], [1.0])).verdict[0] != f.LEARNING
+    assert checkpoint.load(blob, directory(1, names=["a"])).rows["habit_days"].tolist() == [0, 0]
+
+
 def test_without_a_whole_duplicate_memory_there_is_none() -> None:
     blob = rewritten(trained(["a"]).checkpoint(), {"recent_seq": "of_yesterday"})
     detector = Detector(directory(1, names=["a"]), SETTINGS)

@@ -8,7 +8,7 @@ from greenlang_iot.alerts.wide import WideAlerts
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.quality.breaches import judge
 from greenlang_iot.quality.figures import Scopes, widened
-from greenlang_iot.quality.kernels import ARRIVED, FIELDS, ON_TIME, RECEIVED
+from greenlang_iot.quality.record import ARRIVED, FIELDS, ON_TIME, RECEIVED
 from greenlang_iot.settings.model import QualitySettings
 
 SECOND = 1_000_000_000

@@ -10,8 +10,8 @@ from tests.reference.quality import Arrival, Said, compared, truth
 
 from greenlang_iot.model import flags
 from greenlang_iot.model.batches import Reject, ScoreBatch
-from greenlang_iot.quality.counter import SLOTS, QualityCounter, due
-from greenlang_iot.quality.kernels import (
+from greenlang_iot.quality.counter import QualityCounter, due
+from greenlang_iot.quality.record import (
     ACCURATE,
     ARRIVED,
     INCONSISTENT,
@@ -21,6 +21,7 @@ from greenlang_iot.quality.kernels import (
     ON_TIME,
     RECEIVED,
     REJECTED,
+    SLOTS,
 )
 from greenlang_iot.settings.model import QualitySettings
 

@@ -24,8 +24,9 @@ from greenlang_iot.encode.quality import quality_lines, quality_rows
 from greenlang_iot.model import flags
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError, InputError
-from greenlang_iot.quality.counter import MISTYPED, QualityCounter, Window
+from greenlang_iot.quality.counter import MISTYPED, QualityCounter
 from greenlang_iot.quality.figures import widened
+from greenlang_iot.quality.record import Window
 from greenlang_iot.runtime.quality_windows import joined, load_window, save_window
 from greenlang_iot.settings.model import (
     DetectSettings,

@@ -12,7 +12,7 @@ from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime.courier import Courier
-from greenlang_iot.runtime.sinks import alerts_folder, lake_folder, outbox_folder
+from greenlang_iot.runtime.folders import alerts_folder, lake_folder, outbox_folder
 from greenlang_iot.settings.load import load
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.simulate.broker import Broker

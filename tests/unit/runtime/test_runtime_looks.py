@@ -15,15 +15,8 @@ from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.devices.reload import reloaded
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.flags import DUPLICATE, SUSPECT
-from greenlang_iot.runtime.looks import (
-    KEPT,
-    MAX_WATCHED,
-    UNANSWERED,
-    WATCH_FOR,
-    Looks,
-    Window,
-    answer_looks,
-)
+from greenlang_iot.runtime.looks import KEPT, MAX_WATCHED, WATCH_FOR, Looks, answer_looks
+from greenlang_iot.runtime.window import UNANSWERED, Window
 from greenlang_iot.settings.model import DetectSettings
 
 

@@ -18,7 +18,8 @@ from greenlang_iot.model.errors import MqttError
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
-from greenlang_iot.runtime.shard import Shard, ShardSpec, _unraisable
+from greenlang_iot.runtime.shard import Shard, _unraisable
+from greenlang_iot.runtime.spec import ShardSpec
 from greenlang_iot.settings.model import LakeSettings, Settings, SinksSettings
 
 

@@ -1,0 +1,25 @@
+"""Where below `data_dir` things are kept."""
+
+from pathlib import Path
+
+from greenlang_iot.settings.model import Settings
+
+
+def spool_folder(settings: Settings) -> Path:
+    return settings.spool.path or settings.data_dir / "spool"
+
+
+def lake_folder(settings: Settings) -> Path:
+    return settings.sinks.lake.path or settings.data_dir / "lake"
+
+
+def dead_letter_folder(settings: Settings) -> Path:
+    return settings.sinks.dead_letter.path or settings.data_dir / "dead-letter"
+
+
+def outbox_folder(settings: Settings) -> Path:
+    return settings.data_dir / "outbox"
+
+
+def alerts_folder(settings: Settings) -> Path:
+    return settings.data_dir / "alerts"

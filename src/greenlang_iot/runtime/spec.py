@@ -1,0 +1,35 @@
+"""What a shard is told at its start. Light to import: the parent needs nothing else of a shard."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
+from greenlang_iot.model.directory import Directory
+from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
+from greenlang_iot.runtime.reload import Control
+from greenlang_iot.settings.model import Settings
+
+
+@dataclass(slots=True, frozen=True)
+class ShardSpec:
+    """Everything a shard needs, picklable. `retired`: client ids of an earlier layout to drain here.
+
+    peers: of the other shards, their counters and how many connections they want. supervisor: process with which the shard ends, at once; 0: none.
+    """
+
+    index: int
+    settings: Settings
+    directory: Directory
+    plan: ShardPlan
+    counters: Path
+    retired: tuple[ConnectionPlan, ...] = ()
+    supervisor: int = 0
+    rules: RuleSet = NO_RULES
+    peers: tuple[tuple[Path, int], ...] = ()
+
+
+def shard_process(spec: ShardSpec, control: Control, window: Control) -> None:
+    """Entry point in the forked process, which has everything loaded that this needs."""
+    from greenlang_iot.runtime.shard import run_shard
+
+    run_shard(spec, control, window)
