@@ -13,7 +13,7 @@ from tests.fakes.disk import Crash, SimulatedDisk
 from greenlang_iot.alerts.book import NotPossible
 from greenlang_iot.alerts.silences import Silence, new_silence
 from greenlang_iot.settings.model import AlertSettings
-from greenlang_iot.sinks.alert_store import AlertStore, Published
+from greenlang_iot.sinks.alert_store import AT_ONCE, AlertStore, Published
 from greenlang_iot.spool.files import OS_FILES, Files
 from greenlang_iot.spool.log import SpoolFull
 from greenlang_iot.spool.store import LogInUse
@@ -41,6 +41,23 @@ class Heard:
     @property
     def ids(self) -> list[str]:
         return [t["transition_id"] for p in self.published for t in p.transitions]
+
+
+async def test_a_storm_is_taken_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the book takes at once holds up the loop, and costs the square of it."""
+    one = store(tmp_path)
+    heard, steps = Heard(one), []
+    take = one.book.take
+
+    def counted(transitions: Any, now_ns: int) -> Any:
+        steps.append(len(transitions))
+        return take(transitions, now_ns)
+
+    monkeypatch.setattr(one.book, "take", counted)
+    await one.take([change(f"a{i}", device=f"d{i}") for i in range(AT_ONCE + 2)])
+    assert steps == [AT_ONCE, 2]
+    assert {f"a{i}-1" for i in range(AT_ONCE + 2)} <= set(heard.ids)
+    await one.close()
 
 
 async def test_what_is_said_is_durable_and_comes_again_until_it_is_delivered(
