@@ -41,6 +41,8 @@ PATIENCE = 60.0
 TICK = 0.001
 """Seconds between writes at a rate."""
 PUBLISHERS = 2
+TURN = 1 << 20
+"""Bytes that one connection writes before others, and what stdin says, have their turn."""
 CONNECT, PUBACK, SUBSCRIBE, PINGREQ = 1, 4, 8, 12
 
 
@@ -192,8 +194,11 @@ class Subscriber(asyncio.Protocol):
             return
         paced, rate = self.loader.rate > 0, self.loader.rate / max(len(self.loader.subscribers), 1)
         step = min(max(self.loader.load.record // self.workload.packet, 1), self.window)
-        least = 1 if paced else step
+        least, written = 1 if paced else step, 0
         while self.loader.going and self._writable:
+            if written >= TURN:
+                asyncio.get_running_loop().call_soon(self.pump)
+                return
             room = self.window - (self.sent - self.acked) if self.loader.load.qos else step
             begun, base = self._paced_from
             if paced:
@@ -212,6 +217,7 @@ class Subscriber(asyncio.Protocol):
                 self._due.append((self.sent + count, begun + (self.sent - base) / rate))
             self._row += count
             self.sent += count
+            written += count * self.workload.packet
 
 
 class Publisher(Subscriber):
