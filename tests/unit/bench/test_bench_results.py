@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from greenlang_iot.bench.ladders import LADDERS
 from greenlang_iot.bench.report import report
 from greenlang_iot.bench.results import compare, read, write
 from greenlang_iot.model.errors import InputError
+from greenlang_iot.settings.load import load
 
 
 def row(ratio: float, spread: float = 0.05, name: str = "everything on") -> dict[str, Any]:
@@ -65,3 +68,11 @@ def test_what_is_no_result_is_said(tmp_path: Path) -> None:
         read(tmp_path / "x.json")
     with pytest.raises(InputError, match="cannot read"):
         read(tmp_path / "y.json")
+
+
+def test_every_rung_has_settings_that_hold(tmp_path: Path) -> None:
+    for name, rungs in LADDERS.items():
+        for rung in rungs:
+            file = tmp_path / "settings.yaml"
+            file.write_text(yaml.safe_dump(rung.changes))
+            assert load([file], {}).settings, f"{name}: {rung.name}"
