@@ -81,6 +81,7 @@ class Subscriber(asyncio.Protocol):
         self._row = 0
         self._pending = b""
         self._writable = True
+        self._goes_on = False  # a turn of `pump` is due: one at a time, whoever else calls it
         self._next_ack = 1
         self._next_id = 1
 
@@ -197,7 +198,9 @@ class Subscriber(asyncio.Protocol):
         least, written = 1 if paced else step, 0
         while self.loader.going and self._writable:
             if written >= TURN:
-                asyncio.get_running_loop().call_soon(self.pump)
+                if not self._goes_on:
+                    self._goes_on = True
+                    asyncio.get_running_loop().call_soon(self._go_on)
                 return
             room = self.window - (self.sent - self.acked) if self.loader.load.qos else step
             begun, base = self._paced_from
@@ -218,6 +221,10 @@ class Subscriber(asyncio.Protocol):
             self._row += count
             self.sent += count
             written += count * self.workload.packet
+
+    def _go_on(self) -> None:
+        self._goes_on = False
+        self.pump()
 
 
 class Publisher(Subscriber):
