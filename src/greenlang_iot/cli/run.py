@@ -55,7 +55,9 @@ def run(
     loaded = load_settings(config, os.environ)
     settings = loaded.settings
     configure(settings.log)
-    directory = load_registry(devices_file)
+    registry = [
+        load_registry(devices_file)
+    ]  # until the gateway has it, which does not keep it either
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     rules = load_rules(settings.alerts)
@@ -70,7 +72,7 @@ def run(
         gateway.append(
             Gateway(
                 settings,
-                directory,
+                registry.pop(),
                 rules=rules,
                 read=read,
                 service_manager=ServiceManager(os.environ),

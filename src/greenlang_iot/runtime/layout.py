@@ -73,10 +73,18 @@ def owned(
     if any(f.startswith("$share/") for f in filters):
         return np.full(directory.n_devices, shards == 1)
     subscribed = templates(settings)
-    mine = np.zeros((len(directory.org), len(directory.site)), np.bool_)
-    for o, s in np.ndindex(mine.shape):
-        mine[o, s] = filters.issuperset(_filters(subscribed, directory.org[o], directory.site[s]))
-    result: npt.NDArray[np.bool_] = mine[directory.org_of, directory.site_of]
+    width = len(directory.site)
+    places, place = np.unique(
+        directory.org_of.astype(np.int64) * width + directory.site_of, return_inverse=True
+    )
+    of_place = [
+        _filters(subscribed, directory.org[org], directory.site[site])
+        for org, site in (divmod(p, width) for p in places.tolist())
+    ]
+    mine = np.array([filters.issuperset(names) for names in of_place], np.bool_)
+    result: npt.NDArray[np.bool_] = mine[place]
+    if not filters.difference(*of_place):
+        return result  # no filter is of a single device
     for device in np.flatnonzero(~result):
         org = directory.org[int(directory.org_of[device])]
         site = directory.site[int(directory.site_of[device])]
@@ -168,8 +176,10 @@ def _sites(
     place = directory.org_of.astype(np.int64) * (len(directory.site) + 1) + directory.site_of
     groups: dict[int, tuple[set[str], list[int]]] = {}
     group_of: dict[str, int] = {}
-    for number, value in enumerate(np.unique(place)):
-        members = np.flatnonzero(place == value).tolist()
+    order = np.argsort(place, kind="stable")
+    first = np.flatnonzero(np.diff(place[order], prepend=-1))
+    for number, at in enumerate(np.split(order, first[1:])):
+        members = at.tolist()
         org = directory.org[int(directory.org_of[members[0]])]
         site = directory.site[int(directory.site_of[members[0]])]
         filters = set(_filters(subscribed, org, site))
