@@ -244,20 +244,19 @@ def _take_devices(devices: list[Any], raw: dict[str, dict[str, Any]], fleet: _Fl
         return False
     if not {*map(type, chain(ids, orgs, site_names, kinds))} <= {str}:
         return False
-    org_index, type_index = _numbered(orgs), {name: i for i, name in enumerate(fleet.types)}
+    org_index, type_index = _numbered(orgs), _numbered(fleet.types)
     if not type_index.keys() >= {*kinds} or not are_plain(ids):
         return False
     if any(name_problem(name) is not None for name in {*orgs, *site_names}):
         return False
-    places = list(zip(orgs, site_names, strict=True))
-    index, site_index = _numbered(ids), _numbered(places)
+    index = dict(zip(ids, range(len(ids)), strict=True))
     if len(index) < len(ids):
         return False
     enabled: U8 = np.ones(len(ids), np.uint8)
     overrides = []
-    for i, entry in enumerate(devices):
-        if len(entry) == len(_NEEDED):
-            continue
+    keys = np.fromiter(map(len, devices), np.int64, len(devices))
+    for i in np.flatnonzero(keys > len(_NEEDED)).tolist():
+        entry = devices[i]
         on = entry.get("enabled", True)
         if not entry.keys() <= _DEVICE_KEYS or not isinstance(on, bool):
             return False
@@ -271,11 +270,26 @@ def _take_devices(devices: list[Any], raw: dict[str, dict[str, Any]], fleet: _Fl
         if problems:
             fleet.overrides.clear()
             return False
-    fleet.ids, fleet.orgs, fleet.sites = index, org_index, site_index
+    fleet.ids, fleet.orgs = index, org_index
     fleet.entry_of, fleet.enabled = range(len(ids)), enabled
-    fleet.org_of, fleet.site_of = _looked_up(org_index, orgs), _looked_up(site_index, places)
-    fleet.type_of = _looked_up(type_index, kinds)
+    fleet.org_of, fleet.type_of = _looked_up(org_index, orgs), _looked_up(type_index, kinds)
+    _take_sites(site_names, fleet.org_of, fleet)
     return True
+
+
+def _take_sites(names: Sequence[str], org_of: I32, fleet: _Fleet) -> None:
+    """Sites are pairs of org and name, numbered in the order of their first device."""
+    name_index = _numbered(names)
+    pairs = org_of.astype(np.int64) * len(name_index) + _looked_up(name_index, names)
+    found, first, of = np.unique(pairs, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    place = np.empty(len(found), np.int32)
+    place[order] = np.arange(len(found))
+    orgs, every = list(fleet.orgs), list(name_index)
+    for pair in found[order].tolist():
+        org, name = divmod(pair, len(every))
+        fleet.sites[orgs[org], every[name]] = len(fleet.sites)
+    fleet.site_of = place[of]
 
 
 def _numbered(names: Iterable[_T]) -> dict[_T, int]:

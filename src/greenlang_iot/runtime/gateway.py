@@ -79,7 +79,9 @@ class Gateway:
         self.ready = asyncio.Event()
         self.admin_port = 0
         self.shards: dict[int, Counters] = {}
-        self.plans: list[ShardPlan] = []
+        self.plans: list[ShardPlan] = plan(
+            directory, settings.mqtt, settings.runtime.shards, settings.instance
+        )
         self._started = time.monotonic()
         self._stop = asyncio.Event()
         self._on_transition = on_transition
@@ -174,9 +176,7 @@ class Gateway:
         return columns
 
     def _supervisor(self, run: Path, columns: Columns) -> Supervisor:
-        self.plans = plans = plan(
-            self.directory, self.settings.mqtt, self.settings.runtime.shards, self.settings.instance
-        )
+        plans = self.plans
         retired = _retire(
             self.settings.data_dir, plans, [b.name for b in self.settings.mqtt.brokers]
         )
