@@ -27,6 +27,7 @@ from greenlang_iot.model.batches import U16, FrameBatch, Publication, Reject
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError, InputError, MqttError
 from greenlang_iot.model.outcomes import Refused, Transition
+from greenlang_iot.mqtt.link import Linger
 from greenlang_iot.mqtt.transport import Connection
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
@@ -104,6 +105,7 @@ class Shard:
         self._up: set[int] = set()  # numbers of connections that are subscribed
         self._owners: dict[int, Connection] = {}  # by connection number, from the first ack on
         self._numbers = 0
+        self._linger = Linger(settings.batch.linger)
         self._paused = False
         self._stop = asyncio.Event()
         self._state_file = settings.data_dir / "state" / f"shard-{spec.index}.state"
@@ -184,6 +186,7 @@ class Shard:
             self.settings.batch,
             self,
             self._next_number,
+            linger=self._linger,
             retire=retire,
         )
 
