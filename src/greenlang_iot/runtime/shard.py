@@ -56,6 +56,8 @@ from greenlang_iot.spool.threads import use_workers
 
 log = structlog.get_logger(__name__)
 TICK = 0.1
+SECOND_STAGE_WITHIN = 10.0
+"""Seconds after the start when river is imported though a connection or sink is still away."""
 PR_SET_PDEATHSIG = 1
 WORKERS = 2
 """Threads for what blocks: the checkpoint, and beside it the window of quality."""
@@ -276,8 +278,7 @@ class Shard:
             self._start(self._run_connection(connection))
         self._start(self._retire())
         self.pipeline.announce(self._orphaned_alerts)
-        # Not in the loop's executor: a drain would wait for an import that takes seconds.
-        threading.Thread(target=self._load_second_stage, daemon=True).start()
+        self._start(self._load_second_stage_later())
         await self._tick_until_stopped()
         await self._drain()
 
@@ -286,6 +287,22 @@ class Shard:
         if isinstance(self.spec.registry, Columns):
             self.spec.registry.forget()
         give_back()
+
+    async def _load_second_stage_later(self) -> None:
+        """Once messages are taken: until then the import would take half of the core from the start."""
+        until = time.monotonic() + SECOND_STAGE_WITHIN
+        while not self._ready() and time.monotonic() < until:
+            await asyncio.sleep(TICK)
+        # Not in the loop's executor: a drain would wait for an import that takes seconds.
+        threading.Thread(target=self._load_second_stage, daemon=True).start()
+
+    def _ready(self) -> bool:
+        """Connections stand and required sinks are open."""
+        return self._all_up() and all(
+            self.counters.get(cell("sink_up", sink=runner.name)) == 1
+            for runner in self.runners
+            if runner.required
+        )
 
     def _load_second_stage(self) -> None:
         try:
