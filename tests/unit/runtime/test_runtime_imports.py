@@ -7,7 +7,11 @@ HEAVY = ("numba", "river", "duckdb", "pyarrow", "aiokafka")
 
 
 def test_the_parent_imports_nothing_heavy() -> None:
-    code = "import sys, greenlang_iot.cli.run, greenlang_iot.runtime.gateway; print(*sys.modules)"
+    code = (
+        "import sys, greenlang_iot.cli.run, greenlang_iot.runtime.gateway; "
+        "from greenlang_iot.cli.first_start import tell_first_start; tell_first_start(); "
+        "print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()).isdisjoint(HEAVY)
 
