@@ -218,7 +218,7 @@ class Subscriber(asyncio.Protocol):
                 n = self.workload.n
                 self._ids = ((self._next_id - 1 + np.arange(n)) % 65_535 + 1).astype(np.uint16)
                 self._next_id = (self._next_id - 1 + n) % 65_535 + 1
-                self._lap = self.workload.lap(self._ids).copy()
+                self._lap = self.workload.lap(self._ids)  # the one before is sent, or copied
                 self._row = 0
             count = min(step, room, len(self._lap) - self._row)
             if count <= 0 or (count < least and room < least):

@@ -3,9 +3,12 @@
 import numpy as np
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from greenlang_iot.bench.counting_influxdb import Writes
 from greenlang_iot.bench.inbox import spared
+from greenlang_iot.bench.kernels_check import SPIKE_MASK, _eight_digits
 from greenlang_iot.bench.tally import Tally
 from greenlang_iot.bench.workload import (
     FIRST_SEQ,
@@ -13,9 +16,9 @@ from greenlang_iot.bench.workload import (
     SITES,
     Workload,
     registry,
-    thousandths,
     topic,
 )
+from greenlang_iot.model.batches import I64
 from greenlang_iot.sinks.kafka_batches import KafkaRecord, batch_of
 
 DEVICES = 8
@@ -50,6 +53,23 @@ def record(device: int, lap: int, **changes: object) -> KafkaRecord:
     } | changes
     value = orjson.dumps(fields).replace(b'"VALUE"', b"%d.%03d" % divmod(v, 1000))
     return KafkaRecord(ts, b"d%05d" % device, value.replace(b'"SCORE"', b"0.123456"))
+
+
+WORD = np.uint64(0xFFFF_FFFF)
+
+
+def thousandths(devices: I64, ts_ms: int) -> I64:
+    """The values of these devices at a time stamp, × 1000 (`kernels_check.expected` in numpy)."""
+    h = (devices.astype(np.uint64) * np.uint64(0x9E37_79B1)) ^ np.uint64(
+        (ts_ms & 0x3FFF_FFFF) * 0x85EB_CA77
+    )
+    h &= WORD
+    h = ((h ^ (h >> np.uint64(15))) * np.uint64(0x2C1B_3C6D)) & WORD
+    h ^= h >> np.uint64(12)
+    noise = sum((h >> np.uint64(shift)) & np.uint64(255) for shift in (0, 8, 16, 24))
+    spike = np.where(h & np.uint64(SPIKE_MASK) == 0, 5000, 0)
+    result: I64 = np.asarray(noise).astype(np.int64) + 20_490 + spike
+    return result
 
 
 def check(tally: Tally, body: bytes) -> tuple[int, int]:
@@ -192,3 +212,10 @@ def test_bodies_in_chunks_and_with_a_length_are_counted_wherever_they_are_cut(st
     assert sent.data.count(b"204 No Content") == 3
     assert (Writes.lines - lines, Writes.requests - requests) == (6, 3)
     assert Writes.nbytes - nbytes == 36
+
+
+@given(st.binary(min_size=8, max_size=8) | st.from_regex(rb"[0-9]{8}", fullmatch=True))
+def test_eight_digits_are_read_together_and_nothing_else_passes_for_them(text: bytes) -> None:
+    digits = all(48 <= byte <= 57 for byte in text)
+    word = np.uint64(int.from_bytes(text, "little"))
+    assert _eight_digits(word) == (int(text) if digits else -1)
