@@ -92,7 +92,9 @@ def test_a_changed_constant_has_a_cache_of_its_own(
 ) -> None:
     monkeypatch.setenv("GREENLANG_IOT_KERNEL_CACHE", str(tmp_path / "cache"))
     clone = tmp_path / "clone"
-    shutil.copytree(kernel_cache._PACKAGE, clone, ignore=shutil.ignore_patterns("static", "__pycache__"))
+    shutil.copytree(
+        kernel_cache._PACKAGE, clone, ignore=shutil.ignore_patterns("static", "__pycache__")
+    )
     monkeypatch.setattr(kernel_cache, "_PACKAGE", clone)
     before = kernel_cache._cache_folder()
     flags = clone / "model" / "flags.py"

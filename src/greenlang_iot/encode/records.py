@@ -1,24 +1,17 @@
 """Columns → Kafka record batches (magic 2): one JSON record per reading, key = device id.
 
-The body of a chunk, as it is sent and as it lies in the spool (version 1):
-
-    u8 version = 1, then per record batch
-    u32 partition · u32 records · u32 length · `length` bytes (integers little endian)
-
-A record batch is finished but for the fields only the sender knows: producer id, producer epoch and
-base sequence are −1 and the CRC is 0. Batches of one partition stand in their order of writing.
-The record's value follows docs/schemas/reading-v1.json.
+The body of a chunk is described in `bodies`; the record's value follows docs/schemas/reading-v1.json.
 """
 
 import struct
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import cramjam
 import numpy as np
 import orjson
 
 from greenlang_iot.encode import kernels_records as kernels
+from greenlang_iot.encode.bodies import BATCH_HEADER, BODY_VERSION, PIECE
 from greenlang_iot.encode.texts import SeriesTexts
 from greenlang_iot.model.batches import I32, SLACK, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory, Texts, packed
@@ -28,48 +21,10 @@ from greenlang_iot.model.pieces import Body, Pieces
 
 Compression = Literal["none", "gzip", "snappy", "zstd"]
 
-BODY_VERSION = 1
-BATCH_HEADER = struct.Struct(">qiibIhiqqqhii")
-"""baseOffset, batchLength, partitionLeaderEpoch, magic, crc, attributes, lastOffsetDelta,
-baseTimestamp, maxTimestamp, producerId, producerEpoch, baseSequence, records."""
-
-_PIECE = struct.Struct("<III")
 _CODEC = {"none": 0, "gzip": 1, "snappy": 2, "zstd": 4}
 _SNAPPY_BLOCK = 32_768
 _LONGEST_TEXT = 32_767  # of a value: ReadingBatch.text_len is an int16
 _LONGEST_REST = 256  # of a record: varints, numbers, field names
-
-
-class Piece(NamedTuple):
-    """One record batch of a body."""
-
-    partition: int
-    records: int
-    batch: memoryview
-
-
-def pieces(body: Body | Pieces) -> Iterator[Piece]:
-    """The record batches of a body, in order; ValueError where it is not one of ours."""
-    if isinstance(body, Pieces):  # as `RecordEncoder.seal` makes them
-        parts = iter(body)
-        next(parts)
-        for head, batch in zip(parts, parts, strict=True):
-            partition, records, _ = _PIECE.unpack(head)
-            yield Piece(partition, records, memoryview(batch))
-        return
-    view = memoryview(body)
-    if len(view) == 0 or view[0] != BODY_VERSION:
-        raise ValueError("not a body of Kafka record batches, or of a newer version")
-    pos = 1
-    while pos < len(view):
-        if len(view) - pos < _PIECE.size:
-            raise ValueError("a body of Kafka record batches is cut short")
-        partition, records, length = _PIECE.unpack_from(view, pos)
-        pos += _PIECE.size
-        if length < BATCH_HEADER.size or len(view) - pos < length:
-            raise ValueError("a body of Kafka record batches is cut short")
-        yield Piece(partition, records, view[pos : pos + length])
-        pos += length
 
 
 class RecordEncoder:
@@ -206,7 +161,7 @@ class RecordEncoder:
         )
         self._cursor[partition] = start
         self._count[partition] = 0
-        return _PIECE.pack(partition, records, stop - begin), buffer[begin:stop]
+        return PIECE.pack(partition, records, stop - begin), buffer[begin:stop]
 
 
 def _series_texts(directory: Directory, partitions: int) -> SeriesTexts:

@@ -39,3 +39,13 @@ def test_a_shard_imports_nothing_of_the_command_line() -> None:
         "assert data['init_main_from_name'].endswith('.__main__'), data"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_who_sends_alerts_needs_no_kernels() -> None:
+    """The parent does, and what it stores of quality."""
+    code = (
+        "import sys, greenlang_iot.sinks.kafka, greenlang_iot.sinks.influx; "
+        "import greenlang_iot.encode.alert_lines, greenlang_iot.encode.quality; "
+        "assert 'numba' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
