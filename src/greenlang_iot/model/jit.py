@@ -7,12 +7,11 @@ kernels that wrap around (hashes, CRC) must mask explicitly.
 Never `fastmath`: NaN from a sensor must survive. Never `parallel`: a shard owns one core.
 """
 
-import importlib
 import os
-import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from greenlang_iot.model.imports import import_without
 from greenlang_iot.model.kernel_cache import CACHE_FOLDER, FLAGS, drop_damaged
 
 P = ParamSpec("P")
@@ -21,22 +20,8 @@ R = TypeVar("R")
 drop_damaged()
 os.environ["NUMBA_CACHE_DIR"] = str(CACHE_FOLDER)
 
-_BLAS = "scipy.linalg.cython_blas"
-
-
-def _import_without_blas() -> None:
-    """numba looks whether SciPy could multiply matrices for it: 0.2 s at every start, for no kernel of ours."""
-    absent = _BLAS not in sys.modules
-    if absent:
-        sys.modules[_BLAS] = None  # type: ignore[assignment]  # "there is none"
-    try:
-        importlib.import_module("numba.np.arraymath")
-    finally:
-        if absent:
-            del sys.modules[_BLAS]
-
-
-_import_without_blas()
+# numba looks whether SciPy could multiply matrices for it: 0.2 s at every start, for no kernel of ours
+import_without("numba.np.arraymath", "scipy.linalg.cython_blas")
 import numba  # noqa: E402  (numba reads NUMBA_CACHE_DIR when it is imported)
 
 JIT_DISABLED = bool(numba.config.DISABLE_JIT)

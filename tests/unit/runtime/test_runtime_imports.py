@@ -49,3 +49,12 @@ def test_who_sends_alerts_needs_no_kernels() -> None:
         "assert 'numba' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_logs_do_without_rich_and_the_terminal_has_it() -> None:
+    code = (
+        "import sys, greenlang_iot.runtime.forkserver, greenlang_iot.observe.logs; "
+        "assert 'rich' not in sys.modules; "
+        "from rich.console import Console"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
