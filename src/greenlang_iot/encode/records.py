@@ -45,8 +45,8 @@ class RecordEncoder:
         self._compression = compression
         self._max_batch_bytes = max_batch_bytes
         self._closed: list[Body] = []
-        self._closed_rows = 0
-        self._closed_size = 0
+        self._closed_rows = self._closed_size = 0
+        self._open_rows = self._open_size = 0
         self._count = np.zeros(partitions, np.int64)
         self._base_ms = np.zeros(partitions, np.int64)
         self._max_ms = np.zeros(partitions, np.int64)
@@ -56,11 +56,11 @@ class RecordEncoder:
 
     @property
     def rows(self) -> int:
-        return self._closed_rows + int(self._count.sum())
+        return self._closed_rows + self._open_rows
 
     @property
     def size(self) -> int:
-        return self._closed_size + int(self._cursor.sum() - self._start.sum())
+        return self._closed_size + self._open_size
 
     def grow(self, directory: Directory) -> None:
         self._texts = _series_texts(directory, self._partitions)
@@ -105,9 +105,14 @@ class RecordEncoder:
                 self._base_ms,
                 self._max_ms,
             )
+            self._measure()
             if row == batch.n:
                 return self.rows - before
             self._close(self._partition(int(batch.series[row])))
+
+    def _measure(self) -> None:
+        self._open_rows = int(np.add.reduce(self._count))
+        self._open_size = int(np.add.reduce(self._cursor) - np.add.reduce(self._start))
 
     def _partition(self, series: int) -> int:
         return int(self._texts.heads[4 * self._texts.place[2 * series] + 2])
@@ -120,6 +125,7 @@ class RecordEncoder:
             parts += self._finish(int(partition))
         self._closed = []
         self._closed_rows = self._closed_size = 0
+        self._measure()
         if not given:
             return b"".join(parts)
         self._out = np.empty_like(self._out)
@@ -131,6 +137,7 @@ class RecordEncoder:
         head, batch = self._finish(partition)
         self._closed += (head, bytes(batch))
         self._closed_size += len(head) + len(batch)
+        self._measure()
 
     def _finish(self, partition: int) -> tuple[Body, Body]:
         """End the partition's open batch: what the body holds of it, in the buffer where it is written."""
