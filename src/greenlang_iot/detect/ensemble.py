@@ -10,6 +10,7 @@ from greenlang_iot.detect.checkpoint import Snapshot
 from greenlang_iot.detect.limits import limits
 from greenlang_iot.detect.outlook import outlook
 from greenlang_iot.detect.river_bank import RiverBank
+from greenlang_iot.detect.silence import NextLook
 from greenlang_iot.model.batches import I64, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.outcomes import Silences, Standing
@@ -34,6 +35,7 @@ class Detector:
         self._limits = limits(directory, settings.threshold, settings.second_stage.enabled)
         self._siblings = state.strangers(self._compared())
         self._bank = RiverBank(settings.second_stage)
+        self._next_look = NextLook()
         self._paused_ns = 0  # wall time that did not count, all in all
         self._started: int | None = None  # input clock of the first look for silence
 
@@ -112,6 +114,7 @@ class Detector:
 
     def grow(self, directory: Directory) -> None:
         """Go on with a newer Directory; known series keep their state."""
+        self._next_look.forget()
         to, source = state.moved(state.seen(self._rows), self._directory, directory)
         rows, known = self._rows, self._siblings
         self._rows = state.fresh(directory.n_series)
@@ -138,14 +141,20 @@ class Detector:
         """
         if self._started is None:
             self._started = now_ns - self._paused_ns
-        d = self._directory
-        on = self._expected_to_speak()
-        if watched is not None:
-            on &= watched[d.series_device]
-        which = np.flatnonzero(on)
+        d, clock = self._directory, now_ns - self._paused_ns
+        intervals = self.settings.silence_intervals
+        few = self._next_look.few(clock, watched, intervals)
+        if few is None:
+            on = self._expected_to_speak()
+            if watched is not None:
+                on &= watched[d.series_device]
+            few = np.flatnonzero(on)
+        which = few
         interval = d.interval_ns[which]
         quiet = self._quiet(which, now_ns)
-        overdue = quiet > interval * self.settings.silence_intervals
+        left = (interval * intervals).astype(np.int64) - quiet
+        overdue = quiet > interval * intervals
+        self._next_look.note(clock, which, left, overdue, self._time_scale)
         which = which[overdue]
         rows = self._rows[which]
         never = ~state.seen(rows)
@@ -206,6 +215,7 @@ class Detector:
     def pause_clock(self, from_ns: int, to_ns: int) -> None:
         """Wall time between the two does not count as silence: input was away or behind."""
         self._paused_ns += max(to_ns - from_ns, 0)
+        self._next_look.forget()
         heard = self._rows["heard_ns"]
         np.minimum(heard, to_ns - self._paused_ns, out=heard)
 
@@ -225,6 +235,7 @@ class Detector:
 
     def restore(self, blob: bytes) -> int:
         """Take over a checkpoint; returns how many series. ValueError says why it is refused."""
+        self._next_look.forget()
         saved = checkpoint.load(blob, self._directory)
         self._rows[saved.series] = saved.rows
         self._bank.restore(saved.extra)
