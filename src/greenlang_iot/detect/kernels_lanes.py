@@ -119,14 +119,14 @@ def weigh(n: int, lanes: F64, kept: F32) -> None:
         lanes[CHANGE + k] = min(max(step / (width if width > 0.0 else 1.0), -MAX_Z), MAX_Z)
 
         # spike and shift
-        weighed = weight(float(kept[TAIL + k]))
+        weighed = weight(np.float64(kept[TAIL + k]))
         above = deviation > 0.0
-        cusum = float(kept[CUSUM + k])
+        cusum = np.float64(kept[CUSUM + k])
         clipped = min(z, OUTSIDE)
         clipped = clipped if above else -clipped
         cap = CUSUM_CAP * cusum
-        up = min(max(float(kept[UP + k]) + clipped - CUSUM_ALLOWANCE, 0.0), cap)
-        down = min(max(float(kept[DOWN + k]) - clipped - CUSUM_ALLOWANCE, 0.0), cap)
+        up = min(max(np.float64(kept[UP + k]) + clipped - CUSUM_ALLOWANCE, 0.0), cap)
+        down = min(max(np.float64(kept[DOWN + k]) - clipped - CUSUM_ALLOWANCE, 0.0), cap)
         total = max(up, down)
         learnt = cusum + SHIFT_RATE * (min(total, 4.0 * cusum) - cusum)
         doubt = cusum + HEAVIER_CUSUM * max(cusum - USUAL_CUSUM, 0.0)
@@ -140,8 +140,8 @@ def weigh(n: int, lanes: F64, kept: F32) -> None:
         lanes[SHIFT + k] = shift
 
         # their score here, and how far a value may stray before it is suspect
-        seen, threshold = lanes[SEEN + k], float(kept[THRESHOLD + k])
-        start, excess = float(kept[USUAL_START + k]) - TWO, float(kept[USUAL_EXCESS + k])
+        seen, threshold = lanes[SEEN + k], np.float64(kept[THRESHOLD + k])
+        start, excess = np.float64(kept[USUAL_START + k]) - TWO, np.float64(kept[USUAL_EXCESS + k])
         belief = min(seen * (1 / USUAL_BELIEVED), 1.0)
         lanes[USUAL_SCORE + k] = lowered(max(spike, shift), start, excess, USUAL_LIGHT, belief)
         needed = raised(threshold, start, excess, USUAL_LIGHT, belief)
@@ -149,7 +149,7 @@ def weigh(n: int, lanes: F64, kept: F32) -> None:
 
         # the context: three averages of the residual, each against its own history
         r, floor = lanes[RESIDUAL + k], lanes[FLOOR + k]
-        size, square, lean = float(kept[SIZE + k]), float(kept[SQUARE + k]), float(kept[LEAN + k])
+        size, square, lean = np.float64(kept[SIZE + k]), np.float64(kept[SQUARE + k]), np.float64(kept[LEAN + k])
         size += SIZE_RATE * (abs(r) - size)
         square += SQUARE_RATE * (r * r - square)
         lean += LEAN_RATE * (r - lean)
@@ -157,9 +157,9 @@ def weigh(n: int, lanes: F64, kept: F32) -> None:
         kept[SQUARE + k] = square
         kept[LEAN + k] = lean
         lean = abs(lean)
-        size_mean, size_sd = float(kept[SIZE_MEAN + k]), float(kept[SIZE_SD + k])
-        square_mean, square_sd = float(kept[SQUARE_MEAN + k]), float(kept[SQUARE_SD + k])
-        lean_mean, lean_sd = float(kept[LEAN_MEAN + k]), float(kept[LEAN_SD + k])
+        size_mean, size_sd = np.float64(kept[SIZE_MEAN + k]), np.float64(kept[SIZE_SD + k])
+        square_mean, square_sd = np.float64(kept[SQUARE_MEAN + k]), np.float64(kept[SQUARE_SD + k])
+        lean_mean, lean_sd = np.float64(kept[LEAN_MEAN + k]), np.float64(kept[LEAN_SD + k])
         size_unit = usual_unit(size_mean, size_sd, SIZE_FLOOR, floor)
         square_unit = usual_unit(square_mean, square_sd, SQUARE_FLOOR, floor * floor)
         lean_unit = usual_unit(lean_mean, lean_sd, SIZE_FLOOR, floor)
@@ -172,7 +172,7 @@ def weigh(n: int, lanes: F64, kept: F32) -> None:
         lanes[STRAY + k] = stray
         belief = min(seen * (1 / STRAY_BELIEVED), 1.0)
         lanes[STRANGE + k] = lowered(
-            stray, float(kept[STRAY_START + k]), float(kept[STRAY_EXCESS + k]), EXCESS, belief * belief
+            stray, np.float64(kept[STRAY_START + k]), np.float64(kept[STRAY_EXCESS + k]), EXCESS, belief * belief
         )
         rate = long_rate(seen)
         off = capped(size, size_mean, size_unit, seen) - size_mean

@@ -8,11 +8,11 @@ division, so that compiled and plain Python agree bit for bit.
 import struct
 from typing import Any
 
+from greenlang_iot.model.jit import fused  # isort: split (numba reads where its cache is when it is imported)
+
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic, overload
-
-from greenlang_iot.model.jit import fused
 
 _ROOT_HALF_BITS = 0x3FE6A09E667F3BCD
 """Bits of the square root of a half: mantissas are taken from there to twice as much."""
