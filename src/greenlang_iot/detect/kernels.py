@@ -28,10 +28,55 @@ import numpy as np
 from greenlang_iot.detect.kernels_context import DOUBT, HOUR_NS, half_of, residual, settled
 from greenlang_iot.detect.kernels_habit import is_habit
 from greenlang_iot.detect.kernels_lanes import (
-    BAND, BASE, CHANGE, CUSUM, DEVIATION, DOWN, FLOOR, HUGE, LANES, LAST, LEAN, LEAN_MEAN, LEAN_SD, LEVEL,
-    MARKS, OUTSIDE, RESIDUAL, SECONDS, SEEN, SETTLED, SHIFT, SHIFTS, SIGMA, SIZE, SIZE_MEAN, SIZE_SD, SPIKE,
-    SPIKES, SPREAD, SQUARE, SQUARE_MEAN, SQUARE_SD, STRANGE, STRAY, STRAY_EXCESS, STRAY_START, TAIL,
-    TAIL_FROM, THRESHOLD, UNIT, UP, USUAL_EXCESS, USUAL_SCORE, USUAL_START, X, Y, Z, weigh, weight,
+    BAND,
+    BASE,
+    CHANGE,
+    CUSUM,
+    DEVIATION,
+    DOWN,
+    FLOOR,
+    HUGE,
+    LANES,
+    LAST,
+    LEAN,
+    LEAN_MEAN,
+    LEAN_SD,
+    LEVEL,
+    MARKS,
+    OUTSIDE,
+    RESIDUAL,
+    SECONDS,
+    SEEN,
+    SETTLED,
+    SHIFT,
+    SHIFTS,
+    SIGMA,
+    SIZE,
+    SIZE_MEAN,
+    SIZE_SD,
+    SPIKE,
+    SPIKES,
+    SPREAD,
+    SQUARE,
+    SQUARE_MEAN,
+    SQUARE_SD,
+    STRANGE,
+    STRAY,
+    STRAY_EXCESS,
+    STRAY_START,
+    TAIL,
+    TAIL_FROM,
+    THRESHOLD,
+    UNIT,
+    UP,
+    USUAL_EXCESS,
+    USUAL_SCORE,
+    USUAL_START,
+    X,
+    Y,
+    Z,
+    weigh_lanes,
+    weight,
 )  # fmt: skip
 from greenlang_iot.detect.kernels_log import log
 from greenlang_iot.detect.kernels_siblings import apart_score
@@ -96,8 +141,7 @@ RUN_FLOOR = 10.0  # shorter runs of equal values never count as long
 RUN_SCORE = 2.0  # score of a run as long as usual
 RUN_DECAY = 0.9995  # per finished run
 MAX_COUNT = 2**16 - 1
-AHEAD = LANES
-"""Rows that are asked for before they are needed: those of the next block of lanes."""
+AHEAD = 6  # rows that are asked for before they are needed, where nothing is judged
 JUDGED = 128
 """What `meet` says of a reading that has a lane; no verdict has this bit."""
 NO_SEQ = 0xFFFFFFFF
@@ -272,7 +316,16 @@ def was_quiet(row: Row) -> bool:
 
 @fused
 def meet(
-    row: Row, half: Row, limit: Row, x: float, ts: int, hours: int, warmup: int, s: F64, t: F32, k: int
+    row: Row,
+    half: Row,
+    limit: Row,
+    x: float,
+    ts: int,
+    hours: int,
+    warmup: int,
+    s: F64,
+    t: F32,
+    k: int,
 ) -> int:
     """Note what came, and lay out lane `k` of what is judged of it (kernels_lanes).
 
@@ -368,7 +421,9 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
         if calm:
             row["usual_start"], row["usual_excess"] = beyond(
                 max(s[SPIKE + k], s[SHIFT + k]),
-                float(t[USUAL_START + k]), float(t[USUAL_EXCESS + k]), rate,
+                float(t[USUAL_START + k]),
+                float(t[USUAL_EXCESS + k]),
+                rate,
             )
         if s[STRAY + k] >= 0.0:
             row["stray_start"], row["stray_excess"] = beyond(
@@ -436,11 +491,6 @@ def score_batch(
             at = series[i]
             if marks[at & (MARKS - 1)]:
                 break  # its series may have a lane, which must learn first
-            if i + AHEAD < n:
-                ahead = series[i + AHEAD]
-                prefetch(rows, ahead, 0)
-                prefetch(rows, ahead, 1)
-                prefetch(limits, ahead)
             x = float(value[i])
             outcome = 0
             if x - x == 0.0:  # neither NaN nor infinite: decode rejects these
@@ -453,7 +503,9 @@ def score_batch(
                 if flag & NOT_LEARNT == 0:
                     hours = ts[i] // HOUR_NS
                     half = halves[half_of(at, hours)]
-                    outcome = meet(row, half, limits[at], x, ts[i], hours, warmup, lanes, kept, used)
+                    outcome = meet(
+                        row, half, limits[at], x, ts[i], hours, warmup, lanes, kept, used
+                    )
             if outcome == JUDGED:
                 marks[at & (MARKS - 1)] = 1
                 places[used] = i
@@ -467,17 +519,12 @@ def score_batch(
                 z[i] = 0.0
                 change[i] = 0.0
             i += 1
-        weigh(used, lanes, kept)
+        weigh_lanes(used, lanes, kept)
         for k in range(used):
             j = places[k]
             at = series[j]
-            if j + AHEAD < n:
-                ahead = series[j + AHEAD]
-                prefetch(rows, ahead, 2)
-                prefetch(rows, ahead, 3)
-                prefetch(halves, half_of(ahead, ts[j + AHEAD] // HOUR_NS))
-                if len(siblings):
-                    prefetch(siblings, ahead)
+            if i + k < n:
+                ask_for(series[i + k], ts[i + k], rows, halves, limits, siblings)
             marks[at & (MARKS - 1)] = 0
             row, limit = rows[at], limits[at]
             s, d, v = judge(row, limit, ts[j], lanes, kept, k)
@@ -496,6 +543,19 @@ def score_batch(
             band[j] = lanes[BAND + k] * lanes[UNIT + k]
             z[j] = signed
             change[j] = lanes[CHANGE + k]
+        for k in range(i + used, min(i + LANES, n)):
+            ask_for(series[k], ts[k], rows, halves, limits, siblings)
+
+
+@fused
+def ask_for(at: int, ts: int, rows: Rows, halves: Rows, limits: Rows, siblings: Rows) -> None:
+    """Have the cache lines brought that a reading of this series and time will touch."""
+    for line in range(HOT_LINES):
+        prefetch(rows, at, line)
+    prefetch(halves, half_of(at, ts // HOUR_NS))
+    prefetch(limits, at)
+    if len(siblings):
+        prefetch(siblings, at)
 
 
 @kernel

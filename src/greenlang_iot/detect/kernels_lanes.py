@@ -1,6 +1,6 @@
 """What is the same arithmetic for every reading, for up to LANES readings of different series at a time.
 
-A reading is judged in three steps: `kernels.meet` lays out a lane of it, `weigh` computes all lanes in one loop,
+A reading is judged in three steps: `kernels.meet` lays out a lane of it, `weigh_lanes` computes all lanes in one loop,
 which the compiler turns into vector instructions, and `kernels.judge` decides and learns. One reading by itself
 costs about twice as much: a dependent chain of divisions, square roots and logarithms.
 
@@ -105,7 +105,7 @@ def reach(weighed: float, threshold: float) -> float:
 
 
 @fused
-def weigh(n: int, lanes: F64, kept: F32) -> None:
+def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
     """Compute the first `n` lanes: from X to RESIDUAL and the fields kept, Z to STRANGE and what they become."""
     for k in range(n):
         # how far from what is expected
@@ -149,7 +149,11 @@ def weigh(n: int, lanes: F64, kept: F32) -> None:
 
         # the context: three averages of the residual, each against its own history
         r, floor = lanes[RESIDUAL + k], lanes[FLOOR + k]
-        size, square, lean = np.float64(kept[SIZE + k]), np.float64(kept[SQUARE + k]), np.float64(kept[LEAN + k])
+        size, square, lean = (
+            np.float64(kept[SIZE + k]),
+            np.float64(kept[SQUARE + k]),
+            np.float64(kept[LEAN + k]),
+        )
         size += SIZE_RATE * (abs(r) - size)
         square += SQUARE_RATE * (r * r - square)
         lean += LEAN_RATE * (r - lean)
@@ -172,7 +176,11 @@ def weigh(n: int, lanes: F64, kept: F32) -> None:
         lanes[STRAY + k] = stray
         belief = min(seen * (1 / STRAY_BELIEVED), 1.0)
         lanes[STRANGE + k] = lowered(
-            stray, np.float64(kept[STRAY_START + k]), np.float64(kept[STRAY_EXCESS + k]), EXCESS, belief * belief
+            stray,
+            np.float64(kept[STRAY_START + k]),
+            np.float64(kept[STRAY_EXCESS + k]),
+            EXCESS,
+            belief * belief,
         )
         rate = long_rate(seen)
         off = capped(size, size_mean, size_unit, seen) - size_mean

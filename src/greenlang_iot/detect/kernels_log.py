@@ -5,10 +5,10 @@ thousandth of what float32 columns keep, and use nothing but additions, multipli
 division, so that compiled and plain Python agree bit for bit.
 """
 
-import struct
+import struct  # noqa: I001 (`jit` first: numba reads where its cache is when it is imported)
 from typing import Any
 
-from greenlang_iot.model.jit import fused  # isort: split (numba reads where its cache is when it is imported)
+from greenlang_iot.model.jit import fused
 
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
@@ -82,5 +82,9 @@ def exp(x: float) -> float:
     """e to the power of x; 0 <= x < 700."""
     power = int(x * PER_LN2 + 0.5)
     r = x - LN2 * power
-    series = 1.0 + r * (1 / 2 + r * (1 / 6 + r * (1 / 24 + r * (1 / 120 + r * (1 / 720 + r * (1 / 5040 + r * (1 / 40320)))))))
+    series = 1.0 + r * (
+        1 / 2
+        + r
+        * (1 / 6 + r * (1 / 24 + r * (1 / 120 + r * (1 / 720 + r * (1 / 5040 + r * (1 / 40320))))))
+    )
     return (1.0 + r * series) * float_of((power + _BIAS) << _MANTISSA)
