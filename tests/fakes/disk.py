@@ -134,6 +134,10 @@ class SimulatedDisk:
         # Otherwise pages in between were lost to a failed sync: nothing after them can be trusted.
         inode.clean = len(inode.cached)
 
+    def forget(self, fd: int) -> None:
+        inode = self._open[fd]
+        inode.cached = inode.stored + inode.cached[inode.clean :]
+
     def close(self, fd: int) -> None:
         self._open.pop(fd, None)
 

@@ -152,8 +152,8 @@ class RuleEngine:
 
     def _watch(self, directory: Directory) -> None:
         self._directory = directory
-        n = directory.n_series
-        self._compiled = match_rules(self._rules.rules, directory)
+        n = directory.n_series if self._rules.rules else 0  # nothing is kept for no rules
+        self._compiled = match_rules(self._rules.rules, directory) if n else []
         self._words = words_of(self._compiled, n)
         self._any: Bools = np.bitwise_or.reduce(self._words, axis=0) != 0
         self._active = np.zeros(n, np.int32)  # episodes of a series; of a device at its first one

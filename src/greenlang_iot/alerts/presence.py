@@ -36,14 +36,21 @@ class Presence:
             if alert.live and alert.last["rule"] == OFFLINE
         }
         self._directory = directory
-        self._devices = _index(directory)
+        self._index: dict[str, int] | None = None  # once a device says something
+
+    @property
+    def _devices(self) -> dict[str, int]:
+        """Index by id."""
+        if self._index is None:
+            texts = self._directory.device
+            self._index = {texts[i]: i for i in range(len(texts))}
+        return self._index
 
     def follow(self, directory: Directory, now_ns: int) -> list[Document]:
         """Another registry: devices that left it are not offline any more."""
         if directory is self._directory:
             return []
-        self._directory = directory
-        self._devices = _index(directory)
+        self._directory, self._index = directory, None
         gone = [device for device in self._away if device not in self._devices]
         return [self._back(device, now_ns, "is no longer registered") for device in gone]
 
@@ -85,7 +92,3 @@ class Presence:
         summary = f"{device} {what}"
         seen = Seen(now_ns, None, None, None, 0.0, OFFLINE, last["severity"], summary)
         return change(episode, "resolved", seen, now_ns).as_dict()
-
-
-def _index(directory: Directory) -> dict[str, int]:
-    return {directory.device[i]: i for i in range(directory.n_devices)}

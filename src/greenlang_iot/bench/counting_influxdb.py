@@ -8,17 +8,23 @@ import asyncio
 import sys
 
 import cramjam
+import numpy as np
 import uvloop
 
+from greenlang_iot.bench.inbox import Inbox, spared
 from greenlang_iot.bench.tally import Delay, Tally, answer_stdin
+from greenlang_iot.model.batches import U8
 
 _OK = b"HTTP/1.1 204 No Content\r\nX-Influxdb-Version: counting\r\n\r\n"
+_HEAD = 65_536
+"""Bytes that a request's head may have."""
 _END = b"\r\n\r\n"
 _CHUNKED = b"transfer-encoding: chunked"
 
 
-class Writes(asyncio.Protocol):
-    """One connection: HTTP/1.1 with a Content-Length, or in chunks."""
+class Writes(Inbox):
+    """One connection: HTTP/1.1 with a Content-Length, or in chunks. The answer goes out before the body is
+    looked at."""
 
     lines = 0
     others = 0
@@ -26,57 +32,59 @@ class Writes(asyncio.Protocol):
     nbytes = 0
 
     def __init__(self, tally: Tally | None) -> None:
+        super().__init__()
         self._tally = tally
-        self._buffer = bytearray()
-        self._need = 0
+        self._need = 0  # bytes of the request that has begun, as soon as they are known
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        while len(self._buffer) >= self._need:
-            end = self._buffer.find(_END, 0, 65_536)
+    def take(self, data: U8, n: int) -> int:
+        done = 0
+        while n - done >= max(self._need, 1):
+            head = data[done : done + min(n - done, _HEAD)].tobytes()
+            end = head.find(_END)
             if end < 0:
-                return
-            head = bytes(self._buffer[:end]).lower()
+                break
+            head = head[:end].lower()
+            first = done + end + 4
             if _CHUNKED in head:
-                whole = _joined(self._buffer, end + 4)
+                whole = _joined(data[first:n].tobytes())
                 if whole is None:
-                    return
-                body, stop = whole
+                    break
+                body, size = whole
+                stop = first + size
             else:
                 at = head.find(b"content-length:")
                 length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
-                stop = self._need = end + 4 + length
-                if len(self._buffer) < stop:
-                    return
-                body = bytes(self._buffer[end + 4 : stop])
-            del self._buffer[:stop]
-            self._need = 0
+                stop, body = first + length, b""
+                self._need = stop - done
+                if n < stop:
+                    break
+            done, self._need = stop, 0
+            self.answer(_OK, Delay.seconds)
             if head.startswith(b"post"):
-                if b"content-encoding: gzip" in head:
-                    body = bytes(cramjam.gzip.decompress(body))
-                self._count(body)
-            if Delay.seconds:
-                asyncio.get_running_loop().call_later(Delay.seconds, self._transport.write, _OK)
-            else:
-                self._transport.write(_OK)
+                gzip = b"content-encoding: gzip" in head
+                if gzip:
+                    body = bytes(cramjam.gzip.decompress(body or data[first:stop].tobytes()))
+                if body or gzip:
+                    self._count(spared(body), len(body))
+                else:
+                    self._count(data[first:], stop - first)
+        return done
 
-    def _count(self, body: bytes) -> None:
+    def _count(self, data: U8, size: int) -> None:
         Writes.requests += 1
-        Writes.nbytes += len(body)
+        Writes.nbytes += size
         if self._tally is None:
-            Writes.lines += body.count(b"\n")
+            Writes.lines += int(np.count_nonzero(data[:size] == ord("\n")))
             return
-        lines, others = self._tally.lines(body)
+        lines, others = self._tally.lines(data, size)
         Writes.lines += lines
         Writes.others += others
 
 
-def _joined(data: bytearray, at: int) -> tuple[bytes, int] | None:
-    """The chunks from `at` on as one body, and where the request ends; None: it is not all there."""
+def _joined(data: bytes) -> tuple[bytes, int] | None:
+    """The chunks that data begins with as one body, and their size; None: they are not all there."""
     parts: list[bytes] = []
+    at = 0
     while (line := data.find(b"\r\n", at)) >= 0:
         size = int(data[at:line].split(b";")[0], 16)
         at = line + 2 + size + 2
@@ -84,7 +92,7 @@ def _joined(data: bytearray, at: int) -> tuple[bytes, int] | None:
             return None
         if size == 0:
             return b"".join(parts), at
-        parts.append(bytes(data[line + 2 : at - 2]))
+        parts.append(data[line + 2 : at - 2])
     return None
 
 

@@ -15,11 +15,12 @@ import uvloop
 from aiokafka import codec
 from crc32c import crc32c
 
+from greenlang_iot.bench.inbox import Inbox, spared
 from greenlang_iot.bench.tally import Delay, Tally, answer_stdin
+from greenlang_iot.model.batches import U8
 
 READINGS = b"iot.readings"
 _CODECS: dict[int, Callable[[bytes], bytes]] = {
-    0: lambda content: content,
     1: codec.gzip_decode,
     2: codec.snappy_decode,
     4: codec.zstd_decode,
@@ -45,9 +46,9 @@ class Counts:
 class Reader:
     """Walks a request."""
 
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, data: memoryview, at: int) -> None:
         self.data = data
-        self.at = 0
+        self.at = at
 
     def unpack(self, fmt: str) -> int:
         (value,) = struct.unpack_from(">" + fmt, self.data, self.at)
@@ -66,8 +67,8 @@ def text(value: bytes) -> bytes:
     return struct.pack(">h", len(value)) + value
 
 
-class Connection(asyncio.Protocol):
-    """One client; what the log knows is shared by all."""
+class Connection(Inbox):
+    """One client; what the log knows is shared by all. The answer goes out before records are looked at."""
 
     sequences: dict[tuple[bytes, int, int, int], int] = {}  # noqa: RUF012
     producers = 0
@@ -77,33 +78,30 @@ class Connection(asyncio.Protocol):
     tally: Tally | None = None
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        super().__init__()
+        self._batches: list[tuple[bytes, int, int]] = []  # topic and bytes of those to look at
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+    def take(self, data: U8, n: int) -> int:
+        done = 0
+        while n - done >= 4:
+            size = int.from_bytes(data[done : done + 4].tobytes(), "big")
+            if n - done < 4 + size:
+                break
+            self._request(data.data, done + 4)
+            for topic, first, stop in self._batches:
+                self._check(topic, data[first:], stop - first)
+            self._batches = []
+            done += 4 + size
+        return done
 
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        while len(self._buffer) >= 4:
-            size = int.from_bytes(self._buffer[:4], "big")
-            if len(self._buffer) < 4 + size:
-                return
-            frame = bytes(self._buffer[4 : 4 + size])
-            del self._buffer[: 4 + size]
-            self._request(frame)
-
-    def _request(self, frame: bytes) -> None:
-        reader = Reader(memoryview(frame))
+    def _request(self, data: memoryview, at: int) -> None:
+        reader = Reader(data, at)
         key, version, correlation = reader.unpack("h"), reader.unpack("h"), reader.unpack("i")
         reader.string()
         handler = {18: self._versions, 3: self._metadata, 22: self._producer, 0: self._produce}
         body = handler[key](reader, version)
         answer = struct.pack(">ii", 4 + len(body), correlation) + body
-        if key == 0 and Delay.seconds:
-            # in order: timers of one length end as they began
-            asyncio.get_running_loop().call_later(Delay.seconds, self._transport.write, answer)
-        else:
-            self._transport.write(answer)
+        self.answer(answer, Delay.seconds if key == 0 else 0.0)
 
     def _versions(self, reader: Reader, version: int) -> bytes:
         apis = ((0, 3, 3), (3, 1, 1), (18, 0, 0), (22, 0, 0))
@@ -136,27 +134,15 @@ class Connection(asyncio.Protocol):
             body += text(topic) + struct.pack(">i", partitions)
             for _ in range(partitions):
                 partition, size = reader.unpack("i"), reader.unpack("i")
-                batch = reader.data[reader.at : reader.at + size]
+                base = self._append(topic, partition, reader.data, reader.at)
+                self._batches.append((topic, reader.at, reader.at + size))
                 reader.at += size
-                base = self._batch(topic, partition, batch)
                 body += struct.pack(">ihqq", partition, 0, base, -1)
         return body + struct.pack(">i", 0)
 
-    def _batch(self, topic: bytes, partition: int, batch: memoryview) -> int:
-        length, magic, crc = struct.unpack_from(">i4xbI", batch, 8)
-        last, producer, epoch, sequence, count = struct.unpack_from(">i16xqhii", batch, 23)
-        Counts.batches += 1
-        if topic == READINGS:
-            Counts.records += count
-        else:
-            Counts.others += count
-        Counts.nbytes += len(batch)
-        Counts.bad_crc += crc32c(batch[21:]) != crc
-        Counts.bad_batch += not (magic == 2 and last == count - 1 and length == len(batch) - 12)
-        if self.tally is not None and topic == READINGS:
-            (base_ms,) = struct.unpack_from(">q", batch, 27)
-            plain = _CODECS[batch[22] & 7](bytes(batch[61:]))
-            Counts.bad_batch += self.tally.records(bytes(batch[:61]) + plain, 61, base_ms) != count
+    def _append(self, topic: bytes, partition: int, data: memoryview, at: int) -> int:
+        """The base offset of the batch at data[at:], if its producer is in step."""
+        producer, epoch, sequence, count = struct.unpack_from(">qhii", data, at + 43)
         key = (topic, partition, producer, epoch)
         expected = self.sequences.get(key, 0)
         Counts.repeated += sequence < expected
@@ -165,6 +151,26 @@ class Connection(asyncio.Protocol):
         base = self.offsets.get((topic, partition), 0)
         self.offsets[topic, partition] = base + count
         return base
+
+    def _check(self, topic: bytes, data: U8, size: int) -> None:
+        """The batch data[:size], which has SPARE bytes behind it."""
+        length, magic, crc = struct.unpack_from(">i4xbI", data.data, 8)
+        (last,) = struct.unpack_from(">i", data.data, 23)
+        base_ms, count = struct.unpack_from(">q22xi", data.data, 27)
+        Counts.batches += 1
+        if topic == READINGS:
+            Counts.records += count
+        else:
+            Counts.others += count
+        Counts.nbytes += size
+        Counts.bad_crc += crc32c(data[21:size]) != crc
+        Counts.bad_batch += not (magic == 2 and last == count - 1 and length == size - 12)
+        if self.tally is not None and topic == READINGS:
+            first, codec_of = 61, int(data[22]) & 7
+            if codec_of:
+                plain = _CODECS[codec_of](data[61:size].tobytes())
+                data, first, size = spared(plain), 0, len(plain)
+            Counts.bad_batch += self.tally.records(data, first, size, base_ms) != count
 
 
 async def serve() -> None:

@@ -7,8 +7,9 @@ of the 64 laps behind it that came already. `found` counts what is wrong, by the
 
 import numpy as np
 
-from greenlang_iot.model.batches import I64, U8, U64
+from greenlang_iot.model.batches import I64, U8, U16, U64
 from greenlang_iot.model.jit import fused, kernel
+from greenlang_iot.model.kernels_words import copy16, load64, peek, poke, signed, store64
 
 LAP_MS = 10
 SPIKE_MASK = 0x1_FFFF
@@ -17,6 +18,9 @@ FOUND = 6
 """Length of `found`."""
 
 _32 = 0xFFFF_FFFF
+_HIGH, _LOW = np.uint64(0xF0F0_F0F0_F0F0_F0F0), np.uint64(0x0F0F_0F0F_0F0F_0F0F)
+_ZEROS, _SIXES = np.uint64(0x3030_3030_3030_3030), np.uint64(0x0606_0606_0606_0606)
+_PAIRS, _FOUR = np.uint64(0x00FF_00FF_00FF_00FF), np.uint64(0xFFFF)
 LINE_HEAD = np.frombuffer(b"telemetry,device=d", np.uint8)
 LINE_TAGS = np.frombuffer(b",org=acme,site=s", np.uint8)
 LINE_FIELD = np.frombuffer(b",type=bench temperature=", np.uint8)
@@ -32,22 +36,47 @@ RECORD_VERDICT = np.frombuffer(b',"verdict":"', np.uint8)
 
 @fused
 def _is(buffer: U8, at: int, text: U8) -> bool:
-    for i in range(len(text)):  # noqa: SIM110 (numba compiles no generators)
-        if buffer[at + i] != text[i]:
+    size = len(text)
+    if size < 8:
+        for i in range(size):  # noqa: SIM110 (numba compiles no generators)
+            if peek(buffer, at + i) != peek(text, i):
+                return False
+        return True
+    done = 0
+    while done + 8 <= size:
+        if load64(buffer, at + done) != load64(text, done):
             return False
-    return True
+        done += 8
+    return load64(buffer, at + size - 8) == load64(text, size - 8)  # type: ignore[no-any-return]
 
 
 @fused
 def _number(buffer: U8, at: int, digits: int) -> int:
     """The decimal number of so many digits, or −1."""
     value = 0
+    while digits >= 8:
+        eight = _eight_digits(load64(buffer, at))
+        if eight < 0:
+            return -1
+        value = value * 100_000_000 + eight
+        at += 8
+        digits -= 8
     for i in range(digits):
-        digit = int(buffer[at + i]) - 48
+        digit = int(peek(buffer, at + i)) - 48
         if digit < 0 or digit > 9:
             return -1
         value = value * 10 + digit
     return value
+
+
+@fused
+def _eight_digits(word: np.uint64) -> int:
+    """The number of eight ASCII digits, the first one lowest, or −1: pairs, fours and eights side by side."""
+    if (word & _HIGH) != _ZEROS or ((word + _SIXES) & _HIGH) != _ZEROS:
+        return -1
+    word = (word & _LOW) * np.uint64(10) + ((word & _LOW) >> np.uint64(8))
+    word = (word & _PAIRS) * np.uint64(100) + ((word >> np.uint64(16)) & _PAIRS)
+    return signed((word & _FOUR) * np.uint64(10_000) + ((word >> np.uint64(32)) & _FOUR))
 
 
 @fused
@@ -81,6 +110,37 @@ def _mark(device: int, lap: int, next_lap: I64, ahead: U64) -> int:
         return DUPLICATE
     ahead[device] |= bit
     return AHEAD
+
+
+@kernel
+def write_lap(
+    rows: U8, payload_at: int, payload: U8, value_at: int, devices: I64, ts_ms: int, id_at: int, ids: U16
+) -> None:  # fmt: skip
+    """Write `payload` (of 80 to 96 bytes) into every row of uint8[n, packet] from `payload_at` on, with the
+    device's value at `value_at` in it, and the packet ids at `id_at` (0: none)."""
+    n, packet = rows.shape
+    flat = rows.reshape(n * packet)
+    size = len(payload)
+    tail = load64(payload, size - 8)
+    for row in range(n):
+        at = row * packet + payload_at
+        for piece in range(0, 80, 16):
+            copy16(payload, piece, flat, at + piece)
+        store64(tail, flat, at + size - 8)
+        value = expected(int(peek(devices, row)), ts_ms)
+        _put(flat, at + value_at, 2, value // 1000)
+        _put(flat, at + value_at + 3, 3, value % 1000)
+        if id_at:
+            packet_id = int(peek(ids, row))
+            poke(flat, row * packet + id_at, packet_id >> 8)
+            poke(flat, row * packet + id_at + 1, packet_id & 255)
+
+
+@fused
+def _put(out: U8, at: int, width: int, value: int) -> None:
+    for i in range(width - 1, -1, -1):
+        poke(out, at + i, 48 + value % 10)
+        value //= 10
 
 
 @fused

@@ -16,6 +16,7 @@ PUBACK, seen here.
 
 import asyncio
 import contextlib
+import gc
 import json
 import re
 import sys
@@ -97,7 +98,8 @@ class Subscriber(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable = True
-        self.pump()
+        if not self.loader.rate:
+            self.pump()
 
     def data_received(self, data: bytes) -> None:
         if self.workload is not None and not self._pending and data[0] == 0x40:
@@ -134,7 +136,8 @@ class Subscriber(asyncio.Protocol):
                 _, since = self._due.popleft()
                 self.loader.latencies.append(now - since)
         self.loader.acked(self)
-        self.pump()
+        if not self.loader.rate:
+            self.pump()  # at a rate `tick` does
         return data[run * 4 :]
 
     def _control(self, packet: object) -> None:
@@ -190,11 +193,17 @@ class Subscriber(asyncio.Protocol):
         self.pump()
 
     def pump(self) -> None:
-        """Send as the window, the socket and the rate allow, in writes of `record` bytes."""
+        """Send as the window, the socket and the rate allow, in writes of `record` bytes.
+
+        At a rate it sends what is due now, and not what falls due while it writes: each write would be a
+        message or two, in a TLS record of its own.
+        """
         if self.workload is None:
             return
         paced, rate = self.loader.rate > 0, self.loader.rate / max(len(self.loader.subscribers), 1)
         step = min(max(self.loader.load.record // self.workload.packet, 1), self.window)
+        begun, base = self._paced_from
+        due = base + int((time.monotonic() - begun) * rate) if paced else 0
         least, written = 1 if paced else step, 0
         while self.loader.going and self._writable:
             if written >= TURN:
@@ -203,14 +212,13 @@ class Subscriber(asyncio.Protocol):
                     asyncio.get_running_loop().call_soon(self._go_on)
                 return
             room = self.window - (self.sent - self.acked) if self.loader.load.qos else step
-            begun, base = self._paced_from
             if paced:
-                room = min(room, int((time.monotonic() - begun) * rate) - (self.sent - base))
+                room = min(room, due - self.sent)
             if self._row == len(self._lap):
                 n = self.workload.n
                 self._ids = ((self._next_id - 1 + np.arange(n)) % 65_535 + 1).astype(np.uint16)
                 self._next_id = (self._next_id - 1 + n) % 65_535 + 1
-                self._lap = self.workload.lap(self._ids).copy()
+                self._lap = self.workload.lap(self._ids)  # the one before is sent, or copied
                 self._row = 0
             count = min(step, room, len(self._lap) - self._row)
             if count <= 0 or (count < least and room < least):
@@ -360,6 +368,8 @@ async def serve(load: Load) -> None:
         context = server_context(loopback(Path(load.folder))[1]) if load.tls else None
         server = await loop.create_server(lambda: Subscriber(loader), "127.0.0.1", 0, ssl=context)
         port = server.sockets[0].getsockname()[1]
+    gc.collect()
+    gc.freeze()  # going through what was imported would hold everything up for 20 ms
     ticking = asyncio.ensure_future(loader.tick())
     print(port, flush=True)
     reader = asyncio.StreamReader()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from greenlang_iot.bench.inbox import spared
 from greenlang_iot.bench.measure import (
     Measured,
     measure,
@@ -153,11 +154,12 @@ def _verify_spool(stage: Stage, acked: int) -> list[str]:
     """What does not agree: both spools hold everything acknowledged, once, whole and in order."""
     lines, records = (Tally(stage.setup.devices, stage.start_ms) for _ in range(2))
     for body in _spool_bodies(stage, "influxdb"):
-        lines.lines(body)
+        lines.lines(spared(body), len(body))
     for body in _spool_bodies(stage, "kafka"):
         for piece in pieces(body):
             base_ms = int.from_bytes(piece.batch[_BASE_TIMESTAMP_AT : _BASE_TIMESTAMP_AT + 8])
-            records.records(bytes(piece.batch), BATCH_HEADER.size, base_ms)
+            batch = bytes(piece.batch)
+            records.records(spared(batch), BATCH_HEADER.size, len(batch), base_ms)
     wrong = []
     for sink, counts in (("InfluxDB", lines.counts()), ("Kafka", records.counts())):
         if counts["readings"] != acked or any(counts[name] for name in (*_WRONG, "disordered")):

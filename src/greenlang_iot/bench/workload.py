@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from greenlang_iot.bench.kernels_check import LAP_MS, SPIKE_MASK
+from greenlang_iot.bench.kernels_check import LAP_MS, write_lap
 from greenlang_iot.model.batches import I64, U8, U16
 
 PACKET = 128
@@ -20,19 +20,11 @@ METRIC = METRICS[0]
 SITES = 4
 FIRST_SEQ = 10_000_000  # a JSON number has no leading zero
 _TOPIC = "greenlang/acme/s{site:02d}/d{device:0{digits}d}/telemetry"
-_PAYLOAD = '{{"ts":{ts:013d},"metric":"temperature","value":{value},"unit":"Cel","seq":{seq:08d}}}'
+_PAYLOAD = '{{"ts":{ts:013d},"metric":"{metric}","value":{value},"unit":"Cel","seq":{seq:08d}}}'
 _TOPIC_AT = 4
 _DIGITS = 5
 _PAYLOAD_BYTES = 86
-# where things are in a payload
-_TS_AT = len('{"ts":')
-_METRIC_AT = _TS_AT + len('0000000000000,"metric":"')
-_VALUE_AT = _METRIC_AT + len('temperature","value":')
-_SEQ_AT = _PAYLOAD_BYTES - len("00000000}")
-_VALUES: U8 = np.frombuffer(
-    b"".join(b"%02d.%03d" % divmod(v, 1000) for v in range(100_000)), np.uint8
-).reshape(-1, 6)
-_32 = np.uint64(0xFFFF_FFFF)
+_VALUE_AT = len('{"ts":0000000000000,"metric":"temperature","value":')
 
 
 def registry(devices: int, metrics: int = 1) -> dict[str, Any]:
@@ -63,20 +55,6 @@ def _digits_of(fleet: int) -> int:
     return max(_DIGITS, len(str(fleet - 1)))
 
 
-def thousandths(devices: I64, ts_ms: int) -> I64:
-    """The values of these devices at a time stamp, × 1000 (`kernels_check.expected` in numpy)."""
-    h = (devices.astype(np.uint64) * np.uint64(0x9E37_79B1)) ^ np.uint64(
-        (ts_ms & 0x3FFF_FFFF) * 0x85EB_CA77
-    )
-    h &= _32
-    h = ((h ^ (h >> np.uint64(15))) * np.uint64(0x2C1B_3C6D)) & _32
-    h ^= h >> np.uint64(12)
-    noise = sum((h >> np.uint64(shift)) & np.uint64(255) for shift in (0, 8, 16, 24))
-    spike = np.where(h & np.uint64(SPIKE_MASK) == 0, 5000, 0)
-    result: I64 = np.asarray(noise).astype(np.int64) + 20_490 + spike
-    return result
-
-
 class Workload:
     """Packets for a set of devices, in random order, one message a device and lap.
 
@@ -95,7 +73,7 @@ class Workload:
         version5: bool = True,
     ) -> None:
         self._devices: I64 = np.random.default_rng(seed).permutation(devices)
-        self._metrics = [np.frombuffer(name.encode(), np.uint8) for name in METRICS[:metrics]]
+        self._metrics = metrics
         self._qos = qos
         self._fleet = fleet
         self._id_at = _TOPIC_AT + len(topic(0, fleet))
@@ -111,7 +89,7 @@ class Workload:
 
     def _packet(self, device: int, ts: int) -> bytes:
         name = topic(device, self._fleet).encode()
-        payload = _PAYLOAD.format(ts=ts, value="00.000", seq=FIRST_SEQ).encode()
+        payload = _PAYLOAD.format(ts=ts, metric=METRIC, value="00.000", seq=FIRST_SEQ).encode()
         body = (
             len(name).to_bytes(2, "big") + name + b"\0\0" * self._qos + self._properties + payload
         )
@@ -124,22 +102,14 @@ class Workload:
         """The packets of the next lap as uint8[n, packet], under these packet ids."""
         self._ts += LAP_MS
         self._seq += 1
-        rows, at = self._rows, self._payload_at
-        metric = self._metrics[(self._seq - FIRST_SEQ - 1) % len(self._metrics)]
-        _digits(rows, at + _TS_AT, 13, self._ts)
-        _digits(rows, at + _SEQ_AT, 8, self._seq)
-        rows[:, at + _METRIC_AT : at + _METRIC_AT + len(metric)] = metric
-        rows[:, at + _VALUE_AT : at + _VALUE_AT + 6] = _VALUES[thousandths(self._devices, self._ts)]
-        if self._qos:
-            rows[:, self._id_at] = ids >> 8
-            rows[:, self._id_at + 1] = ids & 0xFF
-        return rows
+        metric = METRICS[(self._seq - FIRST_SEQ - 1) % self._metrics]
+        text = _PAYLOAD.format(ts=self._ts, metric=metric, value="00.000", seq=self._seq)
+        write_lap(
+            self._rows, self._payload_at, np.frombuffer(text.encode(), np.uint8), _VALUE_AT,
+            self._devices, self._ts, self._id_at if self._qos else 0, ids,
+        )  # fmt: skip
+        return self._rows
 
     def payloads(self) -> list[bytes]:
         """The payloads of the present lap, each an object of its own."""
         return [row[self._payload_at :].tobytes() for row in self._rows]
-
-
-def _digits(rows: U8, at: int, width: int, value: int) -> None:
-    """Write a number's decimal digits into the same columns of all rows."""
-    rows[:, at : at + width] = np.frombuffer(b"%0*d" % (width, value), np.uint8)

@@ -55,7 +55,9 @@ def run(
     loaded = load_settings(config, os.environ)
     settings = loaded.settings
     configure(settings.log)
-    directory = load_registry(devices_file)
+    registry = [
+        load_registry(devices_file)
+    ]  # until the gateway has it, which does not keep it either
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     rules = load_rules(settings.alerts)
@@ -70,7 +72,7 @@ def run(
         gateway.append(
             Gateway(
                 settings,
-                directory,
+                registry.pop(),
                 rules=rules,
                 read=read,
                 service_manager=ServiceManager(os.environ),
@@ -94,11 +96,9 @@ def _announce(gateway: "Gateway") -> None:
     """Where it listens, what it subscribes to, what it does with bad data."""
     from greenlang_iot.observe.health import enabled_sinks
     from greenlang_iot.runtime.folders import dead_letter_folder
-    from greenlang_iot.runtime.layout import plan
 
     settings, directory = gateway.settings, gateway.directory
-    shards = plan(directory, settings.mqtt, settings.runtime.shards, settings.instance)
-    filters = sorted({f for shard in shards for c in shard.connections for f in c.filters})
+    filters = sorted({f for shard in gateway.plans for c in shard.connections for f in c.filters})
     lines = [
         f"greenlang-iot {settings.instance}: {directory.n_devices:,} devices, "
         f"{directory.n_series:,} series, {settings.runtime.shards} shards"

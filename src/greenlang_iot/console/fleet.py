@@ -71,8 +71,7 @@ class Fleet:
     def __init__(self, registry: Callable[[], Directory], shards: Shards) -> None:
         self._registry = registry
         self._shards = shards
-        self._index = _index(registry(), ())
-        self._take([])
+        self._built: _Index | None = None  # when somebody looks: it holds every name as a text
         self._looked = -FRESH_FOR
         self._answering = 0
         self._lock = asyncio.Lock()
@@ -82,7 +81,8 @@ class Fleet:
         async with self._lock:
             if (
                 time.monotonic() - self._looked < FRESH_FOR
-                and self._index.registry is self._registry()
+                and self._built is not None
+                and self._built.registry is self._registry()
             ):
                 return
             answers = [
@@ -90,11 +90,19 @@ class Fleet:
             ]
             registry = self._registry()
             guests = _merged_guests(answers)
-            if self._index.registry is not registry or self._index.guests != guests:
-                self._index = await asyncio.to_thread(_index, registry, guests)
+            built = self._built
+            if built is None or built.registry is not registry or built.guests != guests:
+                self._built = await asyncio.to_thread(_index, registry, guests)
             self._take(answers)
             self._answering = len(answers)
             self._looked = time.monotonic()
+
+    @property
+    def _index(self) -> _Index:
+        if self._built is None:
+            self._built = _index(self._registry(), ())
+            self._take([])
+        return self._built
 
     def _take(self, answers: Sequence[Present]) -> None:
         index, n = self._index, self._index.registry.n_devices

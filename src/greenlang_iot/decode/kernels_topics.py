@@ -84,6 +84,28 @@ def _confirm(
 
 
 @kernel
+def write_topics(
+    first: int, last: int, name_blob: U8, name_off: I64, place: I32,
+    before_blob: U8, before_off: I64, after_blob: U8, after_off: I64, blob: U8, off: I64,
+) -> None:  # fmt: skip
+    """Write the topics of devices `first:last` to `blob[off[d]:]`: before, name, after.
+
+    name_off: of all devices. place: which text stands before a device's name and which after it.
+    """
+    for d in range(first, last):
+        p, at = place[d], off[d]
+        for i in range(before_off[p], before_off[p + 1]):
+            blob[at] = before_blob[i]
+            at += 1
+        for i in range(name_off[d], name_off[d + 1]):
+            blob[at] = name_blob[i]
+            at += 1
+        for i in range(after_off[p], after_off[p + 1]):
+            blob[at] = after_blob[i]
+            at += 1
+
+
+@kernel
 def insert_topics(
     first: int, last: int, enabled: U8, slots: U64, blob: U8, off: I64, key: np.uint64
 ) -> None:

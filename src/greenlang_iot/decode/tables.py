@@ -8,6 +8,7 @@ from greenlang_iot.decode.kernels import METRIC_TEXT, UNIT_TEXT
 from greenlang_iot.decode.kernels_layouts import HIGH, LINE, LOW
 from greenlang_iot.model.batches import F64, I32, I64, U8, U64
 from greenlang_iot.model.directory import Directory, Texts
+from greenlang_iot.model.kinds import kinds
 
 _SPARE = 8  # readable bytes behind the last text (wide loads)
 _DISABLED = np.uint64(2**63)  # as the length of a metric's name: no text is that long
@@ -33,7 +34,8 @@ class Tables:
     @staticmethod
     def of(directory: Directory) -> "Tables":
         metric, unit = directory.metric, directory.unit
-        first, kind = _kinds(directory)
+        d = directory
+        first, kind = kinds(d.series_metric, d.series_unit, d.low, d.high, d.series_enabled)
         lines = np.empty((len(first), LINE), np.uint64)
         bounds = lines.view(np.float64)
         lines[:, METRIC_TEXT : METRIC_TEXT + 3] = _words(metric, 0)[directory.series_metric[first]]
@@ -50,20 +52,6 @@ class Tables:
             bounds.reshape(-1),
             np.concatenate((metric.blob, unit.blob, np.zeros(_SPARE, np.uint8))),
         )
-
-
-def _kinds(d: Directory) -> tuple[I64, I32]:
-    """(a series of each kind, the kind of each series)."""
-    columns = (d.series_metric, d.series_unit, d.low, d.high, d.series_enabled)
-    first: I64 = np.zeros(min(d.n_series, 1), np.int64)
-    kind: I32 = np.zeros(d.n_series, np.int32)
-    for column in columns:  # kinds so far × the column's values
-        codes = np.unique(column, return_inverse=True)[1].astype(np.int64)
-        _, first, finer = np.unique(
-            kind * (codes.max(initial=0) + 1) + codes, return_index=True, return_inverse=True
-        )
-        kind = finer.astype(np.int32)
-    return first, kind
 
 
 def _words(texts: Texts, start: int) -> U64:

@@ -4,11 +4,12 @@ import secrets
 
 import numpy as np
 
-from greenlang_iot.decode.kernels_topics import BLOCK, find_topics, insert_topics
+from greenlang_iot.decode.kernels_topics import BLOCK, find_topics, insert_topics, write_topics
 from greenlang_iot.formats.topics import TopicTemplate
 from greenlang_iot.model.batches import I32, I64, U8, U64, FrameBatch
-from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.directory import Directory, Texts, packed, writable
 
+_NAME = b"\0"  # in no topic, so it stands for a device's name
 _SPARE = 8  # readable bytes after the last topic (wide loads)
 
 
@@ -37,27 +38,43 @@ class TopicTable:
     def extend(self, directory: Directory) -> None:
         """Enter the devices that `directory` has and the table has not, at most `room` in all."""
         first, last = self.n, directory.n_devices
-        topics = [
-            self._template.topic(
-                directory.org.raw(directory.org_of[i]),
-                directory.site.raw(directory.site_of[i]),
-                directory.device.raw(i),
-            )
-            for i in range(first, last)
-        ]
-        if not topics:
+        if first == last:
             return
+        before, after, place = self._around(directory, first)
+        size = (
+            np.diff(directory.device.off)[first:]
+            + (np.diff(before.off) + np.diff(after.off))[place[first:]]
+        )
         start = int(self.off[first])
-        self.off[first + 1 : last + 1] = start + np.cumsum([len(t) for t in topics])
+        self.off[first + 1 : last + 1] = start + np.cumsum(size)
         end = int(self.off[last])
         if end + _SPARE > len(self.blob):
             blob = np.zeros(2 * end + _SPARE if first else end + _SPARE, np.uint8)
             blob[:start] = self.blob[:start]
             self.blob = blob
-        self.blob[start:end] = np.frombuffer(b"".join(topics), np.uint8)
+        write_topics(
+            first, last, writable(directory.device.blob), directory.device.off, place,
+            before.blob, before.off, after.blob, after.off, self.blob, self.off,
+        )  # fmt: skip
         enabled = np.ascontiguousarray(directory.enabled)
         insert_topics(first, last, enabled, self.slots, self.blob, self.off, self.key)
         self.n = last
+
+    def _around(self, directory: Directory, first: int) -> tuple[Texts, Texts, I32]:
+        """What stands before and after the name in a topic, and which of them is each device's."""
+        width = len(directory.site)
+        pairs, place = np.unique(
+            directory.org_of[first:].astype(np.int64) * width + directory.site_of[first:],
+            return_inverse=True,
+        )
+        around = [
+            self._template.topic(directory.org.raw(org), directory.site.raw(site), _NAME)
+            for org, site in (divmod(pair, width) for pair in pairs.tolist())
+        ]
+        before, _, after = zip(*(topic.partition(_NAME) for topic in around), strict=True)
+        of: I32 = np.zeros(directory.n_devices, np.int32)
+        of[first:] = place
+        return packed(before), packed(after), of
 
     def find(self, frames: FrameBatch, device: I32) -> None:
         """Write the device of each frame (−1: not in the table) to `device[:frames.n]`."""

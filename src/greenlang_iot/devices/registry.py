@@ -26,23 +26,30 @@ readings in seconds (0 or absent: the device is never called silent). A device's
 its accuracy is then measured against that. The JSON Schema lies beside the example in `devices/`.
 """
 
-from collections.abc import Iterable
+import gc
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
 
 from greenlang_iot.devices.locate import Lines, Place, show
 from greenlang_iot.devices.metrics import Metric, Problems, read_metric, suggest
-from greenlang_iot.devices.names import kind, metric_problem, name_problem
+from greenlang_iot.devices.names import are_plain, kind, metric_problem, name_problem
 from greenlang_iot.devices.units import UNITS, conversion, siblings
+from greenlang_iot.model.batches import I32, U8
 from greenlang_iot.model.directory import Directory, Texts
 from greenlang_iot.model.errors import InputError
 
+_T = TypeVar("_T")
 _TOP_KEYS = frozenset({"$schema", "version", "description", "types", "devices"})
 _TYPE_KEYS = frozenset({"description", "metrics"})
+_NEEDED = ("id", "org", "site", "type")
 _DEVICE_KEYS = frozenset({"id", "org", "site", "type", "enabled", "metrics", "description"})
 
 
@@ -70,13 +77,15 @@ def parse(document: bytes, source: str = "registry") -> Directory:
 
     Raises InputError with every mistake: one sentence each, with its line and its place.
     """
-    try:
-        data = orjson.loads(document)
-    except orjson.JSONDecodeError as error:
-        problem = f"{source}:{error.lineno}: column {error.colno}: not JSON: {error.msg}"
-        raise InputError(f"{source} is not a JSON document", (problem,)) from error
     problems: Problems = []
-    fleet = _read(data, problems)
+    with _no_collection():
+        try:
+            data = orjson.loads(document)
+        except orjson.JSONDecodeError as error:
+            problem = f"{source}:{error.lineno}: column {error.colno}: not JSON: {error.msg}"
+            raise InputError(f"{source} is not a JSON document", (problem,)) from error
+        fleet = _read(data, problems)
+        del data
     if problems:
         lines = Lines(document.decode())
         raise InputError(
@@ -89,6 +98,18 @@ def parse(document: bytes, source: str = "registry") -> Directory:
     return _columns(fleet)
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """A million devices are millions of objects, and none of them is garbage while they are read."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 def mistakes(data: object) -> Problems:
     """Every mistake of a registry that is not a text yet: (place in it, what is wrong there)."""
     problems: Problems = []
@@ -98,25 +119,29 @@ def mistakes(data: object) -> Problems:
 
 def texts(items: Iterable[str]) -> Texts:
     """A column of texts from Python strings."""
-    raw = [item.encode() for item in items]
-    off = np.zeros(len(raw) + 1, np.int64)
-    np.cumsum([len(r) for r in raw], out=off[1:])
-    return Texts(np.frombuffer(b"".join(raw), np.uint8).copy(), off)
+    items = items if isinstance(items, Collection) else list(items)
+    joined = "".join(items)
+    lengths: Iterable[int] = map(len, items)
+    if not joined.isascii():
+        lengths = (len(item.encode()) for item in items)
+    off = np.zeros(len(items) + 1, np.int64)
+    np.cumsum(np.fromiter(lengths, np.int64, len(items)), out=off[1:])
+    return Texts(np.frombuffer(joined.encode(), np.uint8).copy(), off)
 
 
 @dataclass(slots=True)
 class _Fleet:
-    """A registry as lists: what the columns are made of. Per device only small integers."""
+    """A registry as lists or columns: what a Directory is made of. Per device only small integers."""
 
     types: dict[str, dict[str, Metric]] = field(default_factory=dict)
     orgs: dict[str, int] = field(default_factory=dict)
     sites: dict[tuple[str, str], int] = field(default_factory=dict)
     ids: dict[str, int] = field(default_factory=dict)  # id → device index
-    entry_of: list[int] = field(default_factory=list)  # device index → place in the document
-    org_of: list[int] = field(default_factory=list)
-    site_of: list[int] = field(default_factory=list)
-    type_of: list[int] = field(default_factory=list)
-    enabled: list[bool] = field(default_factory=list)
+    entry_of: Sequence[int] = ()  # device index → place in the document
+    org_of: Sequence[int] | I32 = ()
+    site_of: Sequence[int] | I32 = ()
+    type_of: Sequence[int] | I32 = ()
+    enabled: Sequence[bool] | U8 = ()
     overrides: list[tuple[int, str, Metric]] = field(default_factory=list)  # (device, metric, …)
 
 
@@ -137,7 +162,8 @@ def _read(data: object, problems: Problems) -> _Fleet:
     if not isinstance(devices, list):
         problems.append((("devices",), f"must be a list of devices, not {kind(devices)}"))
     else:
-        _read_devices(devices, raw, fleet, problems)
+        if not _take_devices(devices, raw, fleet):
+            _read_devices(devices, raw, fleet, problems)
         _check_references(fleet, problems)
     return fleet
 
@@ -205,10 +231,87 @@ def _read_types(
     return raw
 
 
+def _take_devices(devices: list[Any], raw: dict[str, dict[str, Any]], fleet: _Fleet) -> bool:
+    """Read devices column by column where all are sound; else False, with nothing read.
+
+    What is wrong, and where, is the business of `_read_devices`, which looks at one after the other.
+    """
+    try:
+        ids, orgs, site_names, kinds = (list(map(itemgetter(key), devices)) for key in _NEEDED)
+    except (TypeError, KeyError, IndexError):
+        return False
+    if not {*map(type, devices)} <= {dict}:
+        return False
+    if not {*map(type, chain(ids, orgs, site_names, kinds))} <= {str}:
+        return False
+    org_index, type_index = _numbered(orgs), _numbered(fleet.types)
+    if not type_index.keys() >= {*kinds} or not are_plain(ids):
+        return False
+    if any(name_problem(name) is not None for name in {*orgs, *site_names}):
+        return False
+    index = dict(zip(ids, range(len(ids)), strict=True))
+    if len(index) < len(ids):
+        return False
+    enabled: U8 = np.ones(len(ids), np.uint8)
+    overrides = []
+    keys = np.fromiter(map(len, devices), np.int64, len(devices))
+    for i in np.flatnonzero(keys > len(_NEEDED)).tolist():
+        entry = devices[i]
+        on = entry.get("enabled", True)
+        if not entry.keys() <= _DEVICE_KEYS or not isinstance(on, bool):
+            return False
+        enabled[i] = on
+        if "metrics" in entry:
+            overrides.append(i)
+    problems: Problems = []
+    for i in overrides:
+        name = kinds[i]
+        _read_overrides((), devices[i]["metrics"], i, raw[name], name, fleet, problems)
+        if problems:
+            fleet.overrides.clear()
+            return False
+    fleet.ids, fleet.orgs = index, org_index
+    fleet.entry_of, fleet.enabled = range(len(ids)), enabled
+    fleet.org_of, fleet.type_of = _looked_up(org_index, orgs), _looked_up(type_index, kinds)
+    _take_sites(site_names, fleet.org_of, fleet)
+    return True
+
+
+def _take_sites(names: Sequence[str], org_of: I32, fleet: _Fleet) -> None:
+    """Sites are pairs of org and name, numbered in the order of their first device."""
+    name_index = _numbered(names)
+    pairs = org_of.astype(np.int64) * len(name_index) + _looked_up(name_index, names)
+    found, first, of = np.unique(pairs, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    place = np.empty(len(found), np.int32)
+    place[order] = np.arange(len(found))
+    orgs, every = list(fleet.orgs), list(name_index)
+    for pair in found[order].tolist():
+        org, name = divmod(pair, len(every))
+        fleet.sites[orgs[org], every[name]] = len(fleet.sites)
+    fleet.site_of = place[of]
+
+
+def _numbered(names: Iterable[_T]) -> dict[_T, int]:
+    """Each name once, with its place in the order of first appearance."""
+    return {name: i for i, name in enumerate(dict.fromkeys(names))}
+
+
+def _looked_up(index: Mapping[_T, int], names: Sequence[_T]) -> I32:
+    return np.fromiter(map(index.__getitem__, names), np.int32, len(names))
+
+
 def _read_devices(
     devices: list[Any], raw: dict[str, dict[str, Any]], fleet: _Fleet, problems: Problems
 ) -> None:
     type_index = {name: i for i, name in enumerate(fleet.types)}
+    entry_of: list[int] = []
+    org_of: list[int] = []
+    site_of: list[int] = []
+    type_of: list[int] = []
+    enabled_of: list[bool] = []
+    fleet.entry_of, fleet.org_of, fleet.site_of = entry_of, org_of, site_of
+    fleet.type_of, fleet.enabled = type_of, enabled_of
     good_places: set[str] = set()  # org and site names that were checked already
     for i, entry in enumerate(devices):
         place = ("devices", i)
@@ -232,16 +335,16 @@ def _read_devices(
             continue
         org, site = entry["org"], entry["site"]
         device = fleet.ids.setdefault(entry["id"], len(fleet.ids))
-        if device < len(fleet.entry_of):
-            taken = f"{entry['id']!r} is taken by devices[{fleet.entry_of[device]}]"
+        if device < len(entry_of):
+            taken = f"{entry['id']!r} is taken by devices[{entry_of[device]}]"
             problem = f"{taken}; ids are unique over all orgs and sites"
             problems.append(((*place, "id"), problem))
             continue
-        fleet.entry_of.append(i)
-        fleet.org_of.append(fleet.orgs.setdefault(org, len(fleet.orgs)))
-        fleet.site_of.append(fleet.sites.setdefault((org, site), len(fleet.sites)))
-        fleet.type_of.append(type_id)
-        fleet.enabled.append(enabled is True)
+        entry_of.append(i)
+        org_of.append(fleet.orgs.setdefault(org, len(fleet.orgs)))
+        site_of.append(fleet.sites.setdefault((org, site), len(fleet.sites)))
+        type_of.append(type_id)
+        enabled_of.append(enabled is True)
         if "metrics" in entry:
             metrics = (*place, "metrics"), entry["metrics"]
             _read_overrides(*metrics, device, raw[type_name], type_name, fleet, problems)

@@ -57,12 +57,14 @@ class ArrowEncoder:
 
     def grow(self, directory: Directory) -> None:
         """Go on with a newer Directory in which known series keep their index."""
-        device = directory.series_device
-        self._texts = {
-            "org": (_strings(directory.org), directory.org_of[device]),
-            "site": (_strings(directory.site), directory.site_of[device]),
-            "device": (_strings(directory.device), device),
-            "type": (_strings(directory.type), directory.type_of[device]),
+        self._device = directory.series_device
+        self._of_device = {
+            "org": (_strings(directory.org), directory.org_of),
+            "site": (_strings(directory.site), directory.site_of),
+            "type": (_strings(directory.type), directory.type_of),
+        }
+        self._of_series = {
+            "device": (_strings(directory.device), directory.series_device),
             "metric": (_strings(directory.metric), directory.series_metric),
             "unit": (_strings(directory.unit), directory.series_unit),
         }
@@ -88,7 +90,9 @@ class ArrowEncoder:
         series = _joined(self._series, np.int32)
         verdict = _joined(self._verdict, np.uint8)
         columns: dict[str, pa.Array] = {
-            name: _dictionary(codes[series], texts) for name, (texts, codes) in self._texts.items()
+            name: _dictionary(codes[rows], texts)
+            for rows, group in ((series, self._of_series), (self._device[series], self._of_device))
+            for name, (texts, codes) in group.items()
         }
         columns["ts"] = pa.array(_joined(self._ts, np.int64))
         columns["value"] = pa.array(_joined(self._value, np.float64))

@@ -12,9 +12,9 @@ import re
 import numpy as np
 
 from greenlang_iot.encode.kernels_lines import append_lines
-from greenlang_iot.encode.texts import SeriesTexts, packed
+from greenlang_iot.encode.texts import SeriesTexts
 from greenlang_iot.model.batches import U8, ReadingBatch, ScoreBatch
-from greenlang_iot.model.directory import Directory, Texts
+from greenlang_iot.model.directory import Directory, Texts, packed
 from greenlang_iot.settings.model import InfluxSettings
 
 # A backslash cannot be escaped in a name, and a control character would end the line. The registry

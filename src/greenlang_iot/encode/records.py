@@ -19,10 +19,11 @@ import numpy as np
 import orjson
 
 from greenlang_iot.encode import kernels_records as kernels
-from greenlang_iot.encode.texts import SeriesTexts, packed
+from greenlang_iot.encode.texts import SeriesTexts
 from greenlang_iot.model.batches import I32, SLACK, ReadingBatch, ScoreBatch
-from greenlang_iot.model.directory import Directory, Texts
+from greenlang_iot.model.directory import Directory, Texts, packed
 from greenlang_iot.model.flags import LEARNING, SHED, SUSPECT
+from greenlang_iot.model.kinds import kinds
 from greenlang_iot.model.pieces import Body, Pieces
 
 Compression = Literal["none", "gzip", "snappy", "zstd"]
@@ -214,8 +215,10 @@ def _series_texts(directory: Directory, partitions: int) -> SeriesTexts:
     site_org[directory.site_of] = directory.org_of
     partition: I32 = np.empty(directory.n_devices, np.int32)
     kernels.partitions_of(directory.device.blob, directory.device.off, partitions, partition)
-    pair = directory.series_metric.astype(np.int64) * len(directory.unit) + directory.series_unit
-    pairs, kind = np.unique(pair, return_inverse=True)
+    first, kind = kinds(directory.series_metric, directory.series_unit)
+    pairs = zip(
+        directory.series_metric[first].tolist(), directory.series_unit[first].tolist(), strict=True
+    )
     return SeriesTexts(
         directory,
         metrics=[
@@ -224,9 +227,9 @@ def _series_texts(directory: Directory, partitions: int) -> SeriesTexts:
                 % (_quoted(directory.metric[metric]), _quoted(directory.unit[unit])),
                 b"",
             )
-            for metric, unit in (divmod(p, len(directory.unit)) for p in pairs.tolist())
+            for metric, unit in pairs
         ],
-        kind=kind.astype(np.int32),
+        kind=kind,
         names=_escaped(directory.device),
         before=[
             b'{"v":1,"org":%b,"site":%b,"device":"'

@@ -13,7 +13,7 @@ import numpy as np
 
 from greenlang_iot.encode.kernels_texts import STEP, device_rows
 from greenlang_iot.model.batches import I32, I64, SLACK, U8, U32
-from greenlang_iot.model.directory import Directory, Texts
+from greenlang_iot.model.directory import Directory, Texts, packed, writable
 
 
 class SeriesTexts:
@@ -56,8 +56,8 @@ class SeriesTexts:
             start = STEP * at + STEP
             self.blob[start : start + len(one) + len(two)] = np.frombuffer(one + two, np.uint8)
         device_rows(
-            first, _writable(directory.device.blob), directory.device.off,
-            _writable(names.blob), names.off,
+            first, writable(directory.device.blob), directory.device.off,
+            writable(names.blob), names.off,
             before_of, befores.blob, befores.off, after_of, afters.blob, afters.off,
             with_key, number, self.blob, self.heads,
         )  # fmt: skip
@@ -67,13 +67,6 @@ class SeriesTexts:
         self.longest = int(size.max(initial=0)) + max(
             (len(a) + len(b) for a, b in metrics), default=0
         )
-
-
-def packed(items: Sequence[bytes]) -> Texts:
-    """Byte strings as a column, with SLACK behind."""
-    off: I64 = np.zeros(len(items) + 1, np.int64)
-    np.cumsum([len(item) for item in items], out=off[1:])
-    return Texts(np.frombuffer(bytearray(b"".join(items) + bytes(SLACK)), np.uint8), off)
 
 
 def _steps(size: int | I64) -> I64:
@@ -87,8 +80,3 @@ def _aligned(size: int) -> U8:
     raw = np.zeros(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size]
-
-
-def _writable(column: U8) -> U8:
-    """Kernels are compiled once, for arrays that may be written to."""
-    return column if column.flags.writeable else column.copy()

@@ -5,9 +5,12 @@ device d are `series_start[d] : series_start[d + 1]`. All texts are UTF-8 bytes 
 offsets column (`len = off[i + 1] − off[i]`), so that kernels compare bytes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from greenlang_iot.model.batches import F64, I32, I64, U8
+import numpy as np
+
+from greenlang_iot.model.batches import F64, I32, I64, SLACK, U8
 
 
 @dataclass(slots=True, frozen=True)
@@ -25,6 +28,18 @@ class Texts:
 
     def raw(self, i: int) -> bytes:
         return self.blob[self.off[i] : self.off[i + 1]].tobytes()
+
+
+def packed(items: Sequence[bytes]) -> Texts:
+    """Byte strings as a column, with SLACK behind."""
+    off: I64 = np.zeros(len(items) + 1, np.int64)
+    np.cumsum([len(item) for item in items], out=off[1:])
+    return Texts(np.frombuffer(bytearray(b"".join(items) + bytes(SLACK)), np.uint8), off)
+
+
+def writable(column: U8) -> U8:
+    """Kernels are compiled once, for arrays that may be written to."""
+    return column if column.flags.writeable else column.copy()
 
 
 @dataclass(slots=True, frozen=True)

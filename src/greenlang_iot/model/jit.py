@@ -8,6 +8,7 @@ Never `fastmath`: NaN from a sensor must survive. Never `parallel`: a shard owns
 """
 
 import hashlib
+import importlib
 import json
 import os
 import sys
@@ -104,6 +105,22 @@ def _checksums() -> dict[str, int]:
 drop_damaged()
 os.environ["NUMBA_CACHE_DIR"] = str(CACHE_FOLDER)
 
+_BLAS = "scipy.linalg.cython_blas"
+
+
+def _import_without_blas() -> None:
+    """numba looks whether SciPy could multiply matrices for it: 0.2 s at every start, for no kernel of ours."""
+    absent = _BLAS not in sys.modules
+    if absent:
+        sys.modules[_BLAS] = None  # type: ignore[assignment]  # "there is none"
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        if absent:
+            del sys.modules[_BLAS]
+
+
+_import_without_blas()
 import numba  # noqa: E402  (numba reads NUMBA_CACHE_DIR when it is imported)
 
 JIT_DISABLED = bool(numba.config.DISABLE_JIT)

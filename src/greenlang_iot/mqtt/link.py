@@ -1,8 +1,8 @@
 """One network connection: the session's bytes on a transport, its timers, and the handler's calls.
 
 It receives straight into the session's receive buffer. Bytes are gone through when the buffer is
-nearly full or `linger` seconds after the first of them, never per read: a run of PUBLISH packets
-costs one kernel call.
+nearly full or when the shard's `Linger` is over, never per read: a run of PUBLISH packets costs one
+kernel call.
 """
 
 import asyncio
@@ -22,6 +22,34 @@ CLOSE_WITHIN = 2.0
 """Seconds for the last bytes and the TLS goodbye; then the connection is cut."""
 
 
+class Linger:
+    """One clock for all links of a shard: `seconds` after the first byte on any of them, all go through
+    what they have, one after the other, so that the sinks get it in one chunk.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._waiting: dict[Callable[[], None], None] = {}  # in the order in which bytes came
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, process: Callable[[], None]) -> None:
+        """Call `process` when the time is over; once, however often it is added."""
+        self._waiting[process] = None
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._over)
+
+    def discard(self, process: Callable[[], None]) -> None:
+        """It need not be called any more."""
+        self._waiting.pop(process, None)
+
+    def _over(self) -> None:
+        self._timer = None
+        for process in list(self._waiting):
+            if process in self._waiting:  # those before may have ended others
+                self.discard(process)
+                process()
+
+
 class Link(asyncio.BufferedProtocol):
     """From connect to close of one transport.
 
@@ -36,7 +64,7 @@ class Link(asyncio.BufferedProtocol):
         self,
         session: Session,
         handler: ConnectionHandler,
-        linger: float,
+        linger: Linger,
         made: Callable[["Link"], None],
         *,
         clean: bool = False,
@@ -60,7 +88,6 @@ class Link(asyncio.BufferedProtocol):
         self._error: Exception | None = None
         self._acks: list[U8] = []
         self._transport: asyncio.Transport
-        self._linger_timer: asyncio.TimerHandle | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
         self._cut_timer: asyncio.TimerHandle | None = None
 
@@ -123,13 +150,14 @@ class Link(asyncio.BufferedProtocol):
             self._received = time.monotonic()
         if session.framer.nearly_full or session.state is not State.ACTIVE:
             self._process()
-        elif self._linger_timer is None:
-            self._linger_timer = self._loop.call_later(self._linger, self._process)
+        else:
+            self._linger.add(self._process)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._ending:
             self._process()  # the last bytes may be a DISCONNECT that says why
-        for timer in (self._linger_timer, self._tick_timer, self._cut_timer):
+        self._linger.discard(self._process)
+        for timer in (self._tick_timer, self._cut_timer):
             if timer is not None:
                 timer.cancel()
         if not self._ending:
@@ -150,9 +178,7 @@ class Link(asyncio.BufferedProtocol):
 
     def _process(self) -> None:
         """Go through the received bytes: frames to the handler, answers to the broker."""
-        if self._linger_timer is not None:
-            self._linger_timer.cancel()
-            self._linger_timer = None
+        self._linger.discard(self._process)
         try:
             while self._going:
                 try:

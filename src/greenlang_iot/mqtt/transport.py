@@ -12,7 +12,7 @@ from greenlang_iot.model.batches import U16
 from greenlang_iot.model.errors import InputError, MqttError
 from greenlang_iot.model.protocols import ConnectionHandler
 from greenlang_iot.mqtt import words
-from greenlang_iot.mqtt.link import Link
+from greenlang_iot.mqtt.link import Linger, Link
 from greenlang_iot.mqtt.session import Session
 from greenlang_iot.mqtt.tls import ssl_context
 from greenlang_iot.settings.model import BatchSettings, BrokerSettings, TlsSettings
@@ -33,6 +33,8 @@ class Connection:
     successful connection. At most `broker.receive_maximum` messages are with the handler and not
     acknowledged; then reading waits, whatever the broker does.
 
+    linger: shared by the connections of a shard, so that what they receive is flushed together;
+    without it, one of its own.
     retire: the client id is of no use any more: unsubscribe `filters`, let the handler have what
     the broker still queued, and when all of it is acknowledged and nothing came for `quiet`
     seconds, end the session at the broker; then `run()` returns.
@@ -48,13 +50,14 @@ class Connection:
         handler: ConnectionHandler,
         next_number: Callable[[], int],
         *,
+        linger: Linger | None = None,
         retire: bool = False,
         quiet: float = 2.0,
     ) -> None:
         self._broker = broker
         self._client_id = client_id
         self._handler = handler
-        self._linger = batch.linger
+        self._linger = linger or Linger(batch.linger)
         self._retire = retire
         self._quiet = quiet
         self._session = Session(

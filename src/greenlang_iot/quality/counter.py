@@ -36,6 +36,8 @@ REFERENCE_INTERVALS = 2
 """Intervals of a reference sensor that its reading and the one compared with it may lie apart."""
 REFERENCE_AGE_NS = 300_000_000_000
 """The same where the registry gives the reference no interval."""
+_PIECE = 65_536
+"""Devices summed up at a time: a copy of their slots is all the memory that it takes."""
 MISTYPED = frozenset({Reason.UNKNOWN_UNIT, Reason.NOT_A_NUMBER, Reason.BAD_SHAPE})
 """Rejects that are inconsistent, too: of another unit or type than agreed."""
 
@@ -124,10 +126,12 @@ class QualityCounter:
 
     def _window(self) -> Window:
         slots = [number % RING for number in range(self._first, self._slot)]
-        chosen = self._by_slot[:, slots]
-        records = chosen.sum(axis=1, dtype=np.int64)
-        records[:, LEAST_LAG] = chosen[:, :, LEAST_LAG].min(axis=1)
-        records[:, RECEIVED] -= chosen[:, -1, RECEIVED]
+        records = np.empty((len(self._by_slot), FIELDS), np.int64)
+        for at in range(0, len(records), _PIECE):
+            chosen, sums = self._by_slot[at : at + _PIECE, slots], records[at : at + _PIECE]
+            chosen.sum(axis=1, dtype=np.int64, out=sums)
+            sums[:, LEAST_LAG] = chosen[:, :, LEAST_LAG].min(axis=1)
+            sums[:, RECEIVED] -= chosen[:, -1, RECEIVED]
         from_ns, to_ns = self._first * self._slot_ns, self._slot * self._slot_ns
         due_seconds = (to_ns - self._slot_ns - from_ns) / 1e9
         return Window(from_ns, to_ns, self._due * due_seconds, records)

@@ -10,6 +10,7 @@ import logging
 import time
 
 import aiomqtt
+import numpy as np
 import structlog
 
 from greenlang_iot.formats.catalog import templates
@@ -46,10 +47,8 @@ class Discovery:
         # Of topics that do not name org and site nobody can say which site is missing.
         self._templates = [t for t in templates(settings) if {"org", "site"} <= {*t.fields}]
         self._counters = counters
-        self._registered = {
-            (directory.org[int(o)], directory.site[int(s)])
-            for o, s in zip(directory.org_of, directory.site_of, strict=True)
-        }
+        places = np.unique(np.stack((directory.org_of, directory.site_of)), axis=1).T.tolist()
+        self._registered = {(directory.org[org], directory.site[site]) for org, site in places}
         self.unregistered: set[tuple[str, str]] = set()
 
     async def run(self) -> None:

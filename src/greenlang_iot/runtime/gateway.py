@@ -16,6 +16,7 @@ import structlog
 from greenlang_iot import __version__
 from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
 from greenlang_iot.console.api import Console
+from greenlang_iot.devices.columns import Columns
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.observe import health
@@ -30,6 +31,7 @@ from greenlang_iot.runtime.courier import Courier
 from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.runtime.folders import alerts_folder, dead_letter_folder, lake_folder
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
+from greenlang_iot.runtime.memory import SharedRegistry, give_back
 from greenlang_iot.runtime.presence import PresenceWatch
 from greenlang_iot.runtime.quality import QualityWatch
 from greenlang_iot.runtime.reloader import Read, Reloader
@@ -72,12 +74,14 @@ class Gateway:
         self._read = read
         self._service_manager = service_manager or ServiceManager()
         self.settings = settings
-        self.directory = directory
+        self.directory = directory  # from `run` on as all processes map it
         self.rules = rules
         self.ready = asyncio.Event()
         self.admin_port = 0
         self.shards: dict[int, Counters] = {}
-        self.plans: list[ShardPlan] = []
+        self.plans: list[ShardPlan] = plan(
+            directory, settings.mqtt, settings.runtime.shards, settings.instance
+        )
         self._started = time.monotonic()
         self._stop = asyncio.Event()
         self._on_transition = on_transition
@@ -92,8 +96,9 @@ class Gateway:
         use_workers(WORKERS)
         run = settings.data_dir / "run"
         with _InstanceLock(run / "gateway.pid", settings.instance):
+            columns = self._share_registry(run)
             own = Counters.create(run / "gateway.counters")
-            supervisor = self._supervisor(run)
+            supervisor = self._supervisor(run, columns)
             quality = QualityWatch(settings, own)
             store = _alert_store(settings, self.rules)
             audit = Audit(settings.data_dir, settings.admin.audit_max_bytes)
@@ -158,10 +163,20 @@ class Gateway:
 
     # ---- shards -----------------------------------------------------------------------------------
 
-    def _supervisor(self, run: Path) -> Supervisor:
-        self.plans = plans = plan(
-            self.directory, self.settings.mqtt, self.settings.runtime.shards, self.settings.instance
-        )
+    def _share_registry(self, run: Path) -> Columns:
+        self.shared = SharedRegistry(run)
+        try:
+            columns, self.directory = self.shared.put(self.directory)
+        except OSError as error:
+            raise GatewayError(
+                f"The registry's columns cannot be written to {run} ({error.strerror}): make room there, "
+                "or choose another data_dir."
+            ) from error
+        give_back()
+        return columns
+
+    def _supervisor(self, run: Path, columns: Columns) -> Supervisor:
+        plans = self.plans
         retired = _retire(
             self.settings.data_dir, plans, [b.name for b in self.settings.mqtt.brokers]
         )
@@ -174,7 +189,7 @@ class Gateway:
                 ShardSpec(
                     item.index,
                     self.settings,
-                    self.directory,
+                    columns,
                     item,
                     path,
                     tuple(r for n, r in enumerate(retired) if n % len(plans) == item.index),

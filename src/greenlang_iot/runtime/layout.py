@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from greenlang_iot.formats.catalog import templates
 from greenlang_iot.formats.topics import TopicTemplate
-from greenlang_iot.model.batches import F64
+from greenlang_iot.model.batches import F64, I64
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.settings.model import MqttSettings
 
@@ -73,10 +73,18 @@ def owned(
     if any(f.startswith("$share/") for f in filters):
         return np.full(directory.n_devices, shards == 1)
     subscribed = templates(settings)
-    mine = np.zeros((len(directory.org), len(directory.site)), np.bool_)
-    for o, s in np.ndindex(mine.shape):
-        mine[o, s] = filters.issuperset(_filters(subscribed, directory.org[o], directory.site[s]))
-    result: npt.NDArray[np.bool_] = mine[directory.org_of, directory.site_of]
+    width = len(directory.site)
+    places, place = np.unique(
+        directory.org_of.astype(np.int64) * width + directory.site_of, return_inverse=True
+    )
+    of_place = [
+        _filters(subscribed, directory.org[org], directory.site[site])
+        for org, site in (divmod(p, width) for p in places.tolist())
+    ]
+    mine = np.array([filters.issuperset(names) for names in of_place], np.bool_)
+    result: npt.NDArray[np.bool_] = mine[place]
+    if not filters.difference(*of_place):
+        return result  # no filter is of a single device
     for device in np.flatnonzero(~result):
         org = directory.org[int(directory.org_of[device])]
         site = directory.site[int(directory.site_of[device])]
@@ -135,7 +143,7 @@ def _pieces(directory: Directory, subscribed: Sequence[TopicTemplate], shards: i
     for filters, members in _sites(directory, subscribed):
         weight = float(rates[members].sum())
         if shards > 1 and by_device and weight > fair and 1 < len(members) <= MAX_DEVICE_FILTERS:
-            for together in _with_references(directory, members):
+            for together in _with_references(directory, members.tolist()):
                 names: tuple[str, ...] = ()
                 for member in together:
                     org = directory.org[int(directory.org_of[member])]
@@ -163,20 +171,21 @@ def _with_references(directory: Directory, members: list[int]) -> Iterable[list[
 
 def _sites(
     directory: Directory, subscribed: Sequence[TopicTemplate]
-) -> Iterable[tuple[set[str], list[int]]]:
+) -> Iterable[tuple[set[str], I64]]:
     """(filters, devices) of each site, or of several sites with a filter in common."""
     place = directory.org_of.astype(np.int64) * (len(directory.site) + 1) + directory.site_of
-    groups: dict[int, tuple[set[str], list[int]]] = {}
+    groups: dict[int, tuple[set[str], I64]] = {}
     group_of: dict[str, int] = {}
-    for number, value in enumerate(np.unique(place)):
-        members = np.flatnonzero(place == value).tolist()
+    order = np.argsort(place, kind="stable")
+    first = np.flatnonzero(np.diff(place[order], prepend=-1))
+    for number, members in enumerate(np.split(order, first[1:])):
         org = directory.org[int(directory.org_of[members[0]])]
         site = directory.site[int(directory.site_of[members[0]])]
         filters = set(_filters(subscribed, org, site))
         for other in {group_of[f] for f in filters if f in group_of}:
             more, theirs = groups.pop(other)
             filters |= more
-            members = theirs + members
+            members = np.concatenate((theirs, members))
         groups[number] = (filters, members)
         group_of |= dict.fromkeys(filters, number)
     return groups.values()

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import structlog
 
 from greenlang_iot.alerts.rule_file import RuleSet
+from greenlang_iot.devices.columns import Columns
 from greenlang_iot.devices.reload import Reloaded
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import InputError
@@ -35,7 +36,7 @@ class Reloading(Protocol):
     def reload(self, registry: Directory, settings: Settings, rules: RuleSet) -> Reloaded: ...
 
 
-def ask(control: Control, registry: Directory, settings: Settings, rules: RuleSet) -> Answer:
+def ask(control: Control, registry: Columns, settings: Settings, rules: RuleSet) -> Answer:
     """The parent's side, in a thread."""
     try:
         control.send((registry, settings, rules))
@@ -53,13 +54,14 @@ def answer_reloads(shard: Reloading, control: Control) -> None:
 
     def requested() -> None:
         try:
-            registry, settings, rules = control.recv()
+            columns, settings, rules = control.recv()
         except (OSError, EOFError):
             loop.remove_reader(control.fileno())  # the parent is gone; so are we, in a moment
             return
         try:
+            registry = columns.open()
             done = shard.reload(registry, settings, rules)
-        except InputError as error:
+        except (InputError, OSError) as error:
             answer = Answer(error=str(error))
         else:
             answer = Answer(done.added, done.removed, done.moved)

@@ -8,11 +8,13 @@ import numpy as np
 import structlog
 
 from greenlang_iot.alerts.rule_file import RuleSet
+from greenlang_iot.devices.columns import Columns
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import InputError
 from greenlang_iot.observe.audit import Audit
 from greenlang_iot.observe.logs import configure
 from greenlang_iot.runtime.layout import ShardPlan, owned
+from greenlang_iot.runtime.memory import SharedRegistry, give_back
 from greenlang_iot.runtime.supervisor import Supervisor
 from greenlang_iot.settings.model import AlertSettings, MqttSettings, Settings
 from greenlang_iot.settings.reload import reload_settings
@@ -32,6 +34,7 @@ class Running(Protocol):
     settings: Settings
     directory: Directory
     plans: list[ShardPlan]
+    shared: SharedRegistry
 
 
 class Reloader:
@@ -77,9 +80,20 @@ class Reloader:
                 reasons = list(error.problems) or [str(error)]
                 log.error("reload refused: the old settings go on", reasons=reasons[:_SITES_SAID])
                 return False, {"reasons": reasons}
-            return True, await self._apply(wanted, registry, rules)
+            try:
+                columns, registry = await asyncio.to_thread(self._running.shared.put, registry)
+            except OSError as error:
+                why = f"the registry's columns cannot be written below data_dir: {error.strerror}"
+                log.error("reload refused: the old settings go on", reasons=[why])
+                return False, {"reasons": [why]}
+            done = await self._apply(wanted, columns, registry, rules)
+            self._running.shared.drop_older()
+            give_back()
+            return True, done
 
-    async def _apply(self, wanted: Settings, registry: Directory, rules: RuleSet) -> dict[str, Any]:
+    async def _apply(
+        self, wanted: Settings, columns: Columns, registry: Directory, rules: RuleSet
+    ) -> dict[str, Any]:
         running = self._running
         change = reload_settings(running.settings, wanted)
         restart = [f"setting {name}" for name in change.needs_restart]
@@ -87,7 +101,7 @@ class Reloader:
         running.settings, running.directory = change.settings, registry
         self._configure_alerts(change.settings.alerts, rules)
         configure(change.settings.log, secrets=secrets_of(change.settings))
-        answers = await self._supervisor.reload(registry, change.settings, rules)
+        answers = await self._supervisor.reload(columns, change.settings, rules)
         restart += [f"shard {i}: {a.error}" for i, a in answers.items() if a.error]
         counts = [a for a in answers.values() if not a.error]
         document = {

@@ -20,12 +20,14 @@ from greenlang_iot.alerts.rules import Alerter
 from greenlang_iot.decode.decoder import Decoder
 from greenlang_iot.decode.guests import GUEST_TYPE
 from greenlang_iot.detect.ensemble import Detector
+from greenlang_iot.devices.columns import Columns
 from greenlang_iot.devices.reload import Reloaded, reloaded
 from greenlang_iot.formats.catalog import routes
 from greenlang_iot.model.batches import U16, FrameBatch, Publication, Reject
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError, InputError, MqttError
 from greenlang_iot.model.outcomes import Refused, Transition
+from greenlang_iot.mqtt.link import Linger
 from greenlang_iot.mqtt.transport import Connection
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
@@ -38,6 +40,7 @@ from greenlang_iot.runtime.folders import dead_letter_folder, outbox_folder
 from greenlang_iot.runtime.gauges import ShardGauges
 from greenlang_iot.runtime.layout import ConnectionPlan
 from greenlang_iot.runtime.looks import LookingMeter, Looks, answer_looks
+from greenlang_iot.runtime.memory import give_back
 from greenlang_iot.runtime.quality_windows import save_window, window_file
 from greenlang_iot.runtime.reload import Control, answer_reloads
 from greenlang_iot.runtime.sinks import SinkFactory, kafka_publisher
@@ -53,6 +56,8 @@ from greenlang_iot.spool.threads import use_workers
 
 log = structlog.get_logger(__name__)
 TICK = 0.1
+SECOND_STAGE_WITHIN = 10.0
+"""Seconds after the start when river is imported though a connection or sink is still away."""
 PR_SET_PDEATHSIG = 1
 WORKERS = 2
 """Threads for what blocks: the checkpoint, and beside it the window of quality."""
@@ -90,6 +95,10 @@ class Shard:
         self._window = window
         settings = spec.settings
         self.settings = settings
+        registry = spec.registry
+        self.directory = (
+            registry.open() if isinstance(registry, Columns) else registry
+        )  # at the start
         self.counters = Counters.open(spec.counters)
         self.clock = Clock(time.time_ns, time.monotonic)
         self.ledger = Ledger()
@@ -98,6 +107,7 @@ class Shard:
         self._up: set[int] = set()  # numbers of connections that are subscribed
         self._owners: dict[int, Connection] = {}  # by connection number, from the first ack on
         self._numbers = 0
+        self._linger = Linger(settings.batch.linger)
         self._paused = False
         self._stop = asyncio.Event()
         self._state_file = settings.data_dir / "state" / f"shard-{spec.index}.state"
@@ -107,7 +117,7 @@ class Shard:
     # ---- composition ----------------------------------------------------------------------------
 
     def _compose(self) -> None:
-        settings, directory = self.settings, self.spec.directory
+        settings, directory = self.settings, self.directory
         self.dead_letters = DeadLetterWriter(
             settings.sinks.dead_letter,
             dead_letter_folder(settings) / f"shard-{self.spec.index}",
@@ -178,6 +188,7 @@ class Shard:
             self.settings.batch,
             self,
             self._next_number,
+            linger=self._linger,
             retire=retire,
         )
 
@@ -253,9 +264,10 @@ class Shard:
         self._compose()
         answer_reloads(self, self._control)
         answer_looks(self.looks, self._window)
-        self.gauges.bounds(self.settings, self.spec.plan, self.spec.directory)
+        self.gauges.bounds(self.settings, self.spec.plan, self.directory)
         gc.collect()
         gc.freeze()
+        self._give_back()
         self._start(self.dead_letter_settler.run())
         self._start(self.outbox_settler.run())
         for runner in self.runners:
@@ -266,10 +278,31 @@ class Shard:
             self._start(self._run_connection(connection))
         self._start(self._retire())
         self.pipeline.announce(self._orphaned_alerts)
-        # Not in the loop's executor: a drain would wait for an import that takes seconds.
-        threading.Thread(target=self._load_second_stage, daemon=True).start()
+        self._start(self._load_second_stage_later())
         await self._tick_until_stopped()
         await self._drain()
+
+    def _give_back(self) -> None:
+        """What was only needed to start."""
+        if isinstance(self.spec.registry, Columns):
+            self.spec.registry.forget()
+        give_back()
+
+    async def _load_second_stage_later(self) -> None:
+        """Once messages are taken: until then the import would take half of the core from the start."""
+        until = time.monotonic() + SECOND_STAGE_WITHIN
+        while not self._ready() and time.monotonic() < until:
+            await asyncio.sleep(TICK)
+        # Not in the loop's executor: a drain would wait for an import that takes seconds.
+        threading.Thread(target=self._load_second_stage, daemon=True).start()
+
+    def _ready(self) -> bool:
+        """Connections stand and required sinks are open."""
+        return self._all_up() and all(
+            self.counters.get(cell("sink_up", sink=runner.name)) == 1
+            for runner in self.runners
+            if runner.required
+        )
 
     def _load_second_stage(self) -> None:
         try:
@@ -330,6 +363,7 @@ class Shard:
         self.looks.follow(done.directory, done.entries)
         self.counters.add(cell("registry_reloads"))
         self.gauges.registry(registry)
+        give_back()
         return done
 
     async def _retire(self) -> None:
@@ -433,7 +467,7 @@ class Shard:
             else:
                 log.info("checkpoint restored", file=str(path), series=count)
         alerts = open_alerts(sorted(outbox_folder(self.settings).glob("shard-*")))
-        directory, first = self.spec.directory, self.spec.index == 0
+        directory, first = self.directory, self.spec.index == 0
         mine = self.watches.mine(directory) if alerts else set()
         known = {directory.device[d] for d in range(directory.n_devices)} if alerts else set()
         # What no shard owns (another device's, the gateway's own) is looked after by the first.

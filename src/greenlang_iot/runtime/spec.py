@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
+from greenlang_iot.devices.columns import Columns
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
 from greenlang_iot.runtime.reload import Control
@@ -14,12 +15,13 @@ from greenlang_iot.settings.model import Settings
 class ShardSpec:
     """Everything a shard needs, picklable. `retired`: client ids of an earlier layout to drain here.
 
+    registry: a file, so that nothing of its size goes through the pipe (in tests, the columns themselves).
     peers: of the other shards, their counters and how many connections they want. supervisor: process with which the shard ends, at once; 0: none.
     """
 
     index: int
     settings: Settings
-    directory: Directory
+    registry: Columns | Directory
     plan: ShardPlan
     counters: Path
     retired: tuple[ConnectionPlan, ...] = ()

@@ -18,7 +18,7 @@ import structlog
 
 from greenlang_iot.alerts.rule_file import RuleSet
 from greenlang_iot.console.questions import Question
-from greenlang_iot.model.directory import Directory
+from greenlang_iot.devices.columns import Columns
 from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.runtime.reload import Answer, Control, ask
 from greenlang_iot.runtime.spec import ShardSpec, shard_process
@@ -107,12 +107,12 @@ class Supervisor:
             await asyncio.sleep(CHECK_EVERY)
 
     async def reload(
-        self, registry: Directory, settings: Settings, rules: RuleSet
+        self, registry: Columns, settings: Settings, rules: RuleSet
     ) -> dict[int, Answer]:
         """Have every shard take these over; also those that are started later. shard → its answer."""
         asked = []
         for child in self._children:
-            child.spec = replace(child.spec, directory=registry, settings=settings, rules=rules)
+            child.spec = replace(child.spec, registry=registry, settings=settings, rules=rules)
             if child.alive and child.control is not None:
                 asked.append((child.spec.index, child.control))
         answers = await asyncio.gather(

@@ -7,7 +7,7 @@
 Rules
 1. A ticket is settled when its rows are delivered, fsynced in the spool, or durable dead letters.
 2. Chunks grow with load: while a chunk is on its way, rows gather in the open chunk; a second chunk
-   is sent beside it only when it is large. An idle sink gets what there is at once.
+   is sent beside it only when it is large. An idle sink gets what there is at the end of the loop's turn.
 3. The spool takes over when the sink is known to be down, or has left a chunk unanswered for
    `spool.after` while rows older than that wait. Rows that are old only because many wait before
    them are back pressure: the sink is fine. While the spool has a backlog every chunk goes through
@@ -107,11 +107,13 @@ class Runner:
         self._spooling = False
         self._spool_rows = 0  # readings spooled by this process and not delivered yet
         self._syncing: dict[int, Chunk] = {}  # spool records that wait for their fsync
+        self._pump_due = False
         self._open = False
         self._closing = False
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._mistake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._mistake: asyncio.Future[None] = self._loop.create_future()
 
     # ---- synchronous side, called by the pipeline -------------------------------------------
 
@@ -137,7 +139,7 @@ class Runner:
         self._last_ticket = ticket
         if self._large():
             self._seal()
-        self._pump()
+        self._pump_soon()
         return rows
 
     def grow(self, directory: Directory) -> None:
@@ -247,7 +249,14 @@ class Runner:
         self._queue.append(chunk)
         self._queued_bytes += len(body)
 
+    def _pump_soon(self) -> None:
+        """When the batches of this turn of the loop are appended: one chunk, not one each."""
+        if not self._pump_due:
+            self._pump_due = True
+            self._loop.call_soon(self._pump)
+
     def _pump(self) -> None:
+        self._pump_due = False
         if self._spooling:
             self._pump_spool()
             return

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from greenlang_iot.model.pieces import Body
+
 _IOV_MAX = 1024
 
 
@@ -22,11 +24,14 @@ class Files(Protocol):
     def create(self, path: Path) -> int:
         """An empty file, open for writing; its name is durable after `sync_folder`."""
 
-    def write(self, fd: int, parts: Sequence[bytes]) -> None:
+    def write(self, fd: int, parts: Sequence[Body]) -> None:
         """Append all the parts."""
 
     def sync(self, fd: int) -> None:
         """What was written is durable when this returns. After a failure it may be lost."""
+
+    def forget(self, fd: int) -> None:
+        """What is synced need not stay in memory: a hint, never an error."""
 
     def close(self, fd: int) -> None: ...
 
@@ -69,7 +74,7 @@ class OsFiles:
     def create(self, path: Path) -> int:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
-    def write(self, fd: int, parts: Sequence[bytes]) -> None:
+    def write(self, fd: int, parts: Sequence[Body]) -> None:
         for start in range(0, len(parts), _IOV_MAX):
             some = parts[start : start + _IOV_MAX]
             done = os.writev(fd, some)
@@ -80,6 +85,10 @@ class OsFiles:
 
     def sync(self, fd: int) -> None:
         os.fdatasync(fd)
+
+    def forget(self, fd: int) -> None:
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def close(self, fd: int) -> None:
         os.close(fd)

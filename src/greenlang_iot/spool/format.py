@@ -16,10 +16,12 @@ skipped are reported as `Damage`.
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from crc32c import crc32c
+
+from greenlang_iot.model.pieces import Body, Pieces
 
 MAGIC = b"GLIOTSEG"
 VERSION = 1
@@ -64,6 +66,15 @@ class Record:
 
 
 @dataclass(slots=True, frozen=True)
+class Unwritten:
+    """A record on its way to the disk."""
+
+    number: int
+    rows: int
+    body: bytes | Pieces
+
+
+@dataclass(slots=True, frozen=True)
 class Damage:
     """Records first..last (inclusive) are lost: their bytes did not pass the check, or are gone."""
 
@@ -98,14 +109,19 @@ def decode_header(data: bytes) -> Header:
     return Header(log, first, created_ns)
 
 
-def encode_record(log: int, number: int, rows: int, body: bytes) -> bytes:
+def pieces_of(body: bytes | Pieces) -> Iterable[Body]:
+    return body if isinstance(body, Pieces) else (body,)
+
+
+def encode_record(log: int, number: int, rows: int, body: bytes | Pieces) -> bytes:
     """The record's header; the body follows it."""
     return _RECORD.pack(len(body), rows, number, _checksum(log, len(body), rows, number, body))
 
 
-def _checksum(log: int, length: int, rows: int, number: int, body: bytes) -> int:
-    seed = crc32c(struct.pack("<QIIQ", log, length, rows, number))
-    crc: int = crc32c(body, seed)
+def _checksum(log: int, length: int, rows: int, number: int, body: bytes | Pieces) -> int:
+    crc: int = crc32c(struct.pack("<QIIQ", log, length, rows, number))
+    for piece in pieces_of(body):
+        crc = crc32c(piece, crc)
     return crc
 
 

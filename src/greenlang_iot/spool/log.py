@@ -21,7 +21,7 @@ from pathlib import Path
 from greenlang_iot.model.pieces import Body, Pieces
 from greenlang_iot.spool.commit import GroupCommit
 from greenlang_iot.spool.files import OS_FILES, Files
-from greenlang_iot.spool.format import MAX_BODY, RECORD_SIZE, Damage, Record
+from greenlang_iot.spool.format import MAX_BODY, RECORD_SIZE, Damage, Record, Unwritten
 from greenlang_iot.spool.reader import SegmentReader, row_counts
 from greenlang_iot.spool.store import Store
 
@@ -75,7 +75,7 @@ class SegmentLog:
             files=files,
             clock_ns=clock_ns,
         )
-        self._pending: list[Record] = []
+        self._pending: list[Unwritten] = []
         self._appended_bytes = 0  # written by `append` only
         self._committed_bytes = 0  # written under the lock only
         self._last = self._store.last
@@ -115,7 +115,10 @@ class SegmentLog:
         return self._store.stored + self.pending_bytes
 
     def append(self, body: Body | Pieces, rows: int) -> int:
-        """Queue a record for the next group commit; its number. Raises SpoolFull."""
+        """Queue a record for the next group commit; its number. Raises SpoolFull.
+
+        Pieces are written from where they are: they must stay as they are until the record is durable.
+        """
         size = RECORD_SIZE + len(body)
         if len(body) > MAX_BODY:
             raise ValueError(f"a record of {len(body)} bytes is too long for the log")
@@ -128,7 +131,8 @@ class SegmentLog:
         ):
             raise SpoolFull(f"{self.folder} is full ({self.max_bytes} bytes)")
         number = self._last + 1
-        self._pending.append(Record(number, rows, bytes(body)))
+        kept = body if isinstance(body, Pieces) else bytes(body)
+        self._pending.append(Unwritten(number, rows, kept))
         self._last = number
         self._appended_bytes += size
         self._group.soon()

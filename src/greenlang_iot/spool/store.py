@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from greenlang_iot.model.pieces import Body
 from greenlang_iot.spool.files import Files, replace_durably
 from greenlang_iot.spool.format import (
     HEADER_SIZE,
@@ -33,12 +34,17 @@ from greenlang_iot.spool.format import (
     DamagedHeader,
     Header,
     Record,
+    Unwritten,
     encode_header,
     encode_record,
+    pieces_of,
 )
 from greenlang_iot.spool.reader import Segment, list_segments, read_header, read_segment
 
 LEDGER = "ledger.json"
+FORGOTTEN = 1 << 20
+"""Bytes of a write after whose sync the file's pages are given back: the next write finds them warm, instead of
+taking memory that was not used for long, page by page. Small writes are read soon, by who tails the log."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -164,7 +170,7 @@ class Store:
                 continue
         return total
 
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, records: Sequence[Unwritten]) -> None:
         """Make the records durable, in order; `last` moves as they are.
 
         On OSError the records after `last` are not durable; call again with them.
@@ -172,11 +178,11 @@ class Store:
         start = 0
         while start < len(records):
             room = self._segment_bytes - self._room_taken()
-            end, parts = start, []
+            end, parts = start, list[Body]()
             while end < len(records) and (room > 0 or end == start):
                 record = records[end]
                 head = encode_record(self.log, record.number, record.rows, record.body)
-                parts += [head, record.body]
+                parts += [head, *pieces_of(record.body)]
                 room -= len(head) + len(record.body)
                 end += 1
             self._write_synced(records[start].number, parts)
@@ -193,7 +199,7 @@ class Store:
             self._close_current()
         return HEADER_SIZE
 
-    def _write_synced(self, number: int, parts: list[bytes]) -> None:
+    def _write_synced(self, number: int, parts: list[Body]) -> None:
         current = self._open
         if current is None:
             self._begin(number, parts)
@@ -210,10 +216,12 @@ class Store:
             self._suspect = current
             raise
         added = sum(map(len, parts))
+        if added >= FORGOTTEN:
+            self._files.forget(current.fd)
         current.size += added
         self.stored += added
 
-    def _begin(self, number: int, parts: list[bytes]) -> None:
+    def _begin(self, number: int, parts: list[Body]) -> None:
         """A new file with these records, and with what was durable in a suspect one before them."""
         suspect, prefix = self._suspect, b""
         if suspect is not None:

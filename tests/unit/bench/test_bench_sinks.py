@@ -3,8 +3,12 @@
 import numpy as np
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from greenlang_iot.bench.counting_influxdb import Writes
+from greenlang_iot.bench.inbox import spared
+from greenlang_iot.bench.kernels_check import SPIKE_MASK, _eight_digits
 from greenlang_iot.bench.tally import Tally
 from greenlang_iot.bench.workload import (
     FIRST_SEQ,
@@ -12,9 +16,9 @@ from greenlang_iot.bench.workload import (
     SITES,
     Workload,
     registry,
-    thousandths,
     topic,
 )
+from greenlang_iot.model.batches import I64
 from greenlang_iot.sinks.kafka_batches import KafkaRecord, batch_of
 
 DEVICES = 8
@@ -51,6 +55,27 @@ def record(device: int, lap: int, **changes: object) -> KafkaRecord:
     return KafkaRecord(ts, b"d%05d" % device, value.replace(b'"SCORE"', b"0.123456"))
 
 
+WORD = np.uint64(0xFFFF_FFFF)
+
+
+def thousandths(devices: I64, ts_ms: int) -> I64:
+    """The values of these devices at a time stamp, × 1000 (`kernels_check.expected` in numpy)."""
+    h = (devices.astype(np.uint64) * np.uint64(0x9E37_79B1)) ^ np.uint64(
+        (ts_ms & 0x3FFF_FFFF) * 0x85EB_CA77
+    )
+    h &= WORD
+    h = ((h ^ (h >> np.uint64(15))) * np.uint64(0x2C1B_3C6D)) & WORD
+    h ^= h >> np.uint64(12)
+    noise = sum((h >> np.uint64(shift)) & np.uint64(255) for shift in (0, 8, 16, 24))
+    spike = np.where(h & np.uint64(SPIKE_MASK) == 0, 5000, 0)
+    result: I64 = np.asarray(noise).astype(np.int64) + 20_490 + spike
+    return result
+
+
+def check(tally: Tally, body: bytes) -> tuple[int, int]:
+    return tally.lines(spared(body), len(body))
+
+
 def wrong(tally: Tally) -> dict[str, int]:
     """What was found and is not zero."""
     return {name: n for name, n in tally.counts().items() if n and name != "readings"}
@@ -58,13 +83,14 @@ def wrong(tally: Tally) -> dict[str, int]:
 
 def check_batch(tally: Tally, records: list[KafkaRecord]) -> None:
     batch = batch_of(records)
-    assert tally.records(batch, 61, records[0].timestamp_ms) == len(records)
+    found = tally.records(spared(batch), 61, len(batch), records[0].timestamp_ms)
+    assert found == len(records)
 
 
 def test_good_lines_are_counted_and_nothing_is_wrong() -> None:
     tally = Tally(DEVICES, START_MS)
     body = line(3, 1) + line(5, 1, score=",temperature_score=0.999000") + line(3, 2)
-    assert tally.lines(body + b"alerts,id=a state=1 1\n") == (3, 1)
+    assert check(tally, body + b"alerts,id=a state=1 1\n") == (3, 1)
     assert tally.counts()["readings"] == 3
     assert wrong(tally) == {}
 
@@ -87,14 +113,14 @@ def test_good_lines_are_counted_and_nothing_is_wrong() -> None:
 )
 def test_a_bad_line_is_found(body: bytes, found: dict[str, int]) -> None:
     tally = Tally(DEVICES, START_MS)
-    tally.lines(body)
+    check(tally, body)
     assert wrong(tally) == found
 
 
 def test_bodies_may_come_in_either_order_and_leave_no_gap() -> None:
     tally = Tally(DEVICES, START_MS)
-    tally.lines(line(3, 2) + line(3, 3))
-    tally.lines(line(3, 1))
+    check(tally, line(3, 2) + line(3, 3))
+    check(tally, line(3, 1))
     assert wrong(tally) == {"disordered": 2}
     assert tally.counts()["readings"] == 3
 
@@ -161,6 +187,9 @@ class Sent:
     def __init__(self) -> None:
         self.data = b""
 
+    def get_write_buffer_size(self) -> int:
+        return 1  # more waits: nothing overtakes it
+
     def write(self, data: bytes) -> None:
         self.data += data
 
@@ -177,7 +206,16 @@ def test_bodies_in_chunks_and_with_a_length_are_counted_wherever_they_are_cut(st
     writes.connection_made(sent)  # type: ignore[arg-type]
     lines, requests, nbytes = Writes.lines, Writes.requests, Writes.nbytes
     for at in range(0, len(stream), step):
-        writes.data_received(stream[at : at + step])
+        piece = stream[at : at + step]
+        writes.get_buffer(-1)[: len(piece)] = piece
+        writes.buffer_updated(len(piece))
     assert sent.data.count(b"204 No Content") == 3
     assert (Writes.lines - lines, Writes.requests - requests) == (6, 3)
     assert Writes.nbytes - nbytes == 36
+
+
+@given(st.binary(min_size=8, max_size=8) | st.from_regex(rb"[0-9]{8}", fullmatch=True))
+def test_eight_digits_are_read_together_and_nothing_else_passes_for_them(text: bytes) -> None:
+    digits = all(48 <= byte <= 57 for byte in text)
+    word = np.uint64(int.from_bytes(text, "little"))
+    assert _eight_digits(word) == (int(text) if digits else -1)

@@ -10,3 +10,28 @@ def test_the_parent_imports_nothing_heavy() -> None:
     code = "import sys, greenlang_iot.cli.run, greenlang_iot.runtime.gateway; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()).isdisjoint(HEAVY)
+
+
+def test_numba_does_not_bring_scipys_matrices() -> None:
+    """Which take 0.2 s at every start; they can still be imported by whoever needs them."""
+    code = (
+        "import sys, greenlang_iot.model.jit; "
+        "assert not any(name.startswith('scipy.linalg') for name in sys.modules); "
+        "import scipy.linalg.cython_blas"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_shard_imports_nothing_of_the_command_line() -> None:
+    """Neither with the fork server, nor as the main module of a console script."""
+    code = (
+        "import sys, greenlang_iot.runtime.preload; "
+        "assert not any(name.startswith(('greenlang_iot.cli', 'typer')) for name in sys.modules); "
+        "from greenlang_iot.runtime.forkserver import _hide_main; "
+        "from multiprocessing.spawn import get_preparation_data; "
+        "sys.modules['__main__'].__file__ = '/usr/bin/greenlang-iot'; "
+        "_hide_main(); "
+        "data = get_preparation_data('shard'); "
+        "assert data['init_main_from_name'].endswith('.__main__'), data"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

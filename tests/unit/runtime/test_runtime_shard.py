@@ -17,6 +17,7 @@ from greenlang_iot.model.batches import U16
 from greenlang_iot.model.errors import MqttError
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
+from greenlang_iot.runtime import shard as module
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
 from greenlang_iot.runtime.shard import Shard, _unraisable
 from greenlang_iot.runtime.spec import ShardSpec
@@ -71,6 +72,34 @@ async def test_a_drain_does_not_wait_for_the_second_stage_to_be_imported(
         await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), 5)
     finally:
         imported.set()
+
+
+async def test_the_second_stage_is_imported_once_messages_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or after a while, where a connection stays away."""
+    shard, loaded = make(tmp_path), threading.Event()
+    up, asked = [False], [0]
+
+    def ready() -> bool:
+        asked[0] += 1
+        return up[0]
+
+    monkeypatch.setattr(shard, "_ready", ready)
+    monkeypatch.setattr(shard, "_load_second_stage", loaded.set)
+    monkeypatch.setattr(module, "TICK", 0)
+    task = asyncio.ensure_future(shard._load_second_stage_later())
+    await until(lambda: asked[0] > 3)
+    assert not loaded.is_set()
+    up[0] = True
+    await asyncio.wait_for(task, 5)
+    assert await asyncio.to_thread(loaded.wait, 5)
+
+    up[0], loaded = False, threading.Event()
+    monkeypatch.setattr(shard, "_load_second_stage", loaded.set)
+    monkeypatch.setattr(module, "SECOND_STAGE_WITHIN", 0)
+    await asyncio.wait_for(shard._load_second_stage_later(), 5)
+    assert await asyncio.to_thread(loaded.wait, 5)
 
 
 async def test_a_client_id_that_cannot_be_retired_does_not_end_the_shard(

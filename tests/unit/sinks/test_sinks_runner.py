@@ -200,12 +200,25 @@ async def test_rows_gather_while_a_chunk_is_on_its_way(make: Callable[..., Bench
     bench = make()
     await bench.until(lambda: bench.meter.is_up is True)
     bench.sender.gate.clear()
-    for ticket in range(1, 6):
-        bench.append(ticket, ticket)
+    bench.append(1, 1)
     await bench.until(lambda: bool(bench.sender.attempts))
+    for ticket in range(2, 6):
+        bench.append(ticket, ticket)
+        await bench.runner_turns()
     bench.sender.gate.set()
     await bench.until(lambda: bench.settled == {1, 2, 3, 4, 5})
     assert bench.sender.attempts == [["1"], ["2", "3", "4", "5"]]
+
+
+async def test_what_is_appended_in_one_turn_of_the_loop_is_one_chunk(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make()
+    await bench.until(lambda: bench.meter.is_up is True)
+    bench.append(1, 1)
+    bench.append(2, 2)
+    await bench.until(lambda: bench.settled == {1, 2})
+    assert bench.sender.attempts == [["1", "2"]]
 
 
 async def test_a_large_chunk_goes_beside_the_first(make: Callable[..., Bench]) -> None:
@@ -213,6 +226,7 @@ async def test_a_large_chunk_goes_beside_the_first(make: Callable[..., Bench]) -
     await bench.until(lambda: bench.meter.is_up is True)
     bench.sender.gate.clear()
     bench.append(1, 1)
+    await bench.until(lambda: bool(bench.sender.attempts))
     bench.append(2, 2, 3)
     bench.append(3, 4, 5)
     await bench.until(lambda: len(bench.sender.attempts) == 2)
@@ -314,6 +328,7 @@ async def test_rows_that_wait_too_long_are_spooled(make: Callable[..., Bench]) -
     await bench.until(lambda: bench.meter.is_up is True)
     bench.sender.gate.clear()
     bench.append(1, 1)
+    await bench.until(lambda: bool(bench.sender.attempts))
     opened = bench.now
     bench.append(2, 2)
     bench.now += 1.0

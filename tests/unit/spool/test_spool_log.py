@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from tests.fakes.disk import Crash, FullDisk, SimulatedDisk
 
+from greenlang_iot.model.pieces import Pieces
 from greenlang_iot.spool.format import RECORD_SIZE, Damage, FormatError, Record
 from greenlang_iot.spool.log import SegmentLog, SpoolFull
 from greenlang_iot.spool.reader import SegmentReader, list_segments, unlink_before
-from greenlang_iot.spool.store import LogInUse
+from greenlang_iot.spool.store import FORGOTTEN, LogInUse
 
 
 def opened(folder: Path, **options: object) -> SegmentLog:
@@ -48,6 +49,42 @@ async def test_durable_returns_when_it_is_on_disk(tmp_path: Path) -> None:
     assert (again.last, again.append(b"three", 1)) == (2, 3)
     await again.close()
     assert [r.body for r in again.read(2)] == [b"two", b"three"]
+
+
+async def test_pieces_are_written_as_if_they_were_joined(tmp_path: Path) -> None:
+    joined, apart = opened(tmp_path / "joined"), opened(tmp_path / "apart")
+    body = bytes(range(200))
+    joined.append(body, 7)
+    apart.append(Pieces((body[:3], bytearray(body[3:90]), memoryview(body)[90:])), 7)
+    for log in (joined, apart):
+        await log.durable(1)
+        assert [(r.rows, r.body) for r in log.read(1)] == [(7, body)]
+        await log.close()
+    sizes = [list_segments(tmp_path / name)[0].path.stat().st_size for name in ("joined", "apart")]
+    assert sizes[0] == sizes[1]
+
+
+async def test_the_pages_of_a_large_write_are_given_back_once_they_are_synced() -> None:
+    calls: list[str] = []
+
+    class Told(SimulatedDisk):
+        def sync(self, fd: int) -> None:
+            super().sync(fd)
+            calls.append("sync")
+
+        def forget(self, fd: int) -> None:
+            super().forget(fd)
+            calls.append("forget")
+
+    log = opened(Path("/log"), files=Told(), segment_bytes=1 << 23, max_bytes=1 << 24)
+    fill(log, 1)
+    calls.clear()
+    fill(log, 1, size=FORGOTTEN)
+    assert calls == ["sync", "forget"]
+    fill(log, 1)
+    assert calls == ["sync", "forget", "sync"]
+    assert numbers(list(log.read(1))) == [1, 2, 3]
+    await log.close()
 
 
 async def test_one_group_commit_for_many_records() -> None:

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.fakes.disk import Crash, SimulatedDisk
 
+from greenlang_iot.model.pieces import Pieces
+from greenlang_iot.spool import store
 from greenlang_iot.spool.log import SegmentLog
 
 FOLDER = Path("/log")
@@ -29,6 +32,8 @@ class LogMachine(RuleBasedStateMachine):
         self.torn = False  # a record that was never durable is damaged, with a later one behind it
         self.now = 0
         self.log: SegmentLog | None = None
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(store, "FORGOTTEN", 60)  # bytes of a write: some are, some are not
 
     @initialize(seed=st.integers(0, 1 << 16))
     def start(self, seed: int) -> None:
@@ -63,7 +68,9 @@ class LogMachine(RuleBasedStateMachine):
         assert self.log is not None
         for size in sizes:
             body = body_of(self.log.last + 1, size)
-            self.bodies[self.log.append(body, 1)] = body
+            cut = size // 2
+            given = Pieces((body[:cut], body[cut:])) if size % 2 else body
+            self.bodies[self.log.append(given, 1)] = body
 
     @rule(nanoseconds=st.sampled_from([1, 60]))
     def wait(self, nanoseconds: int) -> None:
@@ -138,6 +145,9 @@ class LogMachine(RuleBasedStateMachine):
         wanted = range(max(self.asked, self.log.released) + 1, self.log.durable_number + 1)
         assert found == {n: self.bodies[n] for n in wanted if not self.torn or n in self.bodies}
         assert self.log.lost == 0 or self.torn
+
+    def teardown(self) -> None:
+        self.patch.undo()
 
 
 TestLogMachine = LogMachine.TestCase
