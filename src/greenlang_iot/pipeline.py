@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
 from greenlang_iot.acks.ledger import Ledger
 from greenlang_iot.alerts.rules import Alerter
 from greenlang_iot.decode.decoder import Decoder
@@ -180,11 +178,13 @@ class Pipeline:
             required |= DEAD_LETTER
         if alerts:
             required |= OUTBOX
-        packet_ids = frames.packet_id[: frames.n]
-        if not packet_ids.all():
-            packet_ids = packet_ids[packet_ids != 0]  # QoS 0 is not acknowledged
-        size = int(np.sum(frames.payload_len[: frames.n], dtype=np.int64))
-        return self.ledger.open(frames.connection, packet_ids, required, size, frames.received)
+        return self.ledger.open(
+            frames.connection,
+            frames.packet_id[: frames.n],
+            required,
+            frames.nbytes,
+            frames.received,
+        )
 
     def _append(
         self, readings: ReadingBatch, scores: ScoreBatch, ticket: int, received: float

@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.docs.blocks import blocks
 from tests.docs.shell import Mistake, Shell
 
-from greenlang_iot.model.jit import CACHE_FOLDER
+from greenlang_iot.model.kernel_cache import CACHE_FOLDER
 
 ROOT = Path(__file__).resolve().parents[2]
 _IN_NAMESPACE = "GREENLANG_IOT_DOCS_NETWORK"

@@ -13,7 +13,7 @@ import orjson
 from confluent_kafka import Consumer, TopicPartition
 from tests.fakes.lineprotocol import parse
 
-from greenlang_iot.encode.records import pieces
+from greenlang_iot.encode.bodies import pieces
 from greenlang_iot.model.outcomes import DeadLetter
 from greenlang_iot.simulate.manifest import Reading
 from greenlang_iot.sinks.deadletter import read_dead_letters

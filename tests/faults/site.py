@@ -47,7 +47,7 @@ from tests.services.mosquitto_server import Mosquitto
 
 from greenlang_iot.devices.registry import load as load_registry
 from greenlang_iot.encode.deadletter import decode
-from greenlang_iot.model.jit import CACHE_FOLDER
+from greenlang_iot.model.kernel_cache import CACHE_FOLDER
 from greenlang_iot.mqtt.tls import ssl_context
 from greenlang_iot.runtime.layout import plan
 from greenlang_iot.settings.model import Settings, TlsSettings

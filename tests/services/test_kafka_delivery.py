@@ -13,7 +13,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from tests.fakes.directory import directory
 from tests.services.kafka_server import KafkaServer, missing, start_kafka
 
-from greenlang_iot.encode.records import Compression, RecordEncoder, pieces
+from greenlang_iot.encode.bodies import pieces
+from greenlang_iot.encode.records import Compression, RecordEncoder
 from greenlang_iot.model.batches import ReadingBatch, ScoreBatch
 from greenlang_iot.model.errors import GatewayError, SinkError
 from greenlang_iot.model.outcomes import Outcome

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from greenlang_iot.model import jit
+from greenlang_iot.model import kernel_cache
 
 
 def test_another_clone_and_other_flags_have_a_cache_of_their_own(
@@ -15,63 +15,63 @@ def test_another_clone_and_other_flags_have_a_cache_of_their_own(
 ) -> None:
     """numba keeps entries per path: a clone that took another's for its own would compile unsaid."""
     monkeypatch.setenv("GREENLANG_IOT_KERNEL_CACHE", str(tmp_path / "cache"))
-    folders = {jit._cache_folder()}
-    assert folders == {jit._cache_folder()}
+    folders = {kernel_cache._cache_folder()}
+    assert folders == {kernel_cache._cache_folder()}
     monkeypatch.setenv("NUMBA_BOUNDSCHECK", "1")
-    folders.add(jit._cache_folder())
-    (tmp_path / "clone").symlink_to(jit._PACKAGE)
-    monkeypatch.setattr(jit, "_PACKAGE", tmp_path / "clone")
-    folders.add(jit._cache_folder())
+    folders.add(kernel_cache._cache_folder())
+    (tmp_path / "clone").symlink_to(kernel_cache._PACKAGE)
+    monkeypatch.setattr(kernel_cache, "_PACKAGE", tmp_path / "clone")
+    folders.add(kernel_cache._cache_folder())
     assert len(folders) == 3
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two sealed kernels."""
-    monkeypatch.setattr(jit, "CACHE_FOLDER", tmp_path)
-    monkeypatch.setattr(jit, "COMPILED", tmp_path / "complete")
+    monkeypatch.setattr(kernel_cache, "CACHE_FOLDER", tmp_path)
+    monkeypatch.setattr(kernel_cache, "COMPILED", tmp_path / "complete")
     (tmp_path / "decode").mkdir()
     for name in ("one.nbi", "one.1.nbc", "two.nbi", "two.1.nbc"):
         (tmp_path / "decode" / name).write_bytes(name.encode() * 100)
-    jit.seal()
+    kernel_cache.seal()
     return tmp_path
 
 
 def test_what_is_as_it_was_sealed_stays(cache: Path) -> None:
     (cache / "decode" / "three.nbi").write_bytes(b"of another command")
-    assert jit.drop_damaged() == []
+    assert kernel_cache.drop_damaged() == []
     assert len(list((cache / "decode").iterdir())) == 5
-    assert jit.COMPILED.exists()
+    assert kernel_cache.COMPILED.exists()
 
 
 @pytest.mark.parametrize("damage", [b"", b"one.nbi" * 50, b"one.nbj" * 100])
 def test_a_damaged_kernel_is_compiled_anew_and_that_is_said(cache: Path, damage: bytes) -> None:
     (cache / "decode" / "one.nbi").write_bytes(damage)
-    assert jit.drop_damaged() == ["decode/one.nbi"]
+    assert kernel_cache.drop_damaged() == ["decode/one.nbi"]
     assert sorted(p.name for p in (cache / "decode").iterdir()) == [
         "one.1.nbc", "two.1.nbc", "two.nbi",
     ]  # fmt: skip
-    assert not jit.COMPILED.exists()
+    assert not kernel_cache.COMPILED.exists()
 
 
 def test_without_its_checksums_no_kernel_is_trusted(cache: Path) -> None:
-    jit.COMPILED.write_bytes(jit.COMPILED.read_bytes()[:20])
-    assert len(jit.drop_damaged()) == 4
+    kernel_cache.COMPILED.write_bytes(kernel_cache.COMPILED.read_bytes()[:20])
+    assert len(kernel_cache.drop_damaged()) == 4
     assert list((cache / "decode").iterdir()) == []
 
 
 def test_sealing_again_is_for_what_changed(cache: Path) -> None:
-    before = jit.COMPILED.stat().st_ino
-    jit.seal()
-    assert jit.COMPILED.stat().st_ino == before
+    before = kernel_cache.COMPILED.stat().st_ino
+    kernel_cache.seal()
+    assert kernel_cache.COMPILED.stat().st_ino == before
     (cache / "decode" / "three.nbi").write_bytes(b"3")
-    jit.seal()
-    assert "decode/three.nbi" in json.loads(jit.COMPILED.read_bytes())
+    kernel_cache.seal()
+    assert "decode/three.nbi" in json.loads(kernel_cache.COMPILED.read_bytes())
 
 
 def test_every_source_of_a_kernels_constants_is_in_the_key() -> None:
     """Compiled code has the values in it: where one changes, the machine code must not survive."""
-    package = jit._PACKAGE
+    package = kernel_cache._PACKAGE
     found = set()
     for source in package.rglob("kernels*.py"):
         for node in ast.walk(ast.parse(source.read_text())):
@@ -84,7 +84,7 @@ def test_every_source_of_a_kernels_constants_is_in_the_key() -> None:
                     else {path / f"{name}.py" for name in names}
                 )
     others = {p.relative_to(package).as_posix() for p in found if not p.name.startswith("kernels")}
-    assert others - {"model/jit.py"} == set(jit.CONSTANTS)
+    assert others - {"model/jit.py"} == set(kernel_cache.CONSTANTS)
 
 
 def test_a_changed_constant_has_a_cache_of_its_own(
@@ -92,9 +92,11 @@ def test_a_changed_constant_has_a_cache_of_its_own(
 ) -> None:
     monkeypatch.setenv("GREENLANG_IOT_KERNEL_CACHE", str(tmp_path / "cache"))
     clone = tmp_path / "clone"
-    shutil.copytree(jit._PACKAGE, clone, ignore=shutil.ignore_patterns("static", "__pycache__"))
-    monkeypatch.setattr(jit, "_PACKAGE", clone)
-    before = jit._cache_folder()
+    shutil.copytree(
+        kernel_cache._PACKAGE, clone, ignore=shutil.ignore_patterns("static", "__pycache__")
+    )
+    monkeypatch.setattr(kernel_cache, "_PACKAGE", clone)
+    before = kernel_cache._cache_folder()
     flags = clone / "model" / "flags.py"
     flags.write_text(flags.read_text() + "\nLATER = 1\n")
-    assert jit._cache_folder() != before
+    assert kernel_cache._cache_folder() != before

@@ -83,7 +83,8 @@ class Ledger:
         """
         self._newest += 1
         ticket = self._newest
-        kept = packet_ids[packet_ids != 0]
+        some_zero = len(packet_ids) and not packet_ids.min()
+        kept = packet_ids[packet_ids != 0] if some_zero else packet_ids.copy()
         self._entries[ticket] = _Entry(connection, kept, required, nbytes, now)
         self.messages += len(kept)
         self.nbytes += nbytes

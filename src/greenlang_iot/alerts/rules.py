@@ -20,7 +20,7 @@ from greenlang_iot.alerts.episode import CERTAIN, Episode, Seen, begin, change, 
 from greenlang_iot.alerts.matching import Bools
 from greenlang_iot.alerts.rule_file import NO_RULES, RESERVED, RuleSet
 from greenlang_iot.alerts.wide import NOWHERE, Standing, WideAlerts
-from greenlang_iot.model.batches import I64, U8, ReadingBatch, Reject, ScoreBatch
+from greenlang_iot.model.batches import I32, I64, U8, ReadingBatch, Reject, ScoreBatch
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.flags import (
     DETECTOR_NAMES,
@@ -72,16 +72,22 @@ class Alerter:
 
     def evaluate(self, batch: ReadingBatch, scores: ScoreBatch) -> list[Transition]:
         """Look at rows that are suspect or whose series has an alert."""
-        series = batch.series[: batch.n]
-        # a series that gets an alert in this batch is followed through the rest of it
-        touched = series[(scores.verdict[: batch.n] & SUSPECT) != 0]
-        self.active[touched] |= TOUCHED
-        rows = np.flatnonzero(self.active[series])
-        self.active[touched] &= ~TOUCHED & 0xFF
         result: list[Transition] = []
-        for row in rows.tolist():
+        for row in self._rows(batch.series[: batch.n], scores.verdict[: batch.n]):
             self._row(batch, scores, row, result)
         return result + self._engine.evaluate(batch, scores)
+
+    def _rows(self, series: I32, verdict: U8) -> list[int]:
+        """Rows to look at: a series that gets an alert in this batch is followed through all of it."""
+        any_suspect = np.bitwise_or.reduce(verdict, initial=0) & SUSPECT
+        touched = series[(verdict & SUSPECT) != 0] if any_suspect else series[:0]
+        self.active[touched] |= TOUCHED
+        active = self.active[series]
+        self.active[touched] &= ~TOUCHED & 0xFF
+        rows: list[int] = []
+        if np.bitwise_or.reduce(active, initial=0):
+            rows = np.flatnonzero(active).tolist()
+        return rows
 
     def evaluate_rejects(self, rejects: list[Reject]) -> list[Transition]:
         """Readings outside their valid range never reach a sink, but a person should know."""

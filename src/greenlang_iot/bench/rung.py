@@ -21,7 +21,7 @@ from greenlang_iot.bench.processes import Child
 from greenlang_iot.bench.stage import Setup, Stage
 from greenlang_iot.bench.tally import Tally
 from greenlang_iot.bench.unit import Unit
-from greenlang_iot.encode.records import BATCH_HEADER, pieces
+from greenlang_iot.encode.bodies import BATCH_HEADER, pieces
 from greenlang_iot.spool.log import SegmentLog
 
 VOID = 0.25

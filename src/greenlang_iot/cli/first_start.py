@@ -1,5 +1,6 @@
 """The first start compiles the kernels, which takes up to a minute: somebody should say so."""
 
+import os
 import threading
 import time
 
@@ -11,9 +12,10 @@ def tell_first_start() -> None:
 
     A thread of its own: the parent waits for the compiler in a call that cannot be interrupted.
     """
-    from greenlang_iot.model.jit import COMPILED, JIT_DISABLED
+    from greenlang_iot.model.kernel_cache import COMPILED, drop_damaged
 
-    if JIT_DISABLED or COMPILED.exists():
+    drop_damaged()
+    if COMPILED.exists() or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
         return
     say("first start: compiling kernels, which takes up to a minute and is kept for later starts")
 

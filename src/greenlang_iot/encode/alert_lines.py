@@ -2,7 +2,7 @@
 
 import math
 
-from greenlang_iot.encode.lines import line_head
+from greenlang_iot.encode.escapes import line_head
 from greenlang_iot.model.outcomes import Transition
 
 MEASUREMENT = "alerts"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from greenlang_iot.encode.lines import line_head
+from greenlang_iot.encode.escapes import line_head
 from greenlang_iot.quality.figures import FIGURES, Scopes
 from greenlang_iot.quality.record import (
     ACCURATE,

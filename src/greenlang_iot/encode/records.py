@@ -1,24 +1,17 @@
 """Columns → Kafka record batches (magic 2): one JSON record per reading, key = device id.
 
-The body of a chunk, as it is sent and as it lies in the spool (version 1):
-
-    u8 version = 1, then per record batch
-    u32 partition · u32 records · u32 length · `length` bytes (integers little endian)
-
-A record batch is finished but for the fields only the sender knows: producer id, producer epoch and
-base sequence are −1 and the CRC is 0. Batches of one partition stand in their order of writing.
-The record's value follows docs/schemas/reading-v1.json.
+The body of a chunk is described in `bodies`; the record's value follows docs/schemas/reading-v1.json.
 """
 
 import struct
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import cramjam
 import numpy as np
 import orjson
 
 from greenlang_iot.encode import kernels_records as kernels
+from greenlang_iot.encode.bodies import BATCH_HEADER, BODY_VERSION, PIECE
 from greenlang_iot.encode.texts import SeriesTexts
 from greenlang_iot.model.batches import I32, SLACK, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory, Texts, packed
@@ -28,48 +21,10 @@ from greenlang_iot.model.pieces import Body, Pieces
 
 Compression = Literal["none", "gzip", "snappy", "zstd"]
 
-BODY_VERSION = 1
-BATCH_HEADER = struct.Struct(">qiibIhiqqqhii")
-"""baseOffset, batchLength, partitionLeaderEpoch, magic, crc, attributes, lastOffsetDelta,
-baseTimestamp, maxTimestamp, producerId, producerEpoch, baseSequence, records."""
-
-_PIECE = struct.Struct("<III")
 _CODEC = {"none": 0, "gzip": 1, "snappy": 2, "zstd": 4}
 _SNAPPY_BLOCK = 32_768
 _LONGEST_TEXT = 32_767  # of a value: ReadingBatch.text_len is an int16
 _LONGEST_REST = 256  # of a record: varints, numbers, field names
-
-
-class Piece(NamedTuple):
-    """One record batch of a body."""
-
-    partition: int
-    records: int
-    batch: memoryview
-
-
-def pieces(body: Body | Pieces) -> Iterator[Piece]:
-    """The record batches of a body, in order; ValueError where it is not one of ours."""
-    if isinstance(body, Pieces):  # as `RecordEncoder.seal` makes them
-        parts = iter(body)
-        next(parts)
-        for head, batch in zip(parts, parts, strict=True):
-            partition, records, _ = _PIECE.unpack(head)
-            yield Piece(partition, records, memoryview(batch))
-        return
-    view = memoryview(body)
-    if len(view) == 0 or view[0] != BODY_VERSION:
-        raise ValueError("not a body of Kafka record batches, or of a newer version")
-    pos = 1
-    while pos < len(view):
-        if len(view) - pos < _PIECE.size:
-            raise ValueError("a body of Kafka record batches is cut short")
-        partition, records, length = _PIECE.unpack_from(view, pos)
-        pos += _PIECE.size
-        if length < BATCH_HEADER.size or len(view) - pos < length:
-            raise ValueError("a body of Kafka record batches is cut short")
-        yield Piece(partition, records, view[pos : pos + length])
-        pos += length
 
 
 class RecordEncoder:
@@ -90,8 +45,8 @@ class RecordEncoder:
         self._compression = compression
         self._max_batch_bytes = max_batch_bytes
         self._closed: list[Body] = []
-        self._closed_rows = 0
-        self._closed_size = 0
+        self._closed_rows = self._closed_size = 0
+        self._open_rows = self._open_size = 0
         self._count = np.zeros(partitions, np.int64)
         self._base_ms = np.zeros(partitions, np.int64)
         self._max_ms = np.zeros(partitions, np.int64)
@@ -101,11 +56,11 @@ class RecordEncoder:
 
     @property
     def rows(self) -> int:
-        return self._closed_rows + int(self._count.sum())
+        return self._closed_rows + self._open_rows
 
     @property
     def size(self) -> int:
-        return self._closed_size + int(self._cursor.sum() - self._start.sum())
+        return self._closed_size + self._open_size
 
     def grow(self, directory: Directory) -> None:
         self._texts = _series_texts(directory, self._partitions)
@@ -150,9 +105,14 @@ class RecordEncoder:
                 self._base_ms,
                 self._max_ms,
             )
+            self._measure()
             if row == batch.n:
                 return self.rows - before
             self._close(self._partition(int(batch.series[row])))
+
+    def _measure(self) -> None:
+        self._open_rows = int(np.add.reduce(self._count))
+        self._open_size = int(np.add.reduce(self._cursor) - np.add.reduce(self._start))
 
     def _partition(self, series: int) -> int:
         return int(self._texts.heads[4 * self._texts.place[2 * series] + 2])
@@ -165,6 +125,7 @@ class RecordEncoder:
             parts += self._finish(int(partition))
         self._closed = []
         self._closed_rows = self._closed_size = 0
+        self._measure()
         if not given:
             return b"".join(parts)
         self._out = np.empty_like(self._out)
@@ -176,6 +137,7 @@ class RecordEncoder:
         head, batch = self._finish(partition)
         self._closed += (head, bytes(batch))
         self._closed_size += len(head) + len(batch)
+        self._measure()
 
     def _finish(self, partition: int) -> tuple[Body, Body]:
         """End the partition's open batch: what the body holds of it, in the buffer where it is written."""
@@ -206,7 +168,7 @@ class RecordEncoder:
         )
         self._cursor[partition] = start
         self._count[partition] = 0
-        return _PIECE.pack(partition, records, stop - begin), buffer[begin:stop]
+        return PIECE.pack(partition, records, stop - begin), buffer[begin:stop]
 
 
 def _series_texts(directory: Directory, partitions: int) -> SeriesTexts:

@@ -44,6 +44,14 @@ class FrameBatch:
     received_ns: int = 0  # wall clock (ns since 1970) when the flush began
     received: float = 0.0  # monotonic seconds when its first bytes came, or reading went on
 
+    @property
+    def nbytes(self) -> int:
+        """Of topics and payloads, an alias counted as its topic. Below 2³², as a flush is."""
+        return sum(
+            int(np.add.reduce(sizes[: self.n].view(np.uint32), dtype=np.uint32))
+            for sizes in (self.topic_len, self.payload_len)
+        )
+
     def topic(self, frame: int) -> bytes:
         start = int(self.topic_off[frame])
         return self.buffer[start : start + int(self.topic_len[frame])].tobytes()

@@ -6,6 +6,8 @@ import sys
 from importlib.machinery import ModuleSpec
 from multiprocessing import forkserver
 
+import greenlang_iot.observe.plain  # noqa: F401  (before anything else takes structlog)
+
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
@@ -34,5 +36,7 @@ def start_forkserver() -> None:
     for name, value in ALLOCATOR.items():
         os.environ.setdefault(name, value)
     _hide_main()
-    multiprocessing.set_forkserver_preload(["greenlang_iot.runtime.preload"])
+    multiprocessing.set_forkserver_preload(
+        ["greenlang_iot.observe.plain", "greenlang_iot.runtime.preload"]
+    )
     forkserver.ensure_running()

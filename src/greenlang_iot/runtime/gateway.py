@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ from greenlang_iot.spool.threads import use_workers
 log = structlog.get_logger(__name__)
 WORKERS = 4
 """Threads for what blocks: files of the console's pages, the audit log, the lake's compaction."""
+BESIDE_WITHIN = 5.0
+"""Seconds after the start when alerts are delivered and sites are looked for though the gateway is not ready."""
 WATCH_EVERY = 0.5
 """Seconds between two looks at which shards are up, once the gateway is ready: each costs 0.2 ms."""
 
@@ -131,12 +133,12 @@ class Gateway:
                     supervisor.watch(),
                     self._watch_shards(supervisor),
                     self._tell_service_manager(),
-                    courier.run(),
+                    self._once_ready(courier.run),
                     self._compact_lake(),
                     quality.run(),
                     console.run(),
-                    Discovery(settings.mqtt, self.directory, own).run(),
-                    PresenceWatch(settings, store, lambda: self.directory).run(),
+                    self._once_ready(Discovery(settings.mqtt, self.directory, own).run),
+                    self._once_ready(PresenceWatch(settings, store, lambda: self.directory).run),
                 )
             ]
             stopping = asyncio.ensure_future(self._stop.wait())
@@ -217,6 +219,15 @@ class Gateway:
                 self.ready.set()
                 log.info("ready", seconds=round(time.monotonic() - self._started, 2))
             await asyncio.sleep(WATCH_EVERY if self.ready.is_set() else 0.05)
+
+    async def _once_ready(self, run: Callable[[], Awaitable[None]]) -> None:
+        """What stands beside the data plane gives way to it until it is ready, for BESIDE_WITHIN at most."""
+        events = [asyncio.ensure_future(event.wait()) for event in (self.ready, self._stop)]
+        try:
+            await asyncio.wait(events, timeout=BESIDE_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end(events)
+        await run()
 
     async def _tell_service_manager(self) -> None:
         """From the parent's own loop: where that is stuck, the signs of life end."""

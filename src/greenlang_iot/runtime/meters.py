@@ -27,13 +27,13 @@ _VERDICT_CELLS = (
     (flags.SECOND_STAGE, cell("second_stage_scores")),
     (flags.SHED, cell("second_stage_shed")),
 )
+_FRAME_CELLS = ((flags.FRAME_RETAIN, cell("messages_retained")),)
 _RECEIVED = cell("messages_received")
 _BYTES = cell("received_bytes")
 _GAPS = cell("sparkplug_missing_messages")
 _REBIRTHS = cell("sparkplug_rebirth_requests")
 _DECODED_MESSAGES = cell("messages_decoded")
 _FAST = cell("messages_fast")
-_RETAINED_MESSAGES = cell("messages_retained")
 _READINGS = cell("readings_decoded")
 _BATCHES = cell("batches")
 _BATCH_MESSAGES = cell("batch_messages")
@@ -57,9 +57,7 @@ class BatchMeter:
         n = decoded.readings.n
         add = counters.add
         add(_RECEIVED, frames.n)
-        add(
-            _BYTES, float(frames.topic_len[: frames.n].sum() + frames.payload_len[: frames.n].sum())
-        )
+        add(_BYTES, frames.nbytes)
         add(_DECODED_MESSAGES, decoded.messages - decoded.undecodable)
         add(_FAST, decoded.fast)
         add(_BATCHES)
@@ -72,8 +70,7 @@ class BatchMeter:
             add(_GAPS, decoded.gaps)
         if decoded.publications:
             add(_REBIRTHS, len(decoded.publications))
-        retained = int(np.count_nonzero(frames.flags[: frames.n] & flags.FRAME_RETAIN))
-        add(_RETAINED_MESSAGES, retained)
+        self._columns(frames.flags[: frames.n], _FRAME_CELLS)
         rejected = self._rejects(decoded) if decoded.rejects else 0
         add(_READINGS, n + rejected)
         if n:
@@ -81,7 +78,7 @@ class BatchMeter:
             self._columns(scores.verdict[:n], _VERDICT_CELLS)
 
     def _columns(self, column: np.ndarray, cells: tuple[tuple[int, int], ...]) -> None:
-        seen = int(np.bitwise_or.reduce(column))
+        seen = int(np.bitwise_or.reduce(column, initial=0))
         for bit, index in cells:
             if seen & bit:
                 self._counters.add(index, int(np.count_nonzero(column & bit)))

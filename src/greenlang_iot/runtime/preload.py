@@ -8,7 +8,7 @@ import greenlang_iot.runtime.shard  # noqa: F401
 from greenlang_iot.decode.warm import warm as warm_decode
 from greenlang_iot.detect.warm import warm as warm_detect
 from greenlang_iot.encode.warm import warm as warm_encode
-from greenlang_iot.model.jit import seal
+from greenlang_iot.model.kernel_cache import seal
 from greenlang_iot.mqtt.warm import warm as warm_mqtt
 from greenlang_iot.quality.warm import warm as warm_quality
 

@@ -5,7 +5,7 @@ import time
 import zlib
 from collections import deque
 
-from greenlang_iot.encode.lines import readings_in
+from greenlang_iot.encode.escapes import readings_in
 from greenlang_iot.model.outcomes import Outcome, Refused
 from greenlang_iot.model.pieces import Body, Pieces
 from greenlang_iot.settings.model import InfluxSettings

@@ -24,7 +24,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import MessageBatch
 from aiokafka.structs import TopicPartition
 
-from greenlang_iot.encode.records import pieces
+from greenlang_iot.encode.bodies import pieces
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.model.outcomes import Outcome, Refused
 from greenlang_iot.model.pieces import Body, Pieces
@@ -106,7 +106,7 @@ class KafkaSender:
             await self._ready(self._topic)
 
     async def send(self, body: Body | Pieces, rows: int) -> Outcome:
-        """Deliver a body of encode.records; `refused` holds the JSON values of refused records."""
+        """Deliver a body of encode.bodies; `refused` holds the JSON values of refused records."""
         try:
             parts = [_Part(*piece) for piece in pieces(body)]
         except ValueError as error:

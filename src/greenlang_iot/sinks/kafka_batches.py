@@ -15,7 +15,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from crc32c import crc32c
 
-from greenlang_iot.encode.records import BATCH_HEADER
+from greenlang_iot.encode.bodies import BATCH_HEADER
 from greenlang_iot.model.pieces import Body, Pieces
 
 _CRC_AT = 17

@@ -143,12 +143,13 @@ def test_the_first_start_says_that_kernels_are_compiled(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from greenlang_iot.cli.first_start import tell_first_start
-    from greenlang_iot.model import jit
+    from greenlang_iot.model import kernel_cache
 
-    monkeypatch.setattr(jit, "JIT_DISABLED", False)
-    monkeypatch.setattr(jit, "COMPILED", tmp_path / "complete")
+    monkeypatch.delenv("NUMBA_DISABLE_JIT", raising=False)
+    monkeypatch.setattr(kernel_cache, "CACHE_FOLDER", tmp_path)
+    monkeypatch.setattr(kernel_cache, "COMPILED", tmp_path / "complete")
     tell_first_start()
     assert "first start: compiling kernels" in capfd.readouterr().err
-    jit.COMPILED.touch()
+    kernel_cache.seal()
     tell_first_start()
     assert "first start" not in capfd.readouterr().err

@@ -24,10 +24,11 @@ from greenlang_iot.cli import query, terminal
 from greenlang_iot.cli.alert_lines import json_line, line
 from greenlang_iot.cli.main import app, main
 from greenlang_iot.decode.decoder import Decoder
+from greenlang_iot.encode.bodies import pieces
 from greenlang_iot.encode.deadletter import decode as read_letter
 from greenlang_iot.encode.deadletter import encode, from_rejects
 from greenlang_iot.encode.lines import LineEncoder
-from greenlang_iot.encode.records import RecordEncoder, pieces
+from greenlang_iot.encode.records import RecordEncoder
 from greenlang_iot.model.batches import Decoded
 from greenlang_iot.model.errors import InputError
 from greenlang_iot.observe.logs import configure

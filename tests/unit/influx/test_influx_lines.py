@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.fakes.directory import directory, texts
 from tests.reference import lines as reference
 
-from greenlang_iot.encode.lines import LineEncoder, escape_key, escape_measurement
+from greenlang_iot.encode.escapes import escape_key, escape_measurement
+from greenlang_iot.encode.lines import LineEncoder
 from greenlang_iot.model.batches import SLACK, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.flags import DUPLICATE, HAS_SEQ, SUSPECT, TEXT_IN_ARENA

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.fakes.directory import directory
 from tests.reference import records as twin
 
-from greenlang_iot.encode.records import Compression, RecordEncoder, pieces
+from greenlang_iot.encode.bodies import pieces
+from greenlang_iot.encode.records import Compression, RecordEncoder
 from greenlang_iot.model.batches import ReadingBatch, ScoreBatch
 from greenlang_iot.model.flags import (
     DUPLICATE,

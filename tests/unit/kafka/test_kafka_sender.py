@@ -9,7 +9,7 @@ import pytest
 from aiokafka import errors
 from aiokafka.structs import TopicPartition
 
-from greenlang_iot.encode.records import BODY_VERSION
+from greenlang_iot.encode.bodies import BODY_VERSION
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.model.outcomes import Outcome
 from greenlang_iot.settings.model import KafkaSettings

@@ -7,7 +7,11 @@ HEAVY = ("numba", "river", "duckdb", "pyarrow", "aiokafka")
 
 
 def test_the_parent_imports_nothing_heavy() -> None:
-    code = "import sys, greenlang_iot.cli.run, greenlang_iot.runtime.gateway; print(*sys.modules)"
+    code = (
+        "import sys, greenlang_iot.cli.run, greenlang_iot.runtime.gateway; "
+        "from greenlang_iot.cli.first_start import tell_first_start; tell_first_start(); "
+        "print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()).isdisjoint(HEAVY)
 
@@ -33,5 +37,24 @@ def test_a_shard_imports_nothing_of_the_command_line() -> None:
         "_hide_main(); "
         "data = get_preparation_data('shard'); "
         "assert data['init_main_from_name'].endswith('.__main__'), data"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_who_sends_alerts_needs_no_kernels() -> None:
+    """The parent does, and what it stores of quality."""
+    code = (
+        "import sys, greenlang_iot.sinks.kafka, greenlang_iot.sinks.influx; "
+        "import greenlang_iot.encode.alert_lines, greenlang_iot.encode.quality; "
+        "assert 'numba' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_logs_do_without_rich_and_the_terminal_has_it() -> None:
+    code = (
+        "import sys, greenlang_iot.runtime.forkserver, greenlang_iot.observe.logs; "
+        "assert 'rich' not in sys.modules; "
+        "from rich.console import Console"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

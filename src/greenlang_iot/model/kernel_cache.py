@@ -1,0 +1,89 @@
+"""Where compiled kernels are kept, and whether they are as they were. Light to import: no numba."""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import zlib
+from importlib.metadata import version
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+CONSTANTS = (
+    "detect/limits.py",
+    "detect/state.py",
+    "model/batches.py",
+    "model/flags.py",
+    "quality/record.py",
+)
+"""Other sources that kernels take constants from: compiled code has their values in it."""
+FLAGS = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+
+def _cache_folder() -> Path:
+    """Folder for compiled kernels, keyed by every file that they are made of, the flags, and who compiles them.
+
+    numba's own key is the file that holds the caller, so a change of a callee in another file would
+    keep the old machine code alive; and bounds checks are silently absent on a warm cache. Its entries
+    are of one place of the sources and one Python: another clone compiles anew, and must know it.
+    """
+    compiler = (str(_PACKAGE), sys.implementation.cache_tag, version("numba"))
+    bounds = os.environ.get("NUMBA_BOUNDSCHECK", "0")
+    digest = hashlib.sha256(repr((FLAGS, bounds, compiler)).encode())
+    others = (_PACKAGE / name for name in CONSTANTS)
+    for source in sorted((*_PACKAGE.rglob("kernels*.py"), *others)):
+        digest.update(source.relative_to(_PACKAGE).as_posix().encode())
+        digest.update(source.read_bytes())
+    root = os.environ.get("GREENLANG_IOT_KERNEL_CACHE")
+    if root is None:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        root = str(base / "greenlang-iot" / "kernels")
+    folder = Path(root) / digest.hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir()) / f"greenlang-iot-{os.getuid()}" / folder.name
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+CACHE_FOLDER = _cache_folder()
+COMPILED = CACHE_FOLDER / "complete"
+"""Is there once every kernel has been compiled: a start without it takes up to a minute. It holds the
+checksum of every file then."""
+
+
+def seal() -> None:
+    """Every kernel is compiled: remember what the files are like. OSError where they cannot be read."""
+    checksums = json.dumps(_checksums(), indent=0).encode()
+    if not COMPILED.exists() or COMPILED.read_bytes() != checksums:
+        temporary = COMPILED.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(checksums)
+        temporary.replace(COMPILED)
+
+
+def drop_damaged() -> list[str]:
+    """Delete what is not as it was sealed, so that it is compiled anew; names of those files.
+
+    numba ends with a stack trace at a file that was cut in half, and runs whatever machine code it reads.
+    What was added since (other commands compile kernels of their own) is left alone.
+    """
+    try:
+        sealed = json.loads(COMPILED.read_bytes())
+    except FileNotFoundError:
+        return []
+    except ValueError:
+        sealed = dict.fromkeys(_checksums())
+    damaged = [name for name, found in _checksums().items() if sealed.get(name, found) != found]
+    for name in damaged:
+        (CACHE_FOLDER / name).unlink(missing_ok=True)
+    if damaged:
+        COMPILED.unlink(missing_ok=True)
+    return damaged
+
+
+def _checksums() -> dict[str, int]:
+    """By name; a few megabytes are read."""
+    paths = sorted(CACHE_FOLDER.rglob("*.nb?"))
+    return {p.relative_to(CACHE_FOLDER).as_posix(): zlib.crc32(p.read_bytes()) for p in paths}
