@@ -399,6 +399,8 @@ class Context:
     slow_error: float = 0.0
     hour_error: float = 0.0
     hours: dict[int, tuple[float, int]] = field(default_factory=dict)  # level, readings
+    pieces: dict[int, float] = field(default_factory=dict)  # of the week: above the hour's level
+    week_errors: list[float] = field(default_factory=lambda: [0.0, 0.0])  # of either half
     size: float = 0.0
     square: float = 0.0
     lean: float = 0.0
@@ -409,7 +411,7 @@ class Context:
     def read(self, y: float, ts: int, resolution: float, doubt: bool) -> float:
         if self.seen == 0:
             self.anchor, self.first_hour = y, ts // HOUR
-        r = self.residual(clip(y - self.anchor, -1e18, 1e18), ts // HOUR % 24, doubt)
+        r, error = self.residual(clip(y - self.anchor, -1e18, 1e18), ts // HOUR, doubt)
         size = self.size + 0.1 * (abs(r) - self.size)
         square = self.square + 0.05 * (r * r - self.square)
         lean = self.lean + 0.02 * (r - self.lean)
@@ -423,28 +425,45 @@ class Context:
         if self.seen >= 100 and ts // HOUR - self.first_hour >= 48:
             judges = True
             a, b, c = (1.0 + usual.away(x, least) for usual, x, least in judged)
-            score = log(min(a * b, 1e300)) + 0.7 * log(min(c, 1e300))
+            d = 1.0 + self.usual_size.away(error, resolution)
+            score = log(min(a * b, 1e300)) + 0.7 * log(min(c, 1e300)) + 0.4 * log(min(d, 1e300))
         for usual, x, least in judged:
             usual.learn(x, least, self.seen)
         self.seen += 1
         return 1.25 * score if judges else -1.0
 
-    def residual(self, x: float, hour: int, doubt: bool) -> float:
+    def residual(self, x: float, hours: int, doubt: bool) -> tuple[float, float]:
+        """How far from the best of three expectations, and how far that usually is."""
+        hour, piece = hours % 24, hours // 6 % 28
         level, learnt = self.hours.get(hour, (0.0, 0))
         slow_residual = result = x - self.slow
+        error = 0.0
         if learnt == 0:
             level = x
         else:
             hour_residual = x - level
-            self.hour_error = f32(self.hour_error + 0.01 * (abs(hour_residual) - self.hour_error))
-            if not self.slow_error < self.hour_error:
-                result = hour_residual
+            hour_error = self.hour_error + 0.01 * (abs(hour_residual) - self.hour_error)
+            self.hour_error = f32(hour_error)
+            error = self.slow_error
+            if not error < hour_error:
+                result, error = hour_residual, hour_error
             self.slow_error = f32(self.slow_error + 0.01 * (abs(slow_residual) - self.slow_error))
-            rate = max(1.0 / (learnt + 1), 0.05) * (0.2 if doubt else 1.0)
-            level += rate * hour_residual
+            offset, week_error = self.pieces.get(piece, 0.0), self.week_errors[piece // 14]
+            week_residual = hour_residual - offset
+            if hours - self.first_hour >= 168:
+                week_error += 0.01 * (abs(week_residual) - week_error)
+                if week_error < error:
+                    result, error = week_residual, week_error
+            else:
+                week_error = max(week_error, hour_error)
+            self.week_errors[piece // 14] = f32(week_error)
+            doubted = 0.2 if doubt else 1.0
+            rate = max(28 / (self.seen + 28), 0.005) * doubted
+            self.pieces[piece] = f32(offset + rate * week_residual)
+            level += max(1.0 / (learnt + 1), 0.05) * doubted * hour_residual
         self.hours[hour] = f32(level), learnt + 1
         self.slow = f32(self.slow + 0.005 * slow_residual)
-        return result
+        return result, error
 
 
 @dataclass

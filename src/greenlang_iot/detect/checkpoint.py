@@ -38,8 +38,9 @@ MEMORY = ("recent_ts", "floor_ts", "recent_value", "recent_seq")
 BEGIN_ANEW = (
     *("usual_start", "usual_excess", "stray_start", "stray_excess"),
     *("habit_minute", "habit_days", "habit_peak", "habit_hour"),
+    *("early_week", "early_error", "early_spare", "late_week", "late_error", "late_spare"),
 )
-"""Where they are missing, tails start as those of well-behaved noise and no habit is known; nothing else has to be learnt anew."""
+"""Where they are missing, tails start as those of well-behaved noise, no habit is known and every day of the week is like the others; nothing else has to be learnt anew."""
 HALVES = ("night_level", "night_seen", "day_level", "day_seen")
 
 
@@ -244,6 +245,8 @@ def _current_layout(saved: Rows) -> Rows:
                 rows[f"{half}_{name}"] = saved[f"hour_{name}"][:, hours]
         missing -= set(HALVES)
         rows["outside"] = 0  # their level was an absolute one
+    if "early_week" not in there:
+        rows["early_error"] = rows["late_error"] = rows["hour_error"]
     if missing - set(MEMORY):
         rows["n"] = 0
     return rows

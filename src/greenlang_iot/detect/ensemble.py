@@ -83,6 +83,7 @@ class Detector:
             self.settings.warmup,
             self._rows,
             state.halves(self._rows),
+            state.weeks(self._rows),
             self._limits,
             self._siblings,
             scores.score,

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from greenlang_iot.detect.kernels_context import DOUBT, HOUR_NS, half_of, residual, settled
+from greenlang_iot.detect.kernels_context import DOUBT, HOUR_NS, half_of, residual, settled, week_of
 from greenlang_iot.detect.kernels_habit import is_habit
 from greenlang_iot.detect.kernels_lanes import (
     BAND,
@@ -34,6 +34,7 @@ from greenlang_iot.detect.kernels_lanes import (
     CUSUM,
     DEVIATION,
     DOWN,
+    ERROR,
     FLOOR,
     HUGE,
     LANES,
@@ -318,6 +319,7 @@ def was_quiet(row: Row) -> bool:
 def meet(
     row: Row,
     half: Row,
+    week: Row,
     limit: Row,
     x: float,
     ts: int,
@@ -329,7 +331,7 @@ def meet(
 ) -> int:
     """Note what came, and lay out lane `k` of what is judged of it (kernels_lanes).
 
-    half: the line of `state.halves` that holds the hour of `ts`, which is `hours` since 1970.
+    half, week: the lines of `state.halves` and `state.weeks` that hold the hour of `ts`, which is `hours` since 1970.
     Returns JUDGED, or the verdict of what is not judged: LEARNING or 0.
     """
     last = float(row["last_value"])
@@ -363,10 +365,10 @@ def meet(
     t[UP + k], t[DOWN + k], t[CUSUM + k] = row["shift_up"], row["shift_down"], row["shift_excess"]
     t[USUAL_START + k], t[USUAL_EXCESS + k] = row["usual_start"], row["usual_excess"]
     t[STRAY_START + k], t[STRAY_EXCESS + k] = row["stray_start"], row["stray_excess"]
-    s[SETTLED + k], s[RESIDUAL + k] = 0.0, 0.0
+    s[SETTLED + k], s[RESIDUAL + k], s[ERROR + k] = 0.0, 0.0, 0.0
     if enabled & (1 << DETECTOR_CONTEXT):
         s[SETTLED + k] = 1.0 if settled(row, hours) else 0.0
-        s[RESIDUAL + k] = residual(row, half, y, hours)
+        s[RESIDUAL + k], s[ERROR + k] = residual(row, half, week, y, hours)
         if row["seen"] < MAX_COUNT:
             row["seen"] += 1
         t[SIZE + k], t[SQUARE + k], t[LEAN + k] = row["size"], row["square"], row["lean"]
@@ -460,6 +462,7 @@ def score_batch(
     warmup: int,
     rows: Rows,
     halves: Rows,
+    weeks: Rows,
     limits: Rows,
     siblings: Rows,
     score: F32,
@@ -477,7 +480,7 @@ def score_batch(
     """Judge and learn `n` readings in row order; sets the duplicate bits in `flags`.
 
     bits: the values' bits (`value.view(int64)`). rows, limits: state.ROW and limits.LIMIT rows, by
-    series; halves: `state.halves(rows)`; siblings: kernels_siblings.SIBLING rows, none where no limit row
+    series; halves, weeks: `state.halves(rows)`, `state.weeks(rows)`; siblings: kernels_siblings.SIBLING rows, none where no limit row
     has several metrics. All else is a column of the batch; the seven from `score` on are written.
     lanes, kept, places, marks: `kernels_lanes.room()`; what is in it between calls means nothing.
 
@@ -502,9 +505,9 @@ def score_batch(
                     row["heard_ns"] = clock_ns
                 if flag & NOT_LEARNT == 0:
                     hours = ts[i] // HOUR_NS
-                    half = halves[half_of(at, hours)]
+                    half, week = halves[half_of(at, hours)], weeks[week_of(at, hours)]
                     outcome = meet(
-                        row, half, limits[at], x, ts[i], hours, warmup, lanes, kept, used
+                        row, half, week, limits[at], x, ts[i], hours, warmup, lanes, kept, used
                     )
             if outcome == JUDGED:
                 marks[at & (MARKS - 1)] = 1
@@ -524,7 +527,7 @@ def score_batch(
             j = places[k]
             at = series[j]
             if i + k < n:
-                ask_for(series[i + k], ts[i + k], rows, halves, limits, siblings)
+                ask_for(series[i + k], ts[i + k], rows, halves, weeks, limits, siblings)
             marks[at & (MARKS - 1)] = 0
             row, limit = rows[at], limits[at]
             s, d, v = judge(row, limit, ts[j], lanes, kept, k)
@@ -544,15 +547,19 @@ def score_batch(
             z[j] = signed
             change[j] = lanes[CHANGE + k]
         for k in range(i + used, min(i + LANES, n)):
-            ask_for(series[k], ts[k], rows, halves, limits, siblings)
+            ask_for(series[k], ts[k], rows, halves, weeks, limits, siblings)
 
 
 @fused
-def ask_for(at: int, ts: int, rows: Rows, halves: Rows, limits: Rows, siblings: Rows) -> None:
+def ask_for(
+    at: int, ts: int, rows: Rows, halves: Rows, weeks: Rows, limits: Rows, siblings: Rows
+) -> None:
     """Have the cache lines brought that a reading of this series and time will touch."""
     for line in range(HOT_LINES):
         prefetch(rows, at, line)
-    prefetch(halves, half_of(at, ts // HOUR_NS))
+    hours = ts // HOUR_NS
+    prefetch(halves, half_of(at, hours))
+    prefetch(weeks, week_of(at, hours))
     prefetch(limits, at)
     if len(siblings):
         prefetch(siblings, at)

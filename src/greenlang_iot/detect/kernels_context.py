@@ -1,9 +1,10 @@
 """The contextual detector: has the series behaved unlike itself for a while?
 
-A reading is compared with what is usual at this hour of the day (24 levels, learnt online) or with
-a slow average, whichever was closer lately. Of the residual three averages are kept: two short ones of its
+A reading is compared with what is usual at this hour of the day (24 levels, learnt online), or at this hour and
+in this piece of the week (28 offsets of six hours, from the second week on), or with a slow average, whichever was closer lately. Of the residual three averages are kept: two short ones of its
 size and its square, and a longer one of its sign, that sees what departs slowly. Each stands against its own long history: the excess over its mean, in
-standard deviations. The score is a weighted sum of the logarithms of the three, so that it rises
+standard deviations; so does, against the history of the size, the error of the expectation over some 100 readings.
+The score is a weighted sum of the logarithms of the four, so that it rises
 when the series strays in several ways at once, and a heavy tail does not blow it up.
 
 All of it is relative to the series itself. Two floors keep well-behaved series quiet: a standard
@@ -15,7 +16,7 @@ import math
 from typing import Any
 
 from greenlang_iot.detect.kernels_log import log
-from greenlang_iot.detect.state import HALF, HOT_LINES, ROW_LINES
+from greenlang_iot.detect.state import HALF, HOT_LINES, PIECE_HOURS, PIECES, ROW_LINES
 from greenlang_iot.model.jit import fused
 
 Row = Any
@@ -32,6 +33,9 @@ HOUR_RATE = 0.05
 HOUR_LEARNT = 20  # readings of an hour after which its level moves at HOUR_RATE
 DOUBT = 0.2  # share of that rate while an anomaly was told lately
 SLOW_RATE = 0.005
+WEEK_RATE = 0.005
+WEEK_HOURS = 168
+"""Event time after the first reading from which on pieces of the week are believed."""
 BETTER_RATE = 0.01
 SIZE_RATE = 0.1
 SQUARE_RATE = 0.05
@@ -42,6 +46,7 @@ UNCAPPED_ROWS = 20
 SIZE_FLOOR = 0.3
 SQUARE_FLOOR = 0.6
 LEAN_WEIGHT = 0.7
+ERROR_WEIGHT = 0.4
 PER_UNIT = 1.25
 """−log10 of the tail share for a unit of the weighted sum: measured, see docs/decisions."""
 REACH = 1e18
@@ -71,8 +76,14 @@ def half_of(series: int, hours: int) -> int:
 
 
 @fused
-def residual(row: Row, half: Row, y: float, hours: int) -> float:
-    """The reading against the better of its two expectations; both learn from it afterwards."""
+def week_of(series: int, hours: int) -> int:
+    """The record of `state.weeks` that a reading touches."""
+    return ROW_LINES * series + HOT_LINES + 2 + hours // (PIECE_HOURS * PIECES) % 2
+
+
+@fused
+def residual(row: Row, half: Row, week: Row, y: float, hours: int) -> tuple[float, float]:
+    """The reading against the best of its three expectations, and its usual error; all learn from it afterwards."""
     if row["seen"] == 0:
         row["anchor"] = y
         row["first_hour"] = hours
@@ -83,24 +94,44 @@ def residual(row: Row, half: Row, y: float, hours: int) -> float:
     apart = x - slow
     if learnt == 0:
         half["level"][hour] = x
-        result = apart
+        result, error = apart, 0.0
     else:
         level = float(half["level"][hour])
         usual = x - level
         of_hour, of_slow = float(row["hour_error"]), float(row["slow_error"])
-        row["hour_error"] = of_hour + BETTER_RATE * (abs(usual) - of_hour)
-        result = apart if of_slow < float(row["hour_error"]) else usual
+        of_hour += BETTER_RATE * (abs(usual) - of_hour)
+        row["hour_error"] = of_hour
         row["slow_error"] = of_slow + BETTER_RATE * (abs(apart) - of_slow)
+        slower = of_slow < of_hour
+        result = apart if slower else usual
+        error = of_slow if slower else of_hour
+        piece = hours // PIECE_HOURS % PIECES
+        offset, of_week = float(week["level"][piece]), float(week["error"])
+        within = usual - offset
+        if hours - int(row["first_hour"]) >= WEEK_HOURS:
+            of_week += BETTER_RATE * (abs(within) - of_week)
+            closer = of_week < error
+            result = within if closer else result
+            error = of_week if closer else error
+        else:
+            of_week = max(of_week, of_hour)
+        week["error"] = of_week
+        seen = int(row["seen"])
+        week_rate = WEEK_RATE
+        if seen * WEEK_RATE < 2.0 * PIECES:
+            week_rate = max(2.0 * PIECES / (seen + 2.0 * PIECES), WEEK_RATE)
         rate = HOUR_RATE
         if learnt < HOUR_LEARNT:
             rate = max(1.0 / (learnt + 1.0), HOUR_RATE)
         if row["quiet"] > 0:
             rate *= DOUBT  # an anomaly of today is not what is usual tomorrow
+            week_rate *= DOUBT
+        week["level"][piece] = offset + week_rate * within
         half["level"][hour] = level + rate * usual
     if learnt < HOUR_LEARNT:
         half["seen"][hour] = learnt + 1
     row["slow_level"] = slow + SLOW_RATE * apart
-    return result
+    return result, error
 
 
 @fused
@@ -122,10 +153,11 @@ def capped(x: float, mean: float, unit: float, seen: float) -> float:
 
 
 @fused
-def strayed(a: float, b: float, c: float) -> float:
-    """−log10 of the tail share: size, square and sign stand `a`, `b`, `c` deviations above their means."""
+def strayed(a: float, b: float, c: float, d: float) -> float:
+    """−log10 of the tail share: size, square, sign and error stand `a`, `b`, `c`, `d` deviations above their means."""
     ab = (1.0 + a) * (1.0 + b)
-    return PER_UNIT * (log(min(ab, FARTHEST)) + LEAN_WEIGHT * log(min(1.0 + c, FARTHEST)))
+    lean, error = log(min(1.0 + c, FARTHEST)), log(min(1.0 + d, FARTHEST))
+    return PER_UNIT * (log(min(ab, FARTHEST)) + LEAN_WEIGHT * lean + ERROR_WEIGHT * error)
 
 
 @fused

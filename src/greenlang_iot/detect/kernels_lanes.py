@@ -37,9 +37,9 @@ MARKS = 4096
 # -- float64: what came, what is expected, and what is said of it
 (
     X, LAST, SECONDS, BASE, UNIT, Y, LEVEL, DEVIATION, SPREAD, FLOOR, SEEN, SPIKES, SHIFTS, SETTLED,
-    RESIDUAL, Z, CHANGE, SPIKE, SHIFT, USUAL_SCORE, BAND, STRAY, STRANGE,
-) = range(0, 23 * LANES, LANES)  # fmt: skip
-_FLOATS = 23
+    RESIDUAL, ERROR, Z, CHANGE, SPIKE, SHIFT, USUAL_SCORE, BAND, STRAY, STRANGE,
+) = range(0, 24 * LANES, LANES)  # fmt: skip
+_FLOATS = 24
 # -- float32
 (
     THRESHOLD, TAIL, UP, DOWN, CUSUM, USUAL_START, USUAL_EXCESS, STRAY_START, STRAY_EXCESS, SIZE,
@@ -106,7 +106,7 @@ def reach(weighed: float, threshold: float) -> float:
 
 @fused
 def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
-    """Compute the first `n` lanes: from X to RESIDUAL and the fields kept, Z to STRANGE and what they become."""
+    """Compute the first `n` lanes: from X to ERROR and the fields kept, Z to STRANGE and what they become."""
     for k in range(n):
         # how far from what is expected
         deviation, sigma = lanes[DEVIATION + k], lanes[SPREAD + k]
@@ -171,6 +171,7 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
             away(size, size_mean, size_unit),
             away(square, square_mean, square_unit),
             away(lean, lean_mean, lean_unit),
+            away(lanes[ERROR + k], size_mean, size_unit),
         )
         stray = stray if lanes[SETTLED + k] > 0.0 else -1.0
         lanes[STRAY + k] = stray

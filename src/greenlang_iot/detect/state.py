@@ -1,4 +1,4 @@
-"""What is remembered per series: one fixed-stride row of six cache lines, of which a reading touches five.
+"""What is remembered per series: one fixed-stride row of eight cache lines, of which a reading touches six.
 
 Kernels touch a series once per reading in random order, so a row is one contiguous piece; the
 checkpoint stores named fields, so the layout may change.
@@ -16,6 +16,9 @@ Rows = npt.NDArray[np.void]
 LINE = 64
 HALF = 12
 """Hours of half a day."""
+PIECES = 14
+"""Pieces of half a week, of PIECE_HOURS each."""
+PIECE_HOURS = 6
 RECENT = 4
 """Identities remembered per series."""
 NO_TS = -(2**63)
@@ -84,9 +87,20 @@ ROW = np.dtype(
         ("day_level", np.float32, HALF),  # 12 to 23
         ("day_seen", np.uint8, HALF),
         ("habit_hour", np.int32),  # when it came last, of event time, since 1970
+        # -- two lines of pieces of the week, of which a reading touches one (see HALF_WEEK)
+        (
+            "early_week",
+            np.float32,
+            PIECES,
+        ),  # above the usual value of the hour; weeks begin on Thursday
+        ("early_error", np.float32),  # usual size of the residual from the two
+        ("early_spare", np.uint32),
+        ("late_week", np.float32, PIECES),
+        ("late_error", np.float32),
+        ("late_spare", np.uint32),
     ]
 )
-assert ROW.itemsize == 384
+assert ROW.itemsize == 512
 assert ROW.fields is not None
 assert ROW.fields["night_level"][1] == 256
 
@@ -99,14 +113,29 @@ HALF_DAY = np.dtype(
     }
 )
 """A row's cache line with the hours of half a day."""
+HALF_WEEK = np.dtype(
+    {
+        "names": ["level", "error"],
+        "formats": [(np.float32, PIECES), np.float32],
+        "offsets": [0, 4 * PIECES],
+        "itemsize": LINE,
+    }
+)
+"""And with the pieces of half a week."""
 ROW_LINES = ROW.itemsize // LINE
 HOT_LINES = 4
-"""Lines of a row that every reading touches; the two halves of the day follow."""
+"""Lines of a row that every reading touches; the two halves of the day follow, and those of the week."""
 
 
 def halves(rows: Rows) -> Rows:
     """The same memory as cache lines: half `h` of series `s` is record ROW_LINES × s + HOT_LINES + h."""
     lines: Rows = rows.view(HALF_DAY)
+    return lines
+
+
+def weeks(rows: Rows) -> Rows:
+    """Likewise: half `h` of the week of series `s` is record ROW_LINES × s + HOT_LINES + 2 + h."""
+    lines: Rows = rows.view(HALF_WEEK)
     return lines
 
 

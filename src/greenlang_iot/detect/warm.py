@@ -28,6 +28,7 @@ def warm() -> None:
         2,
         rows,
         state.halves(rows),
+        state.weeks(rows),
         state.aligned(0, LIMIT),
         state.aligned(0, SIBLING),
         f32,

@@ -142,9 +142,9 @@ def test_grow_keeps_known_series_and_clears_reused_ones() -> None:
     assert expectations(detector, 6)[:4] == want
 
 
-def test_rows_are_six_cache_lines() -> None:
+def test_rows_are_eight_cache_lines() -> None:
     rows = state.fresh(5)
-    assert rows.itemsize == 384
+    assert rows.itemsize == 512
     assert rows.ctypes.data % 64 == 0
 
 
@@ -154,7 +154,7 @@ def test_what_a_series_costs() -> None:
     memory = sum(fields[name][0].itemsize for name in (*checkpoint.MEMORY, "recent_connection"))
     seasonal = state.ROW.itemsize - fields["first_hour"][1]
     assert memory == 104
-    assert seasonal == 24 + 2 * 64
+    assert seasonal == 24 + 2 * 64 + 2 * 64
     assert state.ROW.itemsize - memory - seasonal == 128
 
 
@@ -165,6 +165,11 @@ def test_both_halves_of_the_day_are_where_the_row_names_them() -> None:
     lines[state.ROW_LINES * 1 + state.HOT_LINES]["seen"][11] = 9
     assert rows["day_level"][2, 3] == 7.0
     assert rows["night_seen"][1, 11] == 9
+    pieces = state.weeks(rows)
+    pieces[state.ROW_LINES * 2 + state.HOT_LINES + 2]["level"][13] = 5.0
+    pieces[state.ROW_LINES * 1 + state.HOT_LINES + 3]["error"] = 3.0
+    assert rows["early_week"][2, 13] == 5.0
+    assert rows["late_error"][1] == 3.0
 
 
 def test_checkpoint_names_every_field() -> None:
