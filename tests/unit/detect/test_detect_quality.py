@@ -145,3 +145,23 @@ def test_expected_and_band_are_what_the_verdict_says() -> None:
     agree = outside[spike] == ((s.verdict[spike] & f.SUSPECT) != 0)
     assert outside.any()
     assert agree.all()
+
+
+def test_a_workday_like_a_weekend_is_news_and_a_weekend_is_not() -> None:
+    """Seven weeks of a quarter of an hour each; 20 series with a bump on workdays, missing once on a Wednesday."""
+    rng = np.random.default_rng(9)
+    day, n, fleet_of = 96, 7 * 7 * 96, 20
+    at = np.arange(n)
+    weekday = at // day % 7  # 1970-01-01 was a Thursday: 2 and 3 are the weekend
+    hour = at % day // 4
+    bump = np.where((hour >= 9) & (hour < 17) & (weekday != 2) & (weekday != 3), 4.0, 0.0)
+    missing = slice(6 * 7 * day + 6 * day, 6 * 7 * day + 7 * day)  # the last Wednesday
+    bump[missing] = 0.0
+    x = 20.0 + bump + rng.normal(size=(fleet_of, n))
+    detector = Detector(directory(fleet_of, ("m",), units=("Cel",)), SETTINGS)
+    ts = np.repeat((at + 1) * 15 * MINUTE, fleet_of)
+    scores = detector.score(readings(np.tile(np.arange(fleet_of), n), ts, x.T.ravel()))
+    news = ((scores.verdict & (f.SUSPECT | f.TOLD)) == f.SUSPECT).reshape(n, fleet_of)
+    weekends = ((weekday == 2) | (weekday == 3)) & (at >= 4 * 7 * day)
+    assert news[missing].any(axis=0).mean() >= 0.8
+    assert news[weekends].any(axis=0).mean() <= 0.2
