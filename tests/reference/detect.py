@@ -12,12 +12,36 @@ from greenlang_iot.model import flags as f
 
 SIGMA = 1.2533141373155001
 LOG10E = 0.4342944819032518
+LN2 = 0.6931471805599453
 NO_TS = -(2**63)
 HOUR = 3_600_000_000_000
 
 
 def f32(x: float) -> float:
     return float(np.float32(x))
+
+
+def log(x: float) -> float:
+    """The kernels' logarithm: powers of two, and a series for what is left."""
+    m, power = math.frexp(x)
+    if m < math.sqrt(0.5):
+        m, power = 2 * m, power - 1
+    s = (m - 1) / (m + 1)
+    return LN2 * power + 2 * s * horner(s * s, *(1 / n for n in range(1, 13, 2)))
+
+
+def exp(x: float) -> float:
+    """And their exponential, of what is not negative."""
+    power = math.floor(x / LN2 + 0.5)
+    return math.ldexp(horner(x - LN2 * power, *(1 / math.factorial(n) for n in range(9))), power)
+
+
+def horner(x: float, *coefficients: float) -> float:
+    """The polynomial with these coefficients, that of the constant first."""
+    total = coefficients[-1]
+    for one in coefficients[-2::-1]:
+        total = one + x * total
+    return total
 
 
 def clip(x: float, low: float, high: float) -> float:
@@ -167,7 +191,7 @@ class Series:
         told = self.is_told(suspect, detector, score)
 
         decades = max(needed - 1.342, 0.0)
-        band = sigma * (2.0 * math.exp(min(tail * decades / LOG10E, 13.0)))
+        band = sigma * (2.0 * exp(min(tail * decades / LOG10E, 13.0)))
         moved = min(abs(x - last), 1e308)
         comes_back = not limits.counter and abs(x - level) < abs(last - level)
         violated = False
@@ -192,7 +216,7 @@ class Series:
         if z > 2.0 and self.outside == 0 and not violated:
             tail = self.spike_tail
             rate = (1.0 if calm else 0.2) / 64
-            self.spike_tail = f32(tail + rate * (math.log(z / 2.0) - tail))
+            self.spike_tail = f32(tail + rate * (log(z / 2.0) - tail))
         if z > 4.0:
             self.stay_outside(deviation)
         else:
@@ -220,7 +244,7 @@ class Series:
     def spike_score(self, z: float, tail: float) -> float:
         if z <= 2.0:
             return LOG10E * z * (0.416 * z + 0.717)
-        return 1.342 + LOG10E * math.log(z / 2.0) / tail
+        return 1.342 + LOG10E * log(z / 2.0) / tail
 
     def shift_score(self, z: float, above: bool) -> float:
         excess = self.shift_excess
@@ -332,7 +356,7 @@ class Usual:
             x = min(x, self.mean + 20.0 * max(self.sd, self.share * self.mean, least))
         rate, d = max(1.0 / (seen + 1), 2e-4), x - self.mean
         self.mean = f32(self.mean + rate * d)
-        self.sd = f32(math.sqrt((1.0 - rate) * self.sd * self.sd + (1.0 - rate) * rate * d * d))
+        self.sd = f32(math.sqrt((1.0 - rate) * (self.sd * self.sd + rate * (d * d))))
 
 
 @dataclass
@@ -391,16 +415,16 @@ class Context:
         lean = self.lean + 0.02 * (r - self.lean)
         self.size, self.square, self.lean = f32(size), f32(square), f32(lean)
         judged = (
-            (1.0, self.usual_size, size, resolution),
-            (1.0, self.usual_square, square, resolution * resolution),
-            (0.7, self.usual_lean, abs(lean), resolution),
+            (self.usual_size, size, resolution),
+            (self.usual_square, square, resolution * resolution),
+            (self.usual_lean, abs(lean), resolution),
         )
         score, judges = 0.0, False
         if self.seen >= 100 and ts // HOUR - self.first_hour >= 48:
             judges = True
-            for weight, usual, x, least in judged:
-                score += weight * math.log(1.0 + usual.away(x, least))
-        for _, usual, x, least in judged:
+            a, b, c = (1.0 + usual.away(x, least) for usual, x, least in judged)
+            score = log(min(a * b, 1e300)) + 0.7 * log(min(c, 1e300))
+        for usual, x, least in judged:
             usual.learn(x, least, self.seen)
         self.seen += 1
         return 1.25 * score if judges else -1.0
@@ -477,4 +501,4 @@ class Siblings:
         if usual is None or one.apart <= usual:
             return 0.0
         x = one.apart / usual
-        return 1.3 * (x - 1 - math.log(x))
+        return 1.3 * (x - 1 - log(x))

@@ -82,7 +82,7 @@ class Alerter:
         any_suspect = np.bitwise_or.reduce(verdict, initial=0) & SUSPECT
         touched = series[(verdict & SUSPECT) != 0] if any_suspect else series[:0]
         self.active[touched] |= TOUCHED
-        active = self.active[series]
+        active = self.active.take(series)
         self.active[touched] &= ~TOUCHED & 0xFF
         rows: list[int] = []
         if np.bitwise_or.reduce(active, initial=0):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from greenlang_iot.detect import checkpoint, kernels, state
+from greenlang_iot.detect import checkpoint, kernels, kernels_lanes, state
 from greenlang_iot.detect.checkpoint import Snapshot
 from greenlang_iot.detect.limits import limits
 from greenlang_iot.detect.outlook import outlook
@@ -34,6 +34,7 @@ class Detector:
         self._rows = state.fresh(directory.n_series)
         self._limits = limits(directory, settings.threshold, settings.second_stage.enabled)
         self._siblings = state.strangers(self._compared())
+        self._room = kernels_lanes.room()
         self._bank = RiverBank(settings.second_stage)
         self._next_look = NextLook()
         self._paused_ns = 0  # wall time that did not count, all in all
@@ -91,6 +92,7 @@ class Detector:
             scores.band,
             z,
             change,
+            *self._room,
         )
         threshold = self._limits["threshold"]
         self._bank.review(batch, scores, self._directory, threshold, z, change)

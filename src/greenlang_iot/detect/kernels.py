@@ -21,17 +21,68 @@ Level and spread learn from what is inside (z ≤ 4), clipped at 3; what is outs
 until ADOPT_AFTER readings in a row were: then the change has lasted and becomes the new normal.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 
-from greenlang_iot.detect.kernels_context import DOUBT, context_score, half_of
+from greenlang_iot.detect.kernels_context import DOUBT, HOUR_NS, half_of, residual, settled
 from greenlang_iot.detect.kernels_habit import is_habit
+from greenlang_iot.detect.kernels_lanes import (
+    BAND,
+    BASE,
+    CHANGE,
+    CUSUM,
+    DEVIATION,
+    DOWN,
+    FLOOR,
+    HUGE,
+    LANES,
+    LAST,
+    LEAN,
+    LEAN_MEAN,
+    LEAN_SD,
+    LEVEL,
+    MARKS,
+    OUTSIDE,
+    RESIDUAL,
+    SECONDS,
+    SEEN,
+    SETTLED,
+    SHIFT,
+    SHIFTS,
+    SIGMA,
+    SIZE,
+    SIZE_MEAN,
+    SIZE_SD,
+    SPIKE,
+    SPIKES,
+    SPREAD,
+    SQUARE,
+    SQUARE_MEAN,
+    SQUARE_SD,
+    STRANGE,
+    STRAY,
+    STRAY_EXCESS,
+    STRAY_START,
+    TAIL,
+    TAIL_FROM,
+    THRESHOLD,
+    UNIT,
+    UP,
+    USUAL_EXCESS,
+    USUAL_SCORE,
+    USUAL_START,
+    X,
+    Y,
+    Z,
+    weigh_lanes,
+    weight,
+)  # fmt: skip
+from greenlang_iot.detect.kernels_log import log
 from greenlang_iot.detect.kernels_siblings import apart_score
-from greenlang_iot.detect.kernels_tail import EXCESS, beyond, lowered, raised
+from greenlang_iot.detect.kernels_tail import beyond, pace
 from greenlang_iot.detect.limits import COUNTER, RESOLUTION
-from greenlang_iot.detect.state import GAUSS_TAIL, HOT_LINES, NO_TS, NOISE_CUSUM, RECENT, Rows
+from greenlang_iot.detect.state import HOT_LINES, NO_TS, RECENT, Rows
 from greenlang_iot.model.batches import F32, F64, I32, I64, U8, U16
 from greenlang_iot.model.flags import (
     DETECTOR_CONTEXT,
@@ -53,7 +104,7 @@ from greenlang_iot.model.flags import (
     TOLD,
     TS_COLLISION,
 )
-from greenlang_iot.model.jit import kernel, leaf
+from greenlang_iot.model.jit import fused, kernel, leaf
 from greenlang_iot.model.kernels_prefetch import prefetch
 
 Row = Any
@@ -67,38 +118,18 @@ CERTAIN = 12.0
 
 LEVEL_RATE = 0.15
 SPREAD_RATE = 0.02
+STEADY_ROWS = 50
+"""Readings after which level and spread move at these rates."""
 DRIFT_RATE = 0.02
 WIDEST = 1e37
 """Deviations that float32 holds with room to spare."""
 OTHER_RATE = 0.1
 SPIKE_RATE = 1 / 64
-SHIFT_RATE = 1 / 256
-SIGMA = 1.2533141373155001  # standard deviation / mean absolute deviation of Gaussian noise
-LOG10E = 0.4342944819032518
-TAIL_FROM = 2.0
-LIGHTEST = 0.108  # exponent of a tail that no noise but Gaussian has: 4.97 sigma are five decades
-HEAVIER = 2.2  # and how fast it grows where the series' own tail is heavier
-TAIL_SCORE = 1.342  # −log10 P(|z| > 2)
 CLIP = 3.0
-OUTSIDE = 4.0
-MAX_Z = 1e6
-MAX_REACH = 13.0  # log(MAX_Z / TAIL_FROM)
-CUSUM_ALLOWANCE = 1.0
-USUAL_CUSUM = 0.6  # a series with larger mean CUSUMs wanders by itself
-HEAVIER_CUSUM = 2.0
-CUSUM_CAP = 20.0  # in mean CUSUMs: an old shift is forgotten within as many readings
 QUIET_SHARE = 0.06  # of the readings seen
 QUIET_LEAST = 25.0
 QUIET_MOST = 140.0
 TOLD_SHARE = 0.5
-USUAL_BELIEVED = 4_000.0
-"""Readings after which the tail of spikes and shifts is believed."""
-TWO = 0.3
-"""Two detectors share it: where each keeps to its decades, so much more is reached as often."""
-USUAL_LIGHT = 1.2 * EXCESS
-"""Its mean excess must be above this: some faults a day raise it by as much."""
-STRAY_BELIEVED = 20_000.0
-"""And that of the context, by the square of the share seen: its readings depend on each other."""
 AGREED = 0.5
 """Share of the lower score that the higher one gains, of what it has above AGREED_FROM."""
 AGREED_FROM = 2.0
@@ -110,8 +141,9 @@ RUN_FLOOR = 10.0  # shorter runs of equal values never count as long
 RUN_SCORE = 2.0  # score of a run as long as usual
 RUN_DECAY = 0.9995  # per finished run
 MAX_COUNT = 2**16 - 1
-HUGE = 1e308
-AHEAD = 6  # rows that are asked for before they are needed
+AHEAD = 6  # rows that are asked for before they are needed, where nothing is judged
+JUDGED = 128
+"""What `meet` says of a reading that has a lane; no verdict has this bit."""
 NO_SEQ = 0xFFFFFFFF
 
 
@@ -124,29 +156,27 @@ def fold_seq(seq: int, flags: int) -> int:
     return ((seq & 0xFFFFFFFF) + ((seq >> 32) & 0xFFFFFFFF) * 0x1E3779B1) & 0xFFFFFFFF
 
 
-@leaf
+@fused
 def identify(row: Row, ts: int, bits: int, seq: int, connection: int) -> int:
     """Look the identity (ts, seq) up and remember it; returns the flag that it earns, or 0."""
-    oldest = 0
-    for k in range(RECENT):
-        if row["recent_ts"][k] == ts and row["recent_seq"][k] == seq:
-            same = row["recent_value"][k] == bits
-            here = row["recent_connection"][k] == connection
-            row["recent_value"][k] = bits
-            row["recent_connection"][k] = connection
-            if not same:
-                return TS_COLLISION
-            return DUPLICATE if here else REPLAYED
-        if row["recent_ts"][k] < row["recent_ts"][oldest]:
-            oldest = k
+    recent = row["recent_ts"]
+    oldest, least, known = 0, recent[0], recent[0] == ts
+    for k in range(1, RECENT):
+        one = recent[k]
+        known |= one == ts
+        oldest = k if one < least else oldest
+        least = min(one, least)
+    if known:
+        for k in range(RECENT):
+            if recent[k] == ts and row["recent_seq"][k] == seq:
+                return met_again(row, k, bits, connection)
     if ts <= row["floor_ts"]:
         return LATE
-    if row["recent_ts"][oldest] > ts:
+    if least > ts:
         # older than all that is remembered, newer than all that was forgotten: forget it at once
         row["floor_ts"] = ts
         return 0
-    if row["recent_ts"][oldest] > row["floor_ts"]:
-        row["floor_ts"] = row["recent_ts"][oldest]
+    row["floor_ts"] = max(least, row["floor_ts"])
     row["recent_ts"][oldest] = ts
     row["recent_value"][oldest] = bits
     row["recent_seq"][oldest] = seq
@@ -155,24 +185,15 @@ def identify(row: Row, ts: int, bits: int, seq: int, connection: int) -> int:
 
 
 @leaf
-def weight(tail: float) -> float:
-    """The exponent that a tail is believed to have: Gaussian unless it is clearly heavier."""
-    return LIGHTEST + HEAVIER * max(tail - GAUSS_TAIL, 0.0)
-
-
-@leaf
-def spike_score(z: float, tail: float) -> float:
-    """−log10 of the two-sided tail at z."""
-    if z <= TAIL_FROM:
-        return LOG10E * z * (0.416 * z + 0.717)  # within 3 % of the Gaussian tail
-    return TAIL_SCORE + LOG10E * math.log(z / TAIL_FROM) / weight(tail)
-
-
-@leaf
-def reach(tail: float, threshold: float) -> float:
-    """The z at which `spike_score` reaches the threshold."""
-    decades = max(threshold - TAIL_SCORE, 0.0)
-    return TAIL_FROM * math.exp(min(weight(tail) * decades / LOG10E, MAX_REACH))
+def met_again(row: Row, k: int, bits: int, connection: int) -> int:
+    """The flag of a reading whose identity is the `k`th that is remembered."""
+    same = row["recent_value"][k] == bits
+    here = row["recent_connection"][k] == connection
+    row["recent_value"][k] = bits
+    row["recent_connection"][k] = connection
+    if not same:
+        return TS_COLLISION
+    return DUPLICATE if here else REPLAYED
 
 
 @leaf
@@ -204,9 +225,13 @@ def learn(row: Row, y: float, deviation: float, sigma: float) -> None:
     else:
         drift = float(row["drift"])
         spread = float(row["spread"])
-        row["level"] += (step + drift) * max(1.0 / (n + 1.0), LEVEL_RATE)
+        level_rate, spread_rate = LEVEL_RATE, SPREAD_RATE
+        if n < STEADY_ROWS:
+            level_rate = max(1.0 / (n + 1.0), LEVEL_RATE)
+            spread_rate = max(1.0 / n, SPREAD_RATE)
+        row["level"] += (step + drift) * level_rate
         row["drift"] = min(max(drift + DRIFT_RATE * step, -WIDEST), WIDEST)
-        row["spread"] = min(spread + (abs(step) - spread) * max(1.0 / n, SPREAD_RATE), WIDEST)
+        row["spread"] = min(spread + (abs(step) - spread) * spread_rate, WIDEST)
     if n < MAX_COUNT:
         row["n"] = n + 1
 
@@ -236,28 +261,6 @@ def stay_outside(row: Row, deviation: float) -> None:
 
 
 @leaf
-def follow_shift(row: Row, z: float, above: bool) -> float:
-    """Add a signed z to the CUSUMs; returns the score of the side that this reading is on."""
-    excess = float(row["shift_excess"])
-    clipped = min(z, OUTSIDE)
-    if not above:
-        clipped = -clipped
-    cap = CUSUM_CAP * excess
-    up = min(max(float(row["shift_up"]) + clipped - CUSUM_ALLOWANCE, 0.0), cap)
-    down = min(max(float(row["shift_down"]) - clipped - CUSUM_ALLOWANCE, 0.0), cap)
-    row["shift_up"] = up
-    row["shift_down"] = down
-    total = max(up, down)
-    if total > 0.0:
-        moved = excess + SHIFT_RATE * (min(total, 4.0 * excess) - excess)
-        row["shift_excess"] = max(moved, NOISE_CUSUM)
-    if z <= CUSUM_ALLOWANCE:
-        return 0.0
-    doubt = excess + HEAVIER_CUSUM * max(excess - USUAL_CUSUM, 0.0)
-    return LOG10E * (up if above else down) / doubt
-
-
-@leaf
 def arrive(row: Row, limit: Row, x: float, ts: int) -> float:
     """Note what came last. Returns the seconds since the reading before; 0 = first; −1 = not newer."""
     last_ts = row["last_ts"]
@@ -275,18 +278,6 @@ def arrive(row: Row, limit: Row, x: float, ts: int) -> float:
     row["last_ts"] = ts
     row["last_value"] = x
     return seconds
-
-
-@leaf
-def unusual(row: Row, enabled: int, z: float, above: bool, tail: float) -> tuple[float, int]:
-    """The higher of the raw scores of spike and shift, and its detector."""
-    best, detector = 0.0, DETECTOR_NONE
-    if enabled & (1 << DETECTOR_SPIKE):
-        best, detector = spike_score(z, tail), DETECTOR_SPIKE
-    shift = follow_shift(row, z, above)
-    if enabled & (1 << DETECTOR_SHIFT) and shift > best:
-        best, detector = shift, DETECTOR_SHIFT
-    return best, detector
 
 
 @leaf
@@ -323,22 +314,31 @@ def was_quiet(row: Row) -> bool:
     return quiet > 0
 
 
-@leaf
-def judge(
-    row: Row, half: Row, limit: Row, x: float, ts: int, warmup: int
-) -> tuple[float, int, int, float, float, float, float]:
-    """Judge one reading against its series, then learn from it.
+@fused
+def meet(
+    row: Row,
+    half: Row,
+    limit: Row,
+    x: float,
+    ts: int,
+    hours: int,
+    warmup: int,
+    s: F64,
+    t: F32,
+    k: int,
+) -> int:
+    """Note what came, and lay out lane `k` of what is judged of it (kernels_lanes).
 
-    half: the line of `state.halves` that holds the hour of `ts`.
-    Returns score, detector, verdict, expected, band, and for the second stage the signed z of the
-    value and of its change.
+    half: the line of `state.halves` that holds the hour of `ts`, which is `hours` since 1970.
+    Returns JUDGED, or the verdict of what is not judged: LEARNING or 0.
     """
     last = float(row["last_value"])
     seconds = arrive(row, limit, x, ts)
+    enabled = limit["detectors"]
     base, unit, y = 0.0, 1.0, x
-    if limit["detectors"] & COUNTER:
+    if enabled & COUNTER:
         if seconds <= 0.0 or x < last:  # first, late, or the counter restarted
-            return 0.0, DETECTOR_NONE, 0, np.nan, np.nan, 0.0, 0.0
+            return 0
         base, unit, y = last, seconds, min((x - last) / seconds, HUGE)
 
     level = float(row["level"]) + float(row["drift"])
@@ -349,46 +349,67 @@ def judge(
     sigma = max(SIGMA * float(row["spread"]), floor)
     if row["n"] < warmup:
         learn(row, y, deviation, sigma)
-        return 0.0, DETECTOR_NONE, LEARNING, np.nan, np.nan, 0.0, 0.0
+        return LEARNING
 
-    # a series that was always exactly zero has no scale yet: nothing can be said of a first change
-    z, change = 0.0, 0.0
-    if sigma > 0.0:
-        z = min(abs(deviation) / sigma, MAX_Z)
-        if seconds > 0.0:
-            change = min(max(x - last, -HUGE), HUGE) / (unit * sigma)
-            change = min(max(change, -MAX_Z), MAX_Z)
-    above = deviation > 0.0
-    enabled = limit["detectors"]
-    threshold = float(limit["threshold"])
-    tail = float(row["spike_tail"])
-    seen = int(row["seen"])
-    usual, detector = unusual(row, enabled, z, above, tail)
-    start, excess = float(row["usual_start"]) - TWO, float(row["usual_excess"])
-    belief = min(seen / USUAL_BELIEVED, 1.0)
-    best = lowered(usual, start, excess, USUAL_LIGHT, belief)
-    band = sigma * reach(tail, raised(threshold, start, excess, USUAL_LIGHT, belief))
-    stray = -1.0
+    seen = float(row["seen"])
+    s[X + k], s[LAST + k], s[SECONDS + k] = x, last, seconds
+    s[BASE + k], s[UNIT + k], s[Y + k] = base, unit, y
+    s[LEVEL + k], s[DEVIATION + k], s[SPREAD + k], s[FLOOR + k] = level, deviation, sigma, floor
+    s[SEEN + k] = seen
+    s[SPIKES + k] = 1.0 if enabled & (1 << DETECTOR_SPIKE) else 0.0
+    s[SHIFTS + k] = 1.0 if enabled & (1 << DETECTOR_SHIFT) else 0.0
+    t[THRESHOLD + k] = limit["threshold"]
+    t[TAIL + k] = row["spike_tail"]
+    t[UP + k], t[DOWN + k], t[CUSUM + k] = row["shift_up"], row["shift_down"], row["shift_excess"]
+    t[USUAL_START + k], t[USUAL_EXCESS + k] = row["usual_start"], row["usual_excess"]
+    t[STRAY_START + k], t[STRAY_EXCESS + k] = row["stray_start"], row["stray_excess"]
+    s[SETTLED + k], s[RESIDUAL + k] = 0.0, 0.0
     if enabled & (1 << DETECTOR_CONTEXT):
-        stray = context_score(row, half, y, ts, floor)
-        belief = min(seen / STRAY_BELIEVED, 1.0)
-        strange = lowered(
-            stray, float(row["stray_start"]), float(row["stray_excess"]), EXCESS, belief * belief
-        )
-        agreed = max(min(best, strange) - AGREED_FROM, 0.0)
-        if agreed > 0.0:
-            agreed *= AGREED * min(AGREED_WEIGHT / weight(tail), 1.0)
-        if strange > best:
-            best, detector = strange, DETECTOR_CONTEXT
-        best += agreed
-    if enabled & (1 << DETECTOR_STUCK) and seconds >= 0.0 and row["usual_run"] > 0.0:
-        stuck = RUN_SCORE * (row["run"] - 1.0) / max(float(row["usual_run"]), RUN_FLOOR)
-        if stuck > best:
-            best, detector = stuck, DETECTOR_STUCK
+        s[SETTLED + k] = 1.0 if settled(row, hours) else 0.0
+        s[RESIDUAL + k] = residual(row, half, y, hours)
+        if row["seen"] < MAX_COUNT:
+            row["seen"] += 1
+        t[SIZE + k], t[SQUARE + k], t[LEAN + k] = row["size"], row["square"], row["lean"]
+        t[SIZE_MEAN + k], t[SIZE_SD + k] = row["size_mean"], row["size_sd"]
+        t[SQUARE_MEAN + k], t[SQUARE_SD + k] = row["square_mean"], row["square_sd"]
+        t[LEAN_MEAN + k], t[LEAN_SD + k] = row["lean_mean"], row["lean_sd"]
+    return JUDGED
+
+
+@fused
+def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float, int, int]:
+    """Judge the reading of lane `k`, which is weighed, against its series, then learn from it.
+
+    Returns score, detector, verdict.
+    """
+    enabled = limit["detectors"]
+    row["shift_up"], row["shift_down"], row["shift_excess"] = t[UP + k], t[DOWN + k], t[CUSUM + k]
+    if enabled & (1 << DETECTOR_CONTEXT):
+        row["size"], row["square"], row["lean"] = t[SIZE + k], t[SQUARE + k], t[LEAN + k]
+        row["size_mean"], row["size_sd"] = t[SIZE_MEAN + k], t[SIZE_SD + k]
+        row["square_mean"], row["square_sd"] = t[SQUARE_MEAN + k], t[SQUARE_SD + k]
+        row["lean_mean"], row["lean_sd"] = t[LEAN_MEAN + k], t[LEAN_SD + k]
+    threshold = float(t[THRESHOLD + k])
+    z, seen = s[Z + k], s[SEEN + k]
+    best, strange = s[USUAL_SCORE + k], s[STRANGE + k]
+    detector = DETECTOR_SHIFT if s[SHIFT + k] > s[SPIKE + k] else DETECTOR_SPIKE
+    if not enabled & (1 << DETECTOR_SPIKE) and s[SHIFT + k] <= 0.0:
+        detector = DETECTOR_NONE
+    agreed = max(min(best, strange) - AGREED_FROM, 0.0)
+    if agreed > 0.0:
+        agreed *= AGREED * min(AGREED_WEIGHT / weight(float(t[TAIL + k])), 1.0)
+    detector = DETECTOR_CONTEXT if strange > best else detector
+    best = max(best, strange) + agreed
+    if row["run"] > 1 and enabled & (1 << DETECTOR_STUCK) and s[SECONDS + k] >= 0.0:
+        usual_run = float(row["usual_run"])
+        if usual_run > 0.0:
+            stuck = RUN_SCORE * (row["run"] - 1.0) / max(usual_run, RUN_FLOOR)
+            if stuck > best:
+                best, detector = stuck, DETECTOR_STUCK
     suspect = best >= threshold
     calm = row["quiet"] == 0  # nothing was told lately
     told = is_told(row, suspect, detector, best, threshold)
-    violated = violation(limit, x, last, level, seconds, band)
+    violated = violation(limit, s[X + k], s[LAST + k], s[LEVEL + k], s[SECONDS + k], s[BAND + k])
     if suspect and not told and violated == DETECTOR_NONE and detector != DETECTOR_STUCK:
         told = is_habit(row, ts, best)
     if violated != DETECTOR_NONE:
@@ -396,34 +417,33 @@ def judge(
     if told:
         best = TOLD_SHARE * threshold
     if not told and violated == DETECTOR_NONE and seen >= TAIL_KNOWN:
+        rate = pace(seen)
         if calm:
-            row["usual_start"], row["usual_excess"] = beyond(usual, start + TWO, excess, seen)
-        if stray >= 0.0:
+            row["usual_start"], row["usual_excess"] = beyond(
+                max(s[SPIKE + k], s[SHIFT + k]),
+                float(t[USUAL_START + k]),
+                float(t[USUAL_EXCESS + k]),
+                rate,
+            )
+        if s[STRAY + k] >= 0.0:
             row["stray_start"], row["stray_excess"] = beyond(
-                stray, float(row["stray_start"]), float(row["stray_excess"]), seen
+                s[STRAY + k], float(t[STRAY_START + k]), float(t[STRAY_EXCESS + k]), rate
             )
 
     # what violates a limit is a fault, not a habit of the series
     if z > TAIL_FROM and row["outside"] == 0 and violated == DETECTOR_NONE:
+        tail = float(t[TAIL + k])
         rate = SPIKE_RATE if calm else SPIKE_RATE * DOUBT
-        row["spike_tail"] = tail + rate * (math.log(z / TAIL_FROM) - tail)
+        row["spike_tail"] = tail + rate * (log(z / TAIL_FROM) - tail)
     if z > OUTSIDE:
-        stay_outside(row, deviation)
+        stay_outside(row, s[DEVIATION + k])
     else:
         row["outside"] = 0
-        learn(row, y, deviation, sigma)
+        learn(row, s[Y + k], s[DEVIATION + k], s[SPREAD + k])
     verdict = 0
     if suspect:
         verdict = SUSPECT | TOLD if told else SUSPECT
-    return (
-        min(best, MAX_SCORE),
-        detector,
-        verdict,
-        base + level * unit,
-        band * unit,
-        z if above else -z,
-        change,
-    )
+    return min(best, MAX_SCORE), detector, verdict
 
 
 @kernel
@@ -449,60 +469,93 @@ def score_batch(
     band: F32,
     z: F32,
     change: F32,
+    lanes: F64,
+    kept: F32,
+    places: I64,
+    marks: U8,
 ) -> None:
     """Judge and learn `n` readings in row order; sets the duplicate bits in `flags`.
 
     bits: the values' bits (`value.view(int64)`). rows, limits: state.ROW and limits.LIMIT rows, by
     series; halves: `state.halves(rows)`; siblings: kernels_siblings.SIBLING rows, none where no limit row
-    has several metrics. All else is a column of the batch; the last seven are written.
+    has several metrics. All else is a column of the batch; the seven from `score` on are written.
+    lanes, kept, places, marks: `kernels_lanes.room()`; what is in it between calls means nothing.
+
+    Readings are taken in blocks of up to LANES of different series, which know nothing of each other: what
+    comes out does not depend on where a block ends.
     """
-    for i in range(n):
-        if i + AHEAD < n:
-            ahead = series[i + AHEAD]
-            for line in range(HOT_LINES):
-                prefetch(rows, ahead, line)
-            prefetch(halves, half_of(ahead, ts[i + AHEAD]))
-            prefetch(limits, ahead)
-            if len(siblings):
-                prefetch(siblings, ahead)
-        score[i] = 0.0
-        detector[i] = DETECTOR_NONE
-        verdict[i] = 0
-        expected[i] = np.nan
-        band[i] = np.nan
-        z[i] = 0.0
-        change[i] = 0.0
-        x = float(value[i])
-        if x - x != 0.0:
-            continue  # NaN or infinite: decode rejects these
-        row = rows[series[i]]
-        flag = int(flags[i])
-        flag |= identify(row, ts[i], bits[i], fold_seq(seq[i], flag), connection)
-        flags[i] = flag
-        if flag & RETAINED == 0:
-            row["heard_ns"] = clock_ns
-        if flag & NOT_LEARNT:
-            continue
-        s, d, v, e, b, signed, moved = judge(
-            row, halves[half_of(series[i], ts[i])], limits[series[i]], x, ts[i], warmup
-        )
-        limit = limits[series[i]]
-        if limit["metrics"] > 1 and v & LEARNING == 0:
-            apart = apart_score(
-                siblings, limit["first"], limit["metrics"], series[i], ts[i], signed
-            )
-            if v & SUSPECT == 0 and apart >= limit["threshold"]:
-                told = was_quiet(row)
-                s = TOLD_SHARE * limit["threshold"] if told else apart
-                d = DETECTOR_RIVER
-                v |= SUSPECT | TOLD if told else SUSPECT
-        score[i] = s
-        detector[i] = d
-        verdict[i] = v
-        expected[i] = e
-        band[i] = b
-        z[i] = signed
-        change[i] = moved
+    i = 0
+    while i < n:
+        used = 0
+        while i < n and used < LANES:
+            at = series[i]
+            if marks[at & (MARKS - 1)]:
+                break  # its series may have a lane, which must learn first
+            x = float(value[i])
+            outcome = 0
+            if x - x == 0.0:  # neither NaN nor infinite: decode rejects these
+                flag = int(flags[i])
+                row = rows[at]
+                flag |= identify(row, ts[i], bits[i], fold_seq(seq[i], flag), connection)
+                flags[i] = flag
+                if flag & RETAINED == 0:
+                    row["heard_ns"] = clock_ns
+                if flag & NOT_LEARNT == 0:
+                    hours = ts[i] // HOUR_NS
+                    half = halves[half_of(at, hours)]
+                    outcome = meet(
+                        row, half, limits[at], x, ts[i], hours, warmup, lanes, kept, used
+                    )
+            if outcome == JUDGED:
+                marks[at & (MARKS - 1)] = 1
+                places[used] = i
+                used += 1
+            else:
+                score[i] = 0.0
+                detector[i] = DETECTOR_NONE
+                verdict[i] = outcome
+                expected[i] = np.nan
+                band[i] = np.nan
+                z[i] = 0.0
+                change[i] = 0.0
+            i += 1
+        weigh_lanes(used, lanes, kept)
+        for k in range(used):
+            j = places[k]
+            at = series[j]
+            if i + k < n:
+                ask_for(series[i + k], ts[i + k], rows, halves, limits, siblings)
+            marks[at & (MARKS - 1)] = 0
+            row, limit = rows[at], limits[at]
+            s, d, v = judge(row, limit, ts[j], lanes, kept, k)
+            signed = lanes[Z + k] if lanes[DEVIATION + k] > 0.0 else -lanes[Z + k]
+            if limit["metrics"] > 1:
+                apart = apart_score(siblings, limit["first"], limit["metrics"], at, ts[j], signed)
+                if v & SUSPECT == 0 and apart >= limit["threshold"]:
+                    told = was_quiet(row)
+                    s = TOLD_SHARE * limit["threshold"] if told else apart
+                    d = DETECTOR_RIVER
+                    v |= SUSPECT | TOLD if told else SUSPECT
+            score[j] = s
+            detector[j] = d
+            verdict[j] = v
+            expected[j] = lanes[BASE + k] + lanes[LEVEL + k] * lanes[UNIT + k]
+            band[j] = lanes[BAND + k] * lanes[UNIT + k]
+            z[j] = signed
+            change[j] = lanes[CHANGE + k]
+        for k in range(i + used, min(i + LANES, n)):
+            ask_for(series[k], ts[k], rows, halves, limits, siblings)
+
+
+@fused
+def ask_for(at: int, ts: int, rows: Rows, halves: Rows, limits: Rows, siblings: Rows) -> None:
+    """Have the cache lines brought that a reading of this series and time will touch."""
+    for line in range(HOT_LINES):
+        prefetch(rows, at, line)
+    prefetch(halves, half_of(at, ts // HOUR_NS))
+    prefetch(limits, at)
+    if len(siblings):
+        prefetch(siblings, at)
 
 
 @kernel

@@ -11,12 +11,12 @@ Means move slowly (RATE): a lasting change of what follows what is learnt within
 that follows nothing any more is not judged.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from greenlang_iot.detect.kernels_log import log
 from greenlang_iot.model.jit import leaf
 
 Rows = npt.NDArray[np.void]
@@ -117,4 +117,4 @@ def apart_score(records: Rows, first: int, metrics: int, at: int, ts: int, z: fl
     if usual <= 0.0 or float(one["apart"]) <= usual:
         return 0.0
     x: float = 1.0 * one["apart"] / usual
-    return DECADES * (x - 1.0 - math.log(x))
+    return DECADES * (x - 1.0 - log(x))

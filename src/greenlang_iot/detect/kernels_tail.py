@@ -10,7 +10,7 @@ after so many readings. Scores are only ever lowered. What was just told as an a
 and one reading never counts for more than CLIP usual excesses, so that an anomaly is no habit.
 """
 
-from greenlang_iot.model.jit import leaf
+from greenlang_iot.model.jit import fused
 
 SHARE = 0.01
 """Share of readings beyond `start`."""
@@ -27,7 +27,7 @@ SMALLEST = 0.05
 """`excess` never sinks below: a series without noise has no tail."""
 
 
-@leaf
+@fused
 def lowered(raw: float, start: float, excess: float, light: float, belief: float) -> float:
     """The score of a raw one.
 
@@ -41,20 +41,26 @@ def lowered(raw: float, start: float, excess: float, light: float, belief: float
     return raw + belief * min(own - raw, 0.0)
 
 
-@leaf
+@fused
 def raised(score: float, start: float, excess: float, light: float, belief: float) -> float:
     """The raw score that `lowered` makes this of."""
-    slope = 1.0 - belief + belief * START / start
-    if score > slope * start:
-        slope = 1.0 - belief + belief * light / excess
-        return max(score, (score - belief * (START - start * (light / excess))) / slope)
-    return max(score, score / slope)
+    doubt = 1.0 - belief
+    # both sides of the fraction times `excess`
+    above = score * excess - belief * (START * excess - start * light)
+    at_start = doubt * start + belief * START
+    far = above / (doubt * excess + belief * light)
+    return max(score, far if score > at_start else score * start / at_start)
 
 
-@leaf
-def beyond(raw: float, start: float, excess: float, seen: int) -> tuple[float, float]:
-    """`start` and `excess` after a reading; seen: readings before it."""
-    rate = 1.0 / (seen * SHARE + PRIOR)
+@fused
+def pace(seen: int) -> float:
+    """How fast `start` and `excess` move after so many readings."""
+    return 1.0 / (seen * SHARE + PRIOR)
+
+
+@fused
+def beyond(raw: float, start: float, excess: float, rate: float) -> tuple[float, float]:
+    """`start` and `excess` after a reading. rate: the `pace` before it."""
     if raw <= start:
         return max(start - rate * SHARE * excess, LEAST), excess
     excess = max(excess + rate * (min(raw - start, CLIP * excess) - excess), SMALLEST)

@@ -6,7 +6,7 @@ together by a test.
 
 import numpy as np
 
-from greenlang_iot.detect.kernels import (
+from greenlang_iot.detect.kernels_lanes import (
     HEAVIER,
     LIGHTEST,
     LOG10E,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from greenlang_iot.detect import kernels, state
+from greenlang_iot.detect import kernels, kernels_lanes, state
 from greenlang_iot.detect.kernels_bank import note_newest, put_features
 from greenlang_iot.detect.kernels_forest import forest_learn, forest_mass
 from greenlang_iot.detect.kernels_siblings import SIBLING
@@ -37,6 +37,7 @@ def warm() -> None:
         f32,
         f32,
         f32,
+        *kernels_lanes.room(),
     )
     kernels.recognise_batch(
         0,

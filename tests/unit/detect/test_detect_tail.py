@@ -13,7 +13,7 @@ from tests.reference.detect import Tail
 
 from greenlang_iot.detect import kernels_tail as tail
 from greenlang_iot.detect.ensemble import Detector
-from greenlang_iot.detect.kernels import USUAL_LIGHT
+from greenlang_iot.detect.kernels_lanes import USUAL_LIGHT
 from greenlang_iot.model import flags as f
 from greenlang_iot.model.jit import JIT_DISABLED
 from greenlang_iot.settings.model import DetectSettings, SecondStageSettings
@@ -57,7 +57,7 @@ def test_a_score_is_the_share_of_readings_at_least_as_extreme(stretch: float) ->
     raw = stretch * np.random.default_rng(3).exponential(tail.EXCESS, 100_000)
     start, excess = tail.START, tail.EXCESS
     for seen, one in enumerate(raw[:50_000].tolist()):
-        start, excess = tail.beyond(one, start, excess, seen)
+        start, excess = tail.beyond(one, start, excess, tail.pace(seen))
     judged = raw[50_000:].tolist()
     scores = np.array([tail.lowered(x, start, excess, tail.EXCESS, 1.0) for x in judged])
     assert -math.log10((scores >= 2.0).mean()) == pytest.approx(2.0, abs=0.1)
