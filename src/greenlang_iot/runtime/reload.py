@@ -67,6 +67,7 @@ def answer_reloads(shard: Reloading, control: Control) -> None:
             answer = Answer(error=str(error))
         else:
             answer = Answer(done.added, done.removed, done.moved)
+            columns.forget()
             log.info("reloaded", devices=registry.n_devices, series=registry.n_series)
         control.send(answer)
 
