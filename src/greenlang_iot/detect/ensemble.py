@@ -120,13 +120,20 @@ class Detector:
         self._next_look.forget()
         to, source = state.moved(state.seen(self._rows), self._directory, directory)
         rows, known = self._rows, self._siblings
-        self._rows = state.fresh(directory.n_series)
-        self._rows[to] = rows[source]
+        unmoved = len(to) == len(rows) and np.array_equal(to, source)
+        if not unmoved or directory.n_series != len(rows):
+            self._rows = state.fresh(directory.n_series)
+            if unmoved:
+                self._rows[: len(rows)] = rows
+            else:
+                self._rows[to] = rows[source]
         self._limits = limits(
             directory, self.settings.threshold, self.settings.second_stage.enabled
         )
         self._siblings = state.strangers(self._compared())
-        if len(known) and len(self._siblings):
+        if unmoved and len(known) == len(self._siblings):
+            self._siblings = known
+        elif len(known) and len(self._siblings):
             self._siblings[to] = known[source]
         self._directory = directory
         self._bank.newest = np.zeros(directory.n_series, np.float32)  # places may have changed

@@ -6,7 +6,7 @@ again by a later device with as many metrics. A device that gains a metric moves
 because the series of a device are contiguous.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from greenlang_iot.devices.registry import texts
 from greenlang_iot.model.batches import I32, I64
 from greenlang_iot.model.directory import Directory, Texts
 from greenlang_iot.model.errors import InputError
+from greenlang_iot.model.kinds import kinds
 
 VACANT = "#"
 """First character of a vacant entry's name: no topic that is published to can hold it."""
@@ -66,10 +66,9 @@ def reloaded(live: Directory, wanted: Directory, guest_type: str = "") -> Reload
             f"{plan.vacant:,} entries of devices that were removed would stay in memory: restart the "
             "gateway to give them up"
         )
-    device = np.array(plan.device_of, np.int64)
+    device = plan.device_of
     counts = np.diff(wanted.series_start)
-    first = np.array(plan.first_series, np.int64)
-    at = np.repeat(first, counts) + plan.within
+    at = np.repeat(plan.first_series, counts) + plan.within
 
     def per_device(name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return _with(getattr(live, name), plan.n_devices, device, values)
@@ -105,7 +104,7 @@ def reloaded(live: Directory, wanted: Directory, guest_type: str = "") -> Reload
             site_of=per_device("site_of", site.of),
             type_of=type_of,
             enabled=enabled,
-            series_start=np.array(plan.starts, np.int64),
+            series_start=plan.starts,
             series_device=series_device,
             series_metric=per_series("series_metric", metric.index_of[wanted.series_metric]),
             series_unit=per_series("series_unit", unit.index_of[wanted.series_unit]),
@@ -144,19 +143,22 @@ class _Sites:
 
     def __init__(self, live: Directory, wanted: Directory, org_of: I32) -> None:
         names, new = _raw(live.site), _raw(wanted.site)
+        first, _ = kinds(live.org_of, live.site_of)
         index = {
             (o, names[s]): s
-            for o, s in zip(live.org_of.tolist(), live.site_of.tolist(), strict=True)
+            for o, s in zip(live.org_of[first].tolist(), live.site_of[first].tolist(), strict=True)
         }
+        first, kind = kinds(wanted.org_of, wanted.site_of)
         of = []
-        for o, s in zip(org_of[wanted.org_of].tolist(), wanted.site_of.tolist(), strict=True):
+        orgs, sites = org_of[wanted.org_of[first]].tolist(), wanted.site_of[first].tolist()
+        for o, s in zip(orgs, sites, strict=True):
             found = index.get((o, new[s]))
             if found is None:
                 found = index[o, new[s]] = len(names)
                 names.append(new[s])
             of.append(found)
         self.texts = _texts(names)
-        self.of: I32 = np.array(of, np.int32)
+        self.of: I32 = np.array(of, np.int32)[kind]
 
 
 class _Plan:
@@ -168,51 +170,76 @@ class _Plan:
 
     def __init__(self, live: Directory, wanted: Directory, metric_of: I32, guest_type: str) -> None:
         self.names = _raw(live.device)
-        self.starts = live.series_start.tolist()
-        self.device_of: list[int] = []
-        self.first_series: list[int] = []
-        self.added = self.moved = 0
-        guests = {i for i, t in enumerate(live.type_of.tolist()) if live.type[t] == guest_type}
-        entries = {name: i for i, name in enumerate(self.names)}
-        live_metrics = live.series_metric.tolist()
-        wanted_metrics = metric_of[wanted.series_metric].tolist()
-        wanted_starts = wanted.series_start.tolist()
+        self._ends: list[int] = [int(live.series_start[-1])]  # of what is placed behind
+        self._live = live
+        self.added = self.moved = self.removed = 0
+        types = [i for i in range(len(live.type)) if live.type[i] == guest_type]
+        is_guest = np.isin(live.type_of, types)
+        guests = set(np.flatnonzero(is_guest).tolist())
+        entries = dict(zip(self.names, range(len(self.names)), strict=True))
+        ids = _raw(wanted.device)
+        entry_of: I64 = np.fromiter((entries.get(name, -1) for name in ids), np.int64, len(ids))
+        metrics: I32 = metric_of[wanted.series_metric]
         mark = VACANT.encode()
         free: dict[int, list[int]] = {}
         for i, name in enumerate(self.names):
             if name.startswith(mark):
-                free.setdefault(self.starts[i + 1] - self.starts[i], []).append(i)
-        ids = _raw(wanted.device)
-        registered = set(ids)
-        self.removed = 0
-        for i, name in enumerate(list(self.names)):
-            if name not in registered and i not in guests and not name.startswith(mark):
+                free.setdefault(len(self._metrics(i)), []).append(i)
+        is_left = ~is_guest
+        is_left[entry_of[entry_of >= 0]] = False
+        for i in np.flatnonzero(is_left).tolist():
+            if not self.names[i].startswith(mark):
                 self.removed += 1
                 self.names[i] = mark + str(i).encode()
-        within: list[int] = []
-        for w, name in enumerate(ids):
-            here = wanted_metrics[wanted_starts[w] : wanted_starts[w + 1]]
-            entry = entries.get(name)
-            if entry is not None:
-                there = live_metrics[self.starts[entry] : self.starts[entry + 1]]
+        counts = np.diff(wanted.series_start)
+        start = wanted.series_start[:-1]
+        self.device_of: I64 = entry_of.copy()
+        self.first_series: I64 = live.series_start[entry_of]
+        self.within: I64 = np.arange(wanted.n_series) - np.repeat(start, counts)
+        for w in np.flatnonzero(~self._unchanged(wanted, metrics, entry_of, is_guest)).tolist():
+            first, end = int(start[w]), int(start[w] + counts[w])
+            here = metrics[first:end].tolist()
+            entry = int(entry_of[w])
+            if entry >= 0:
+                there = self._metrics(entry)
                 if entry not in guests and set(here) <= set(there):
-                    same = here == there
-                    within += range(len(here)) if same else [there.index(m) for m in here]
-                    self.device_of.append(entry)
-                    self.first_series.append(self.starts[entry])
+                    self.within[first:end] = [there.index(m) for m in here]
                     continue
                 self.names[entry] = mark + str(entry).encode()
                 guests.discard(entry)
                 self.moved += 1
             else:
                 self.added += 1
-            entry = self._place(name, len(here), free)
-            within += range(len(here))
-            self.device_of.append(entry)
-            self.first_series.append(self.starts[entry])
-        self.within: I64 = np.array(within, np.int64)
+            self.device_of[w], self.first_series[w] = self._place(ids[w], len(here), free)
         self.guests = sorted(guests - {i for i in guests if self.names[i].startswith(mark)})
         self.vacant = sum(name.startswith(mark) for name in self.names)
+        self.starts: I64 = np.concatenate((live.series_start[:-1], self._ends))
+
+    def _unchanged(
+        self, wanted: Directory, metrics: I32, entry_of: I64, is_guest: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.bool_]:
+        """Per wanted device: is it registered already, with just these metrics in this order?
+
+        Most are, and are done with here.
+        """
+        live = self._live
+        counts = np.diff(wanted.series_start)
+        known = np.flatnonzero(entry_of >= 0)
+        there = entry_of[known]
+        fits = (np.diff(live.series_start)[there] == counts[known]) & ~is_guest[there]
+        result: npt.NDArray[np.bool_] = np.zeros(wanted.n_devices, np.bool_)
+        result[known[fits]] = True
+        which = np.repeat(result, counts)
+        at = np.repeat(live.series_start[entry_of], counts)[which] + self.within[which]
+        differs = metrics[which] != live.series_metric[at]
+        result[wanted.series_device[which][differs]] = False
+        return result
+
+    def _metrics(self, entry: int) -> list[int]:
+        """The metrics of a live entry."""
+        first, end = self._live.series_start[entry : entry + 2].tolist()
+        metrics: list[int] = self._live.series_metric[first:end].tolist()
+        return metrics
 
     @property
     def n_devices(self) -> int:
@@ -222,21 +249,23 @@ class _Plan:
     def n_series(self) -> int:
         return int(self.starts[-1])
 
-    def _place(self, name: bytes, count: int, free: dict[int, list[int]]) -> int:
-        """A vacant entry with as many series (vacated by an earlier reload), or a new one."""
+    def _place(self, name: bytes, count: int, free: dict[int, list[int]]) -> tuple[int, int]:
+        """(a vacant entry with as many series, vacated by an earlier reload, or a new one; its first series)."""
         if free.get(count):
             entry = free[count].pop()
             self.names[entry] = name
-            return entry
+            return entry, int(self._live.series_start[entry])
         self.names.append(name)
-        self.starts.append(self.starts[-1] + count)
-        return len(self.names) - 1
+        self._ends.append(self._ends[-1] + count)
+        return len(self.names) - 1, self._ends[-2]
 
 
 def _with(
     column: npt.NDArray[Any], n: int, at: npt.NDArray[Any], values: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
-    """A copy of `column` with n entries, those at `at` being `values`."""
+    """`column` with n entries, those at `at` being `values`: a copy, or where nothing moves the values themselves."""
+    if n == len(at) and np.array_equal(at, np.arange(n)):
+        return values.astype(column.dtype, copy=False)
     result = np.zeros(n, column.dtype)
     result[: len(column)] = column
     result[at] = values
@@ -262,5 +291,7 @@ def _raw(column: Texts) -> list[bytes]:
     return [blob[a:b] for a, b in pairwise(column.off.tolist())]
 
 
-def _texts(names: Iterable[bytes]) -> Texts:
-    return texts(name.decode() for name in names)
+def _texts(names: Sequence[bytes]) -> Texts:
+    off = np.zeros(len(names) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, names), np.int64, len(names)), out=off[1:])
+    return Texts(np.frombuffer(bytearray(b"".join(names)), np.uint8), off)

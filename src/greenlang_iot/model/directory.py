@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from greenlang_iot.model.batches import F64, I32, I64, SLACK, U8
 
@@ -28,6 +29,16 @@ class Texts:
 
     def raw(self, i: int) -> bytes:
         return self.blob[self.off[i] : self.off[i + 1]].tobytes()
+
+    def same_as(self, other: "Texts") -> npt.NDArray[np.bool_]:
+        """Per index that both have: is it the same text?"""
+        n = min(len(self), len(other))
+        end = self.off[n]
+        if np.array_equal(self.off[: n + 1], other.off[: n + 1]) and np.array_equal(
+            self.blob[:end], other.blob[:end]
+        ):
+            return np.ones(n, np.bool_)
+        return np.array([self.raw(i) == other.raw(i) for i in range(n)], np.bool_)
 
 
 def packed(items: Sequence[bytes]) -> Texts:

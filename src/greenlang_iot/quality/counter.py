@@ -103,14 +103,15 @@ class QualityCounter:
         """Go on with a newer Directory; devices that keep index and name keep their counts."""
         old = self._directory
         kept = min(old.n_devices, directory.n_devices)
-        same = np.array([old.device.raw(d) == directory.device.raw(d) for d in range(kept)], bool)
-        records = _fresh(directory.n_devices)
-        newest = np.full(directory.n_devices, np.iinfo(np.int64).min, np.int64)
-        records.reshape(-1, RING * FIELDS)[:kept][same] = self._records.reshape(-1, RING * FIELDS)[
-            :kept
-        ][same]
-        newest[:kept][same] = self._newest[:kept][same]
-        self._directory, self._records, self._newest = directory, records, newest
+        same = old.device.same_as(directory.device)
+        if directory.n_devices != old.n_devices or not same.all():
+            records = _fresh(directory.n_devices)
+            newest = np.full(directory.n_devices, np.iinfo(np.int64).min, np.int64)
+            wide, before = (r.reshape(-1, RING * FIELDS) for r in (records, self._records))
+            wide[:kept][same] = before[:kept][same]
+            newest[:kept][same] = self._newest[:kept][same]
+            self._records, self._newest = records, newest
+        self._directory = directory
         self._due = due(directory)
         self._references = _References(directory)
         self._by_name = None

@@ -3,16 +3,18 @@
 import asyncio
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import structlog
 
 from greenlang_iot.alerts.rule_file import RuleSet
 from greenlang_iot.devices.columns import Columns
-from greenlang_iot.devices.reload import Reloaded
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import InputError
 from greenlang_iot.settings.model import Settings
+
+if TYPE_CHECKING:
+    from greenlang_iot.devices.reload import Reloaded  # with kernels, which the parent does without
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +35,7 @@ class Answer:
 
 
 class Reloading(Protocol):
-    def reload(self, registry: Directory, settings: Settings, rules: RuleSet) -> Reloaded: ...
+    def reload(self, registry: Directory, settings: Settings, rules: RuleSet) -> "Reloaded": ...
 
 
 def ask(control: Control, registry: Columns, settings: Settings, rules: RuleSet) -> Answer:
@@ -65,6 +67,7 @@ def answer_reloads(shard: Reloading, control: Control) -> None:
             answer = Answer(error=str(error))
         else:
             answer = Answer(done.added, done.removed, done.moved)
+            columns.forget()
             log.info("reloaded", devices=registry.n_devices, series=registry.n_series)
         control.send(answer)
 

@@ -296,3 +296,16 @@ def test_warm_compiles_without_touching_anything() -> None:
 
 def test_an_empty_batch_is_fine() -> None:
     assert Detector(directory(1), SETTINGS).score(readings([], [], [])).n == 0
+
+
+def test_a_reload_in_which_no_series_moves_copies_no_rows() -> None:
+    """At four million series a copy is 1.5 GB, and takes longer than a shard may stand still."""
+    one, two = trained(["a", "b"]), trained(["a", "b"])
+    rows, siblings = one._rows, one._siblings
+    one.grow(dataclasses.replace(directory(2, names=["a", "b"]), warn_high=np.full(4, 30.0)))
+    assert one._rows is rows
+    assert one._siblings is siblings
+    assert expectations(one, 4) == expectations(two, 4)
+    one.grow(directory(3, names=["a", "b", "c"]))
+    assert one._rows is not rows
+    assert one._rows[:4].tobytes() == rows.tobytes()

@@ -179,3 +179,28 @@ def test_the_live_directory_is_not_touched_and_vacancies_are_bounded(
     monkeypatch.setattr(reload, "VACANT_ALLOWED", 1)
     with pytest.raises(InputError, match="restart the gateway"):
         reloaded(live, wanted)
+
+
+def test_where_no_device_moves_the_columns_are_those_of_the_new_registry() -> None:
+    """As they lie in the file that all processes map: a reload of other limits copies nothing."""
+    devices = {f"x{i}": ("o", "s", "t") for i in range(5)}
+    live = registry(devices, {"t": {"a": "W", "b": "Cel"}})
+    wanted = registry(devices, {"t": {"a": "kW", "b": "K"}})
+    done = reloaded(live, wanted)
+    assert contents(done.directory) == contents(wanted)
+    for name in (
+        "low",
+        "high",
+        "warn_low",
+        "warn_high",
+        "step",
+        "interval_ns",
+        "tolerance",
+        "series_enabled",
+    ):
+        assert np.shares_memory(getattr(done.directory, name), getattr(wanted, name)), name
+    moved = reloaded(
+        live, registry({"new": ("o", "s", "t"), **devices}, {"t": {"a": "kW", "b": "K"}})
+    )
+    assert (moved.added, moved.moved, moved.directory.n_devices) == (1, 0, 6)
+    assert moved.entries.tolist() == [5, 0, 1, 2, 3, 4]

@@ -72,7 +72,11 @@ class Shard:
         return done
 
 
-async def test_a_reload_reaches_a_shard_by_the_name_of_a_file(tmp_path: Path) -> None:
+async def test_a_reload_reaches_a_shard_by_the_name_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten: list[str] = []
+    monkeypatch.setattr(Columns, "forget", lambda columns: forgotten.append(columns.path.name))
     shard = Shard(registry(5))
     ours, theirs = Pipe()
     answer_reloads(shard, theirs)
@@ -88,6 +92,7 @@ async def test_a_reload_reaches_a_shard_by_the_name_of_a_file(tmp_path: Path) ->
     answer = await asyncio.to_thread(ask, ours, refused, settings(tmp_path), NO_RULES)
     assert "No such file" in answer.error
     assert shard.live.n_devices >= 8
+    assert forgotten == ["registry-1"], "what a reload has read is given back"
     asyncio.get_running_loop().remove_reader(theirs.fileno())
 
 
