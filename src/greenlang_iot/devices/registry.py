@@ -42,7 +42,7 @@ from greenlang_iot.devices.locate import Lines, Place, show
 from greenlang_iot.devices.metrics import Metric, Problems, read_metric, suggest
 from greenlang_iot.devices.names import are_plain, kind, metric_problem, name_problem
 from greenlang_iot.devices.units import UNITS, conversion, siblings
-from greenlang_iot.model.batches import I32, U8
+from greenlang_iot.model.batches import I32, I64, U8
 from greenlang_iot.model.directory import Directory, Texts
 from greenlang_iot.model.errors import InputError
 
@@ -136,7 +136,8 @@ class _Fleet:
     types: dict[str, dict[str, Metric]] = field(default_factory=dict)
     orgs: dict[str, int] = field(default_factory=dict)
     sites: dict[tuple[str, str], int] = field(default_factory=dict)
-    ids: dict[str, int] = field(default_factory=dict)  # id → device index
+    names: Collection[str] = ()  # ids, by device index
+    ids: dict[str, int] = field(default_factory=dict)  # id → device index, where somebody asks
     entry_of: Sequence[int] = ()  # device index → place in the document
     org_of: Sequence[int] | I32 = ()
     site_of: Sequence[int] | I32 = ()
@@ -249,8 +250,7 @@ def _take_devices(devices: list[Any], raw: dict[str, dict[str, Any]], fleet: _Fl
         return False
     if any(name_problem(name) is not None for name in {*orgs, *site_names}):
         return False
-    index = dict(zip(ids, range(len(ids)), strict=True))
-    if len(index) < len(ids):
+    if not _are_distinct(ids):
         return False
     enabled: U8 = np.ones(len(ids), np.uint8)
     overrides = []
@@ -270,11 +270,20 @@ def _take_devices(devices: list[Any], raw: dict[str, dict[str, Any]], fleet: _Fl
         if problems:
             fleet.overrides.clear()
             return False
-    fleet.ids, fleet.orgs = index, org_index
+    fleet.names, fleet.orgs = ids, org_index
+    if overrides:  # which may name others
+        fleet.ids = dict(zip(ids, range(len(ids)), strict=True))
     fleet.entry_of, fleet.enabled = range(len(ids)), enabled
     fleet.org_of, fleet.type_of = _looked_up(org_index, orgs), _looked_up(type_index, kinds)
     _take_sites(site_names, fleet.org_of, fleet)
     return True
+
+
+def _are_distinct(names: Sequence[str]) -> bool:
+    """Whether no name is there twice; mostly their hashes say so."""
+    hashes: I64 = np.fromiter(map(hash, names), np.int64, len(names))
+    hashes.sort()
+    return bool((hashes[1:] != hashes[:-1]).all()) or len({*names}) == len(names)
 
 
 def _take_sites(names: Sequence[str], org_of: I32, fleet: _Fleet) -> None:
@@ -311,7 +320,7 @@ def _read_devices(
     type_of: list[int] = []
     enabled_of: list[bool] = []
     fleet.entry_of, fleet.org_of, fleet.site_of = entry_of, org_of, site_of
-    fleet.type_of, fleet.enabled = type_of, enabled_of
+    fleet.type_of, fleet.enabled, fleet.names = type_of, enabled_of, fleet.ids
     good_places: set[str] = set()  # org and site names that were checked already
     for i, entry in enumerate(devices):
         place = ("devices", i)
@@ -443,7 +452,7 @@ def _columns(fleet: _Fleet) -> Directory:
         for source in siblings(target)
     ]
     return Directory(
-        device=texts(fleet.ids),
+        device=texts(fleet.names),
         org=texts(fleet.orgs),
         site=texts(site for _, site in fleet.sites),
         type=texts(type_names),

@@ -1,7 +1,5 @@
 """What a device and a series cost every feature, in bytes. A column more per series is found here."""
 
-import pytest
-
 from greenlang_iot.bench.memory_cost import FEATURES, Held, measure
 
 MOST = {
@@ -18,16 +16,12 @@ MOST = {
 }
 
 
-@pytest.fixture(scope="module")
-def held() -> dict[str, Held]:
-    return measure(20_000)
-
-
-@pytest.mark.parametrize("feature", MOST)
-def test_no_feature_holds_more(held: dict[str, Held], feature: str) -> None:
-    assert held[feature].per_device <= MOST[feature].per_device
-    assert held[feature].per_series <= MOST[feature].per_series
-
-
-def test_every_feature_has_a_bound(held: dict[str, Held]) -> None:
+def test_no_feature_holds_more() -> None:
+    held = measure(3_000)
     assert held.keys() == MOST.keys() == {"registry, mapped", *FEATURES}
+    more = {
+        name: (got, MOST[name])
+        for name, got in held.items()
+        if got.per_device > MOST[name].per_device or got.per_series > MOST[name].per_series
+    }
+    assert more == {}
