@@ -63,7 +63,14 @@ def reading(
     if rule == "context":
         return f"{metric} of {device} strays from its usual day, now {number(value)}{unit}"
     if rule == "river" and abs(value - expected) <= band:
-        return f"{metric} of {device} no longer fits the device's other metrics, now {number(value)}{unit}"
+        of = int(directory.series_device[series])
+        alone = directory.series_start[of + 1] - directory.series_start[of] == 1
+        what = (
+            "changes as it rarely does at this hour"
+            if alone
+            else "no longer fits the device's other metrics"
+        )
+        return f"{metric} of {device} {what}, now {number(value)}{unit}"
     if math.isnan(expected):
         return seen
     return f"{seen}; expected {expectation(expected, band)}"

@@ -25,7 +25,7 @@ from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import mqtt5
@@ -257,7 +257,7 @@ class Publisher(Subscriber):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        place = urlsplit(self.loader.load.broker)
+        place = broker_at(self.loader.load.broker)
         connect = mqtt5.ConnectPacket(
             f"greenlang-iot-bench-{self._number}",
             username=place.username,
@@ -277,6 +277,24 @@ class Publisher(Subscriber):
             self.window = packet.receive_max
             self.take(list(range(self._number, self.loader.load.devices, PUBLISHERS)))
             self.accepted.set_result(None)
+
+
+class Place(NamedTuple):
+    """A real broker, and who asks."""
+
+    host: str
+    port: int
+    secure: bool
+    username: str | None
+    password: str | None
+
+
+def broker_at(url: str) -> Place:
+    """The parts of mqtt://user:password@host:port or mqtts://; ports are 1883 and 8883 by default."""
+    parts = urlsplit(url)
+    secure = parts.scheme == "mqtts"
+    port = parts.port or (8883 if secure else 1883)
+    return Place(parts.hostname or "127.0.0.1", port, secure, parts.username, parts.password)
 
 
 def _first_packet(data: bytes) -> tuple[int, int] | None:
@@ -395,16 +413,15 @@ async def serve(load: Load) -> None:
 
 async def _publish(loader: Loader) -> None:
     """Connect all publishers to the real broker."""
-    place, load = urlsplit(loader.load.broker), loader.load
-    secure = place.scheme == "mqtts"
+    place, load = broker_at(loader.load.broker), loader.load
     ca_file = Path(load.ca_file) if load.ca_file else None
-    context = ssl_context(TlsSettings(ca_file=ca_file)) if secure else None
+    context = ssl_context(TlsSettings(ca_file=ca_file)) if place.secure else None
     loop = asyncio.get_running_loop()
     for number in range(PUBLISHERS):
         _, publisher = await loop.create_connection(
             partial(Publisher, loader, number),
-            place.hostname or "127.0.0.1",
-            place.port or (8883 if secure else 1883),
+            place.host,
+            place.port,
             ssl=context,
         )
         await publisher.accepted

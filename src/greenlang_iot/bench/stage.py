@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import orjson
 import yaml
 
-from greenlang_iot.bench.loader import Load
+from greenlang_iot.bench.loader import Load, broker_at
 from greenlang_iot.bench.processes import PATIENCE, Child, cores
 from greenlang_iot.bench.real_servers import influxdb_values, kafka_records
 from greenlang_iot.bench.workload import METRICS, registry
@@ -180,12 +179,11 @@ class Stage:
         if not self.setup.broker:
             tls = {"ca_file": str(self.ca_file)} if self.setup.tls else None
             return {"port": self.port, "tls": tls}
-        place = urlsplit(self.setup.broker)
-        secure = place.scheme == "mqtts"
+        place = broker_at(self.setup.broker)
         return {
-            "host": place.hostname,
-            "port": place.port or (8883 if secure else 1883),
-            "tls": {"ca_file": self.setup.ca_file or None} if secure else None,
+            "host": place.host,
+            "port": place.port,
+            "tls": {"ca_file": self.setup.ca_file or None} if place.secure else None,
             "username": place.username,
             "password": place.password,
         }

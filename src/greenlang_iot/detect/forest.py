@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from greenlang_iot.detect.kernels_forest import forest_learn, forest_mass
-from greenlang_iot.model.batches import F64, I32
+from greenlang_iot.detect.kernels_forest import forest_observe
+from greenlang_iot.model.batches import F64, I32, U8
 
 
 class Forest:
@@ -23,8 +23,7 @@ class Forest:
         self._trees, self._height = int(river.n_trees), int(river.height)
         self._window, self._limit = int(river.window_size), float(river.size_limit)
         self._most = int(river._max_score)
-        self._learnt = 0  # in this window
-        self._scores = False  # not before the first window is full
+        self._learnt = 0
         branches = (1 << self._height) - 1
         nodes = self._trees * (2 * branches + 1)
         self._now: I32 = np.zeros(nodes, np.int32)
@@ -44,27 +43,25 @@ class Forest:
                     at += 1
                 level = [child for node in level for child in node.children]
 
-    def score_one(self, x: F64) -> float:
-        """In [0, 1], high is strange; 0 in the first window. x: float64 by column."""
-        if not self._scores:
-            return 0.0
-        mass = forest_mass(
+    def observe(self, x: F64, learn: U8) -> F64:
+        """The score of each row of x, float64[n, columns] in the order of time: in [0, 1], high is strange, 0 in
+        the first window. Rows whose `learn` is not 0 are counted, each after its score; a full window becomes
+        the one that scores are taken from.
+        """
+        score: F64 = np.empty(len(x))
+        self._learnt = forest_observe(
             self._trees,
             self._height,
             self._limit,
             self._feature,
             self._threshold,
+            self._now,
             self._before,
+            self._window,
+            self._most,
+            self._learnt,
             x,
+            learn,
+            score,
         )
-        return 1 - mass / self._most
-
-    def learn_one(self, x: F64) -> None:
-        """Count an observation; a full window becomes the one that scores are taken from."""
-        forest_learn(self._trees, self._height, self._feature, self._threshold, self._now, x)
-        self._learnt += 1
-        if self._learnt == self._window:
-            self._now, self._before = self._before, self._now
-            self._now[:] = 0
-            self._scores = True
-            self._learnt = 0
+        return score

@@ -25,13 +25,14 @@ import math
 import zlib
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from greenlang_iot.detect.forest import Forest
-from greenlang_iot.detect.kernels_bank import note_newest, put_features
-from greenlang_iot.model.batches import F32, F64, I32, ReadingBatch, ScoreBatch
+from greenlang_iot.detect.kernels_bank import observe
+from greenlang_iot.model.batches import F32, F64, I32, U8, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.flags import (
     DETECTOR_RIVER,
@@ -74,11 +75,29 @@ class _OfFeatures:
         self._river = river
         self._columns = columns
 
-    def score(self, x: F64, z: float) -> float:
-        """x: by column. z: of the reading, with its sign."""
+    def observe(self, x: F64, z: F64, learn: U8, learnt: int) -> list[float]:
+        """The score of each observation, in order; each is learnt after its score where `learn` says so.
+
+        x: float64[n, columns]. z: of the readings, with their signs. learnt: observations before these;
+        up to WINDOW of them the score is 0.
+        """
+        scores = []
+        for row, one, learns in zip(x, z.tolist(), learn.tolist(), strict=True):
+            scores.append(self._score(row, one) if learnt >= WINDOW else 0.0)
+            if learns:
+                self._learn(row, one)
+                learnt += 1
+        return scores
+
+    def learn(self, x: F64, z: F64) -> None:
+        """Learn observations, in order."""
+        for row, one in zip(x, z.tolist(), strict=True):
+            self._learn(row, one)
+
+    def _score(self, x: F64, z: float) -> float:
         return float(self._river.score_one(self._named(x)))
 
-    def learn(self, x: F64, z: float) -> None:
+    def _learn(self, x: F64, z: float) -> None:
         self._river.learn_one(self._named(x))
 
     def _named(self, x: F64) -> dict[str, float]:
@@ -91,30 +110,31 @@ class _Trees(_OfFeatures):
     def __init__(self, river: Any, columns: list[str]) -> None:
         self._forest = Forest(river, columns)  # river's own trees are not kept
 
-    def score(self, x: F64, z: float) -> float:
-        return self._forest.score_one(x)
+    def observe(self, x: F64, z: F64, learn: U8, learnt: int) -> list[float]:
+        scores: list[float] = self._forest.observe(x, learn).tolist()
+        return scores
 
-    def learn(self, x: F64, z: float) -> None:
-        self._forest.learn_one(x)
+    def learn(self, x: F64, z: F64) -> None:
+        self._forest.observe(x, np.ones(len(x), np.uint8))
 
 
 class _Single(_OfFeatures):
     """A detector of one number."""
 
-    def score(self, x: F64, z: float) -> float:
+    def _score(self, x: F64, z: float) -> float:
         return float(self._river.score_one(None, z))
 
-    def learn(self, x: F64, z: float) -> None:
+    def _learn(self, x: F64, z: float) -> None:
         self._river.learn_one(None, z)
 
 
 class _Drift(_OfFeatures):
     """A detector of change in what came: strange is the moment in which it finds one."""
 
-    def score(self, x: F64, z: float) -> float:
+    def _score(self, x: F64, z: float) -> float:
         return float(self._river.drift_detected)
 
-    def learn(self, x: F64, z: float) -> None:
+    def _learn(self, x: F64, z: float) -> None:
         self._river.update(z)
 
 
@@ -159,37 +179,44 @@ class _Model:
     usual: list[_Usual]
     columns: list[str]
     learnt: int = 0
-    lately: deque[F64] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    lately: deque[list[float]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
-    places: dict[bytes, I32] = field(default_factory=dict)
+    places: dict[bytes, list[int]] = field(default_factory=dict)
     """By the metrics of a device: which of them is each column, −1: none. Of one Directory."""
 
-    def opinion(self, x: F64, z: float, learn: bool) -> float:
-        """In [−1, 1]: how much stranger than usual, by the mean of the detectors."""
-        total = 0.0
-        for detector, usual in zip(self.detectors, self.usual, strict=True):
-            if self.learnt >= WINDOW:
-                off = detector.score(x, z) - usual.mean
-                if math.isfinite(off):
-                    total += usual.stranger(off)
-                    if learn:
-                        usual.learn(off, max(1.0 / (self.learnt - WINDOW + 1), USUAL_RATE))
-            if learn:
-                detector.learn(x, z)
-        silent = self.learnt < LEARNT_FIRST
-        if learn:
-            self.learnt += 1
-            self.lately.append(np.array([*x.tolist(), z]))
-        return 0.0 if silent else total / len(self.detectors)
+    def opinions(self, x: F64, z: F64, learn: U8) -> list[float]:
+        """Of observations in order, each in [−1, 1]: how much stranger than usual, by the mean of the detectors.
 
-    def places_of(self, directory: Directory, metrics: I32) -> I32:
+        As for `_OfFeatures.observe`.
+        """
+        scores = [detector.observe(x, z, learn, self.learnt) for detector in self.detectors]
+        rows = x.tolist()
+        opinions = []
+        for i, learns in enumerate(learn.tolist()):
+            total = 0.0
+            if self.learnt >= WINDOW:
+                rate = max(1.0 / (self.learnt - WINDOW + 1), USUAL_RATE)
+                for score, usual in zip(scores, self.usual, strict=True):
+                    off = score[i] - usual.mean
+                    if math.isfinite(off):
+                        total += usual.stranger(off)
+                        if learns:
+                            usual.learn(off, rate)
+            silent = self.learnt < LEARNT_FIRST
+            opinions.append(0.0 if silent else total / len(self.detectors))
+            if learns:
+                self.learnt += 1
+                self.lately.append([*rows[i], float(z[i])])
+        return opinions
+
+    def places_of(self, directory: Directory, metrics: I32) -> list[int]:
         """Where each metric's column finds its series among those of a device with these metrics."""
         key = metrics.tobytes()
         places = self.places.get(key)
         if places is None:
             here = {directory.metric[m]: i for i, m in enumerate(metrics.tolist())}
             columns = self.columns[: -len(OTHER_COLUMNS)]
-            places = np.array([here.get(name, -1) for name in columns], np.int32)
+            places = [here.get(name, -1) for name in columns]
             if len(self.places) >= PLACES:
                 self.places.clear()
             self.places[key] = places
@@ -236,7 +263,7 @@ class RiverBank:
                 "detectors": list(self.settings.detectors),
                 "learnt": model.learnt,
                 "usual": [[usual.mean, usual.variance] for usual in model.usual],
-                "lately": [row.tolist() for row in model.lately],
+                "lately": list(model.lately),
             }
             for kind, model in self._models.items()
         ]
@@ -263,10 +290,10 @@ class RiverBank:
         rows = np.array(saved["lately"], np.float64).reshape(-1, len(columns) + 1)
         learnt = int(saved["learnt"]) if same else len(rows)
         # windows begin where they began: the rows before the last whole window say nothing more
-        for row in rows[-(WINDOW + learnt % WINDOW) :] if learnt > WINDOW else rows:
-            for detector in model.detectors:
-                detector.learn(row[:-1], float(row[-1]))
-        model.lately.extend(rows)
+        again = rows[-(WINDOW + learnt % WINDOW) :] if learnt > WINDOW else rows
+        for detector in model.detectors:
+            detector.learn(again[:, :-1].copy(), again[:, -1])
+        model.lately.extend(rows.tolist())
         model.learnt = learnt
         if same:
             model.usual = [_Usual(float(mean), float(var)) for mean, var in saved["usual"]]
@@ -295,21 +322,76 @@ class RiverBank:
             self._directory = directory
             for model in self._models.values():
                 model.places.clear()
-        known = self.newest
-        before = told = 0
+        looked = self._affordable(due, batch.n, per_reading, scores)
+        models, features = self._features(batch, directory, z, change, looked)
+        self.observations += len(looked)
+        for model in {id(model): model for model in models}.values():
+            mine = [i for i, other in enumerate(models) if other is model]
+            x = np.array([features[i] for i in mine])
+            rows = [looked[i] for i in mine]
+            learn = np.array([row in sampled for row in rows], np.uint8)
+            opinions = model.opinions(x, np.array([float(z[row]) for row in rows]), learn)
+            for row, opinion in zip(rows, opinions, strict=True):
+                _adjust(scores, row, OPINION * opinion, float(threshold[batch.series[row]]))
+
+    # One reading in a thousand comes here, long after the last one: code and data have left the caches, and each
+    # function of numpy that is called costs some 10 µs. So what follows is plain loops over a few rows.
+
+    def _affordable(
+        self, due: list[int], n: int, per_reading: int, scores: ScoreBatch
+    ) -> list[int]:
+        """Of the due rows of a batch of n those that the budget has room for; marks them, and the others."""
+        looked: list[int] = []
+        before = 0
         for row in due:
             self._credit = min(self._credit + per_reading * (row + 1 - before), SAVED * UNIT)
             before = row + 1
             if self._credit < UNIT or not self._ready:
                 scores.verdict[row] |= SHED
-                continue
-            self._credit -= UNIT
-            # of several readings of a series the newest counts, as in batches of one
-            note_newest(told, row + 1, batch.series, batch.flags, z, known)
-            told = row + 1
-            self._observe(batch, scores, directory, threshold, z, change, row, row in sampled)
-        self._credit = min(self._credit + per_reading * (batch.n - before), SAVED * UNIT)
-        note_newest(told, batch.n, batch.series, batch.flags, z, known)
+            else:
+                self._credit -= UNIT
+                scores.verdict[row] |= SECOND_STAGE
+                looked.append(row)
+        self._credit = min(self._credit + per_reading * (n - before), SAVED * UNIT)
+        return looked
+
+    def _features(
+        self, batch: ReadingBatch, directory: Directory, z: F32, change: F32, looked: list[int]
+    ) -> tuple[list[_Model], list[F64]]:
+        """The model of each row to look at, and its features; notes the newest z of all series."""
+        models: list[_Model] = []
+        first: list[int] = []
+        places: list[int] = []
+        places_at = [0]
+        for row in looked:
+            device = int(directory.series_device[batch.series[row]])
+            begin, end = (
+                int(directory.series_start[device]),
+                int(directory.series_start[device + 1]),
+            )
+            metrics = directory.series_metric[begin:end]
+            model = self._model(directory, directory.type[int(directory.type_of[device])], metrics)
+            models.append(model)
+            first.append(begin)
+            places += model.places_of(directory, metrics)
+            places_at.append(len(places))
+        features: F64 = np.empty(len(places) + len(OTHER_COLUMNS) * len(looked))
+        observe(
+            batch.n,
+            batch.series,
+            batch.ts_ns,
+            batch.flags,
+            z,
+            change,
+            self.newest,
+            np.array(looked, np.int64),
+            np.array(first, np.int64),
+            np.array(places, np.int32),
+            np.array(places_at, np.int64),
+            features,
+        )
+        ends = [at + len(OTHER_COLUMNS) * i for i, at in enumerate(places_at)]
+        return models, [features[a:b] for a, b in pairwise(ends)]
 
     def _due(
         self, batch: ReadingBatch, scores: ScoreBatch, per_reading: int
@@ -324,32 +406,10 @@ class RiverBank:
             for row in range(first, batch.n, stride)
             if not (verdict[row] & (SUSPECT | LEARNING) or batch.flags[row] & NOT_LEARNT)
         }
+        if not np.bitwise_or.reduce(verdict, initial=0) & SUSPECT:
+            return sorted(sampled), sampled
         suspects = np.flatnonzero(verdict & SUSPECT).tolist()
         return sorted(sampled.union(suspects)), sampled
-
-    def _observe(
-        self,
-        batch: ReadingBatch,
-        scores: ScoreBatch,
-        directory: Directory,
-        threshold: F64,
-        z: F32,
-        change: F32,
-        row: int,
-        learn: bool,
-    ) -> None:
-        series = int(batch.series[row])
-        device = int(directory.series_device[series])
-        first, end = int(directory.series_start[device]), int(directory.series_start[device + 1])
-        metrics = directory.series_metric[first:end]
-        model = self._model(directory, directory.type[int(directory.type_of[device])], metrics)
-        x = np.empty(len(model.columns))
-        places = model.places_of(directory, metrics)
-        put_features(first, places, self.newest, float(change[row]), int(batch.ts_ns[row]), x)
-        self.observations += 1
-        scores.verdict[row] |= SECOND_STAGE
-        opinion = OPINION * model.opinion(x, float(z[row]), learn)
-        _adjust(scores, row, opinion, float(threshold[series]))
 
     def _model(self, directory: Directory, kind: str, its: I32) -> _Model:
         model = self._models.get(kind)

@@ -3,8 +3,8 @@
 import numpy as np
 
 from greenlang_iot.detect import kernels, kernels_lanes, state
-from greenlang_iot.detect.kernels_bank import note_newest, put_features
-from greenlang_iot.detect.kernels_forest import forest_learn, forest_mass
+from greenlang_iot.detect.kernels_bank import observe
+from greenlang_iot.detect.kernels_forest import forest_observe
 from greenlang_iot.detect.kernels_siblings import SIBLING
 from greenlang_iot.detect.limits import LIMIT
 
@@ -53,7 +53,6 @@ def warm() -> None:
         state.aligned(0, LIMIT),
     )
     i32, f64 = np.zeros(1, np.int32), np.zeros(1)
-    forest_learn(1, 0, i32, f64, i32, f64)
-    forest_mass(1, 0, 0.0, i32, f64, i32, f64)
-    note_newest(0, 0, i32, np.zeros(0, np.uint16), f32, f32)
-    put_features(0, i32[:0], f32, 0.0, 0, np.zeros(2))
+    none, u16 = np.zeros((0, 2)), np.zeros(0, np.uint16)
+    forest_observe(1, 0, 0.0, i32, f64, i32, i32, 1, 1, 0, none, u8, f64)
+    observe(0, i32, i64, u16, f32, f32, f32, i64, i64, i32, i64, f64)

@@ -11,6 +11,12 @@ def test_a_usual_value_that_does_not_fit_the_others_is_said_so() -> None:
     assert said == "temperature of d7 no longer fits the device's other metrics, now 21.5 Cel"
 
 
+def test_a_device_with_one_metric_has_no_others_that_it_could_fit() -> None:
+    d = directory(1, ("temperature",), units=("Cel",), names=["d7"])
+    said = words.reading(d, 0, "river", 21.5, 21.0, 2.0)
+    assert said == "temperature of d7 changes as it rarely does at this hour, now 21.5 Cel"
+
+
 def test_an_unusual_value_is_said_with_what_was_expected() -> None:
     d = directory(1, names=["d7"])
     assert words.reading(d, 0, "river", 24.5, 21.0, 2.0) == (

@@ -22,15 +22,32 @@ def both(
 
 
 def scores(columns: tuple[str, ...], x: F64, twin: HalfSpaceTrees, forest: Forest) -> F64:
-    """Score, then learn, each row; river's scores and ours, which are compared here."""
-    result = np.zeros(len(x))
+    """Score, then learn, each row; river's scores and ours, of all rows at once, which are compared here."""
+    want = np.zeros(len(x))
     for i, row in enumerate(x):
         named = dict(zip(columns, row.tolist(), strict=True))
-        want, result[i] = twin.score_one(named), forest.score_one(row)
-        assert result[i] == want, i
+        want[i] = twin.score_one(named)
         twin.learn_one(named)
-        forest.learn_one(row)
+    result = forest.observe(x, np.ones(len(x), np.uint8))
+    np.testing.assert_array_equal(result, want)
     return result
+
+
+def test_what_is_not_learnt_changes_nothing_and_pieces_are_as_one() -> None:
+    rng = np.random.default_rng(8)
+    x = rng.random((400, 5))
+    learn = (rng.random(400) < 0.7).astype(np.uint8)
+    _, whole = both(NAMES, 3)
+    _, apart = both(NAMES, 3)
+    _, only = both(NAMES, 3)
+    got = whole.observe(x, learn)
+    pieces = [
+        apart.observe(x[a:b], learn[a:b]) for a, b in ((0, 1), (1, 150), (150, 150), (150, 400))
+    ]
+    np.testing.assert_array_equal(np.concatenate(pieces), got)
+    learnt = only.observe(x[learn == 1], np.ones(int(learn.sum()), np.uint8))
+    np.testing.assert_array_equal(got[learn == 1], learnt)
+    assert len(np.unique(learnt[100:])) > 50
 
 
 @given(

@@ -137,7 +137,7 @@ def test_the_metrics_of_a_device_are_judged_together() -> None:
         model = detector._bank._models["sensor"]
         assert model.columns == [*METRICS, "change of it", "time of day"]
         x = np.array([0.5 + 0.5 * z / (4.0 + abs(z)) for z in last] + [0.5, 0.5])
-        opinions.append(model.opinion(x, 1.5, learn=False))
+        opinions += model.opinions(x[None], np.array([1.5]), np.zeros(1, np.uint8))
     assert opinions[1] > opinions[0]
 
 
