@@ -60,6 +60,13 @@ def test_without_its_checksums_no_kernel_is_trusted(cache: Path) -> None:
     assert list((cache / "decode").iterdir()) == []
 
 
+def test_a_kernel_that_another_process_drops_meanwhile_is_gone(cache: Path) -> None:
+    """The parent and its fork server look at the same time."""
+    (cache / "decode" / "one.nbi").unlink()
+    (cache / "decode" / "one.nbi").symlink_to(cache / "nowhere")
+    assert kernel_cache.drop_damaged() == []
+
+
 def test_sealing_again_is_for_what_changed(cache: Path) -> None:
     before = kernel_cache.COMPILED.stat().st_ino
     kernel_cache.seal()

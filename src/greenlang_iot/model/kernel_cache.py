@@ -1,5 +1,6 @@
 """Where compiled kernels are kept, and whether they are as they were. Light to import: no numba."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -85,5 +86,8 @@ def drop_damaged() -> list[str]:
 
 def _checksums() -> dict[str, int]:
     """By name; a few megabytes are read."""
-    paths = sorted(CACHE_FOLDER.rglob("*.nb?"))
-    return {p.relative_to(CACHE_FOLDER).as_posix(): zlib.crc32(p.read_bytes()) for p in paths}
+    found = {}
+    for path in sorted(CACHE_FOLDER.rglob("*.nb?")):
+        with contextlib.suppress(FileNotFoundError):  # another process dropped it just now
+            found[path.relative_to(CACHE_FOLDER).as_posix()] = zlib.crc32(path.read_bytes())
+    return found

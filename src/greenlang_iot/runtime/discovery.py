@@ -47,8 +47,12 @@ class Discovery:
         # Of topics that do not name org and site nobody can say which site is missing.
         self._templates = [t for t in templates(settings) if {"org", "site"} <= {*t.fields}]
         self._counters = counters
-        places = np.unique(np.stack((directory.org_of, directory.site_of)), axis=1).T.tolist()
-        self._registered = {(directory.org[org], directory.site[site]) for org, site in places}
+        width = len(directory.site)
+        places = np.unique(directory.org_of.astype(np.int64) * width + directory.site_of)
+        self._registered = {
+            (directory.org[org], directory.site[site])
+            for org, site in (divmod(place, width) for place in places.tolist())
+        }
         self.unregistered: set[tuple[str, str]] = set()
 
     async def run(self) -> None:

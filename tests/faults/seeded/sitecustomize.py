@@ -278,7 +278,7 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "reload_trusts_files": ("greenlang_iot.runtime.reloader", reload_trusts_files),
     "letters_forgotten": ("greenlang_iot.sinks.deadletter", letters_forgotten),
     "best_effort_waits": ("greenlang_iot.pipeline", best_effort_waits),
-    "kernels_unchecked": ("greenlang_iot.model.jit", kernels_unchecked),
+    "kernels_unchecked": ("greenlang_iot.model.kernel_cache", kernels_unchecked),
     "rates_drop": ("greenlang_iot.decode.decoder", rates_drop),
     "no_adoption": ("greenlang_iot.runtime.sinks", no_adoption),
 }
