@@ -112,13 +112,28 @@ def test_unknown_fields_are_ignored_and_missing_ones_start_in_learning() -> None
     assert scores.verdict[1] == f.LEARNING
 
 
-def test_a_checkpoint_without_habits_is_read_and_nothing_is_learnt_anew() -> None:
-    names = ("habit_minute", "habit_days", "habit_peak", "habit_hour")
-    blob = rewritten(trained(["a"]).checkpoint(), {name: f"no_{name}" for name in names})
+HABIT = ("habit_minute", "habit_days", "habit_peak", "habit_hour")
+WEEK = tuple(f"{half}_{what}" for half in ("early", "late") for what in ("week", "error", "spare"))
+
+
+@pytest.mark.parametrize("names", [HABIT, WEEK], ids=["habits", "the week"])
+def test_a_checkpoint_of_before_is_read_and_nothing_else_is_learnt_anew(
+    names: tuple[str, ...],
+) -> None:
+    before = trained(["a"])
+    assert set(names) <= set(state.fresh(1).dtype.names or ())
+    blob = rewritten(before.checkpoint(), {name: f"no_{name}" for name in names})
     detector = Detector(directory(1, names=["a"]), SETTINGS)
     assert detector.restore(blob) == 2
     assert detector.score(readings([0], [100 * MINUTE], [1.0])).verdict[0] != f.LEARNING
-    assert checkpoint.load(blob, directory(1, names=["a"])).rows["habit_days"].tolist() == [0, 0]
+    rows = checkpoint.load(blob, directory(1, names=["a"])).rows
+    for name in names:  # a week whose days are alike errs as the day does
+        begins = rows["hour_error"] if name.endswith("_error") else state.fresh(2)[name]
+        np.testing.assert_array_equal(rows[name], begins, err_msg=name)
+    kept = checkpoint.load(before.checkpoint(), directory(1, names=["a"])).rows
+    others = [name for name in rows.dtype.names or () if name not in names]
+    for name in others:
+        np.testing.assert_array_equal(rows[name], kept[name], err_msg=name)
 
 
 def test_without_a_whole_duplicate_memory_there_is_none() -> None:
