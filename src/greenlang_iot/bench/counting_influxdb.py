@@ -19,6 +19,7 @@ _OK = b"HTTP/1.1 204 No Content\r\nX-Influxdb-Version: counting\r\n\r\n"
 _HEAD = 65_536
 """Bytes that a request's head may have."""
 _END = b"\r\n\r\n"
+_ALERTS = b"alerts,"
 _CHUNKED = b"transfer-encoding: chunked"
 
 
@@ -74,7 +75,11 @@ class Writes(Inbox):
         Writes.requests += 1
         Writes.nbytes += size
         if self._tally is None:
-            Writes.lines += int(np.count_nonzero(data[:size] == ord("\n")))
+            lines = int(np.count_nonzero(data[:size] == ord("\n")))
+            if data[: len(_ALERTS)].tobytes() == _ALERTS:  # they come in bodies of their own
+                Writes.others += lines
+            else:
+                Writes.lines += lines
             return
         lines, others = self._tally.lines(data, size)
         Writes.lines += lines

@@ -214,6 +214,18 @@ def test_bodies_in_chunks_and_with_a_length_are_counted_wherever_they_are_cut(st
     assert Writes.nbytes - nbytes == 36
 
 
+@pytest.mark.parametrize("checked", [True, False])
+def test_lines_of_alerts_are_counted_apart_whether_or_not_bodies_are_read(checked: bool) -> None:
+    writes, sent = Writes(Tally(DEVICES, START_MS) if checked else None), Sent()
+    writes.connection_made(sent)  # type: ignore[arg-type]
+    lines, others = Writes.lines, Writes.others
+    for body in (b"alerts,id=a state=1 1\nalerts,id=b state=1 1\n", line(3, 1) + line(5, 1)):
+        request = b"POST /write HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        writes.get_buffer(-1)[: len(request)] = request
+        writes.buffer_updated(len(request))
+    assert (Writes.lines - lines, Writes.others - others) == (2, 2)
+
+
 @given(st.binary(min_size=8, max_size=8) | st.from_regex(rb"[0-9]{8}", fullmatch=True))
 def test_eight_digits_are_read_together_and_nothing_else_passes_for_them(text: bytes) -> None:
     digits = all(48 <= byte <= 57 for byte in text)
