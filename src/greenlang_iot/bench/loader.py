@@ -102,9 +102,10 @@ class Subscriber(asyncio.Protocol):
             self.pump()
 
     def data_received(self, data: bytes) -> None:
-        if self.workload is not None and not self._pending and data[0] == 0x40:
-            data = self._acks(data)
-        self._pending += data
+        data, self._pending = self._pending + data, b""
+        if self.workload is not None and data[:1] == b"\x40":
+            data = self._acks(data)  # also what began in the piece before
+        self._pending = data
         while self._pending:
             whole = _first_packet(self._pending)
             if whole is None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import aiomqtt
 import pytest
 
-from greenlang_iot.bench.loader import Load
+from greenlang_iot.bench.loader import Load, Subscriber
+from greenlang_iot.bench.loader import Loader as BenchLoader
 from greenlang_iot.simulate.broker import Broker, BrokerOptions
 from greenlang_iot.simulate.ca import loopback, server_context
 
@@ -120,3 +121,28 @@ async def test_it_publishes_to_a_real_broker_until_that_has_acknowledged_all(
     assert counts["sent"] == counts["acked"] >= DEVICES
     assert (counts["disorder"], counts["lost"], counts["subscribers"]) == (0, 0, 2)
     await broker.stop()
+
+
+class Sent:
+    """A transport that keeps nothing."""
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        pass
+
+    def write(self, data: bytes) -> None:
+        pass
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6, 1_000])
+async def test_acknowledgements_are_in_order_wherever_the_stream_is_cut(step: int) -> None:
+    subscriber = Subscriber(BenchLoader(Load("", DEVICES, 1_750_000_000_000)))
+    subscriber.connection_made(Sent())  # type: ignore[arg-type]
+    subscriber.version5 = True
+    subscriber.take(list(range(DEVICES)))
+    acks = b"".join(b"\x40\x02" + n.to_bytes(2) for n in range(1, 301))
+    stream = acks[:400] + b"\xc0\x00" + acks[400:]  # a PINGREQ between them
+    for at in range(0, len(stream), step):
+        subscriber.data_received(stream[at : at + step])
+    assert (subscriber.acked, subscriber.disorder) == (300, 0)
+    subscriber.data_received(acks[:4])
+    assert (subscriber.acked, subscriber.disorder) == (301, 1)
