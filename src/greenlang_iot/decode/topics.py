@@ -8,6 +8,7 @@ from greenlang_iot.decode.kernels_topics import BLOCK, find_topics, insert_topic
 from greenlang_iot.formats.topics import TopicTemplate
 from greenlang_iot.model.batches import I32, I64, U8, U64, FrameBatch
 from greenlang_iot.model.directory import Directory, Texts, packed, writable
+from greenlang_iot.model.kinds import kinds
 
 _NAME = b"\0"  # in no topic, so it stands for a device's name
 _SPARE = 8  # readable bytes after the last topic (wide loads)
@@ -62,14 +63,11 @@ class TopicTable:
 
     def _around(self, directory: Directory, first: int) -> tuple[Texts, Texts, I32]:
         """What stands before and after the name in a topic, and which of them is each device's."""
-        width = len(directory.site)
-        pairs, place = np.unique(
-            directory.org_of[first:].astype(np.int64) * width + directory.site_of[first:],
-            return_inverse=True,
-        )
+        orgs, sites = directory.org_of[first:], directory.site_of[first:]
+        rows, place = kinds(orgs, sites)
         around = [
             self._template.topic(directory.org.raw(org), directory.site.raw(site), _NAME)
-            for org, site in (divmod(pair, width) for pair in pairs.tolist())
+            for org, site in zip(orgs[rows].tolist(), sites[rows].tolist(), strict=True)
         ]
         before, _, after = zip(*(topic.partition(_NAME) for topic in around), strict=True)
         of: I32 = np.zeros(directory.n_devices, np.int32)

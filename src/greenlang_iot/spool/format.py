@@ -110,6 +110,7 @@ def decode_header(data: bytes) -> Header:
 
 
 def pieces_of(body: bytes | Pieces) -> Iterable[Body]:
+    """The bytes of a body in order, without joining them."""
     return body if isinstance(body, Pieces) else (body,)
 
 
