@@ -84,7 +84,8 @@ class Detector:
             self._rows,
             state.halves(self._rows),
             state.weeks(self._rows),
-            self._limits,
+            self._limits.rows,
+            self._limits.kind,
             self._siblings,
             scores.score,
             scores.detector,
@@ -95,8 +96,7 @@ class Detector:
             change,
             *self._room,
         )
-        threshold = self._limits["threshold"]
-        self._bank.review(batch, scores, self._directory, threshold, z, change)
+        self._bank.review(batch, scores, self._directory, self._limits, z, change)
         return scores
 
     def _recognise(self, batch: ReadingBatch) -> None:
@@ -112,7 +112,8 @@ class Detector:
             batch.connection & 0xFFFFFFFF,
             batch.received_ns - self._paused_ns,
             self._rows,
-            self._limits,
+            self._limits.rows,
+            self._limits.kind,
         )
 
     def grow(self, directory: Directory) -> None:
@@ -140,7 +141,7 @@ class Detector:
 
     def _compared(self) -> int:
         """How many series are compared with their siblings: all, or none where no device has several metrics."""
-        return len(self._limits) if (self._limits["metrics"] > 1).any() else 0
+        return len(self._limits.kind) if (self._limits.rows["metrics"] > 1).any() else 0
 
     def silent(self, now_ns: int, watched: npt.NDArray[np.bool_] | None = None) -> Silences:
         """Series without a reading for settings.silence_intervals expected intervals of wall time.
@@ -184,7 +185,7 @@ class Detector:
 
     def standing(self, series: npt.NDArray[np.intp], now_ns: int) -> Standing:
         """How some series stand now, for somebody who looks at them."""
-        rows, limit = self._rows[series], self._limits[series]
+        rows, limit = self._rows[series], self._limits.of(series)
         expected, band = outlook(rows, limit, self.settings.warmup)
         heard = rows["heard_ns"] > 0
         return Standing(
