@@ -81,9 +81,9 @@ from greenlang_iot.detect.kernels_lanes import (
 )  # fmt: skip
 from greenlang_iot.detect.kernels_log import log
 from greenlang_iot.detect.kernels_siblings import apart_score
-from greenlang_iot.detect.kernels_tail import beyond, pace
+from greenlang_iot.detect.kernels_tail import EXCESS, START, beyond, pace
 from greenlang_iot.detect.limits import COUNTER, RESOLUTION
-from greenlang_iot.detect.state import HOT_LINES, NO_TS, RECENT, Rows
+from greenlang_iot.detect.state import GAUSS_TAIL, HOT_LINES, NO_TS, NOISE_CUSUM, RECENT, Rows
 from greenlang_iot.model.batches import F32, F64, I32, I64, U8, U16
 from greenlang_iot.model.flags import (
     DETECTOR_CONTEXT,
@@ -155,6 +155,19 @@ def fold_seq(seq: int, flags: int) -> int:
         return NO_SEQ
     # the product stays below 2**61: nothing wraps around
     return ((seq & 0xFFFFFFFF) + ((seq >> 32) & 0xFFFFFFFF) * 0x1E3779B1) & 0xFFFFFFFF
+
+
+@leaf
+def begin(row: Row) -> None:
+    """The first reading of a series: its row is all zeros, and from here on as `state.ROW` says."""
+    for k in range(RECENT):
+        row["recent_ts"][k] = NO_TS
+    row["floor_ts"] = NO_TS
+    row["last_ts"] = NO_TS
+    row["spike_tail"] = GAUSS_TAIL
+    row["shift_excess"] = NOISE_CUSUM
+    row["usual_start"] = row["stray_start"] = START
+    row["usual_excess"] = row["stray_excess"] = EXCESS
 
 
 @fused
@@ -500,6 +513,8 @@ def score_batch(
             if x - x == 0.0:  # neither NaN nor infinite: decode rejects these
                 flag = int(flags[i])
                 row = rows[at]
+                if row["spike_tail"] == 0.0:
+                    begin(row)
                 flag |= identify(row, ts[i], bits[i], fold_seq(seq[i], flag), connection)
                 flags[i] = flag
                 if flag & RETAINED == 0:
@@ -601,6 +616,8 @@ def recognise_batch(
         if x - x != 0.0:
             continue
         row = rows[series[i]]
+        if row["spike_tail"] == 0.0:
+            begin(row)
         flag = int(flags[i])
         flag |= identify(row, ts[i], bits[i], fold_seq(seq[i], flag), connection)
         flags[i] = flag

@@ -14,7 +14,7 @@ def warm() -> None:
     f32 = np.zeros(0, np.float32)
     i64 = np.zeros(0, np.int64)
     u8 = np.zeros(0, np.uint8)
-    rows = state.fresh(0)
+    rows = state.unheard(0)
     kernels.score_batch(
         0,
         np.zeros(0, np.int32),
