@@ -149,6 +149,7 @@ def load(blob: bytes, directory: Directory) -> Saved:
     siblings = state.strangers(len(saved))
     if len(parts) > 8 and len(parts[8]) == siblings.nbytes:
         siblings[:] = np.frombuffer(parts[8], SIBLING)
+        _without_marks(siblings)
     rows = _current_layout(saved[known])
     return Saved(series[known], rows, header["extra"], newest[known], siblings[known])
 
@@ -202,6 +203,13 @@ def _find(directory: Directory, device: I64, metric: I64) -> npt.NDArray[np.intp
     found = order[np.minimum(at, len(order) - 1)] if len(order) else np.zeros(len(wanted), np.intp)
     hit = keys[found] == wanted if len(order) else np.zeros(len(wanted), bool)
     return np.where(hit, found, -1)
+
+
+def _without_marks(siblings: Rows) -> None:
+    """Records of before `begun`: there a set was none where its time was NO_TS."""
+    none = siblings["set_ts"] == state.NO_TS
+    siblings["set_ts"][none] = 0
+    siblings["begun"] |= siblings["set_ts"] != 0
 
 
 def _named_rows(header: dict[str, Any], data: memoryview) -> Rows:

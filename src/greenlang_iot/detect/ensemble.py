@@ -31,13 +31,14 @@ class Detector:
         self.settings = settings
         self._directory = directory
         self._time_scale = time_scale
-        self._rows = state.fresh(directory.n_series)
+        self._rows = state.unheard(directory.n_series)
         self._limits = limits(directory, settings.threshold, settings.second_stage.enabled)
         self._siblings = state.strangers(self._compared())
         self._room = kernels_lanes.room()
         self._bank = RiverBank(settings.second_stage)
         self._next_look = NextLook()
         self._paused_ns = 0  # wall time that did not count, all in all
+        self._heard_ns = 0  # input clock of the newest batch
         self._started: int | None = None  # input clock of the first look for silence
 
     def load_second_stage(self) -> None:
@@ -58,6 +59,7 @@ class Detector:
     def score(self, batch: ReadingBatch) -> ScoreBatch:
         """Score a batch row by row; sets the duplicate bits in `batch.flags`."""
         n = batch.n
+        self._heard_ns = max(self._heard_ns, batch.received_ns - self._paused_ns)
         scores = ScoreBatch(
             n,
             score=np.zeros(n, np.float32),
@@ -84,7 +86,8 @@ class Detector:
             self._rows,
             state.halves(self._rows),
             state.weeks(self._rows),
-            self._limits,
+            self._limits.rows,
+            self._limits.kind,
             self._siblings,
             scores.score,
             scores.detector,
@@ -95,8 +98,7 @@ class Detector:
             change,
             *self._room,
         )
-        threshold = self._limits["threshold"]
-        self._bank.review(batch, scores, self._directory, threshold, z, change)
+        self._bank.review(batch, scores, self._directory, self._limits, z, change)
         return scores
 
     def _recognise(self, batch: ReadingBatch) -> None:
@@ -112,21 +114,22 @@ class Detector:
             batch.connection & 0xFFFFFFFF,
             batch.received_ns - self._paused_ns,
             self._rows,
-            self._limits,
+            self._limits.rows,
+            self._limits.kind,
         )
 
     def grow(self, directory: Directory) -> None:
         """Go on with a newer Directory; known series keep their state."""
         self._next_look.forget()
-        to, source = state.moved(state.seen(self._rows), self._directory, directory)
         rows, known = self._rows, self._siblings
+        seen = state.seen(rows)
+        to, source = state.moved(seen, self._directory, directory)
         unmoved = len(to) == len(rows) and np.array_equal(to, source)
+        worth = seen[source]
+        to, source = to[worth], source[worth]
         if not unmoved or directory.n_series != len(rows):
-            self._rows = state.fresh(directory.n_series)
-            if unmoved:
-                self._rows[: len(rows)] = rows
-            else:
-                self._rows[to] = rows[source]
+            self._rows = state.unheard(directory.n_series)
+            state.carry(self._rows, to, rows, source)
         self._limits = limits(
             directory, self.settings.threshold, self.settings.second_stage.enabled
         )
@@ -134,13 +137,13 @@ class Detector:
         if unmoved and len(known) == len(self._siblings):
             self._siblings = known
         elif len(known) and len(self._siblings):
-            self._siblings[to] = known[source]
+            state.carry(self._siblings, to, known, source)
         self._directory = directory
         self._bank.newest = np.zeros(directory.n_series, np.float32)  # places may have changed
 
     def _compared(self) -> int:
         """How many series are compared with their siblings: all, or none where no device has several metrics."""
-        return len(self._limits) if (self._limits["metrics"] > 1).any() else 0
+        return len(self._limits.kind) if (self._limits.rows["metrics"] > 1).any() else 0
 
     def silent(self, now_ns: int, watched: npt.NDArray[np.bool_] | None = None) -> Silences:
         """Series without a reading for settings.silence_intervals expected intervals of wall time.
@@ -166,9 +169,9 @@ class Detector:
         overdue = quiet > interval * intervals
         self._next_look.note(clock, which, left, overdue, self._time_scale)
         which = which[overdue]
-        rows = self._rows[which]
-        never = ~state.seen(rows)
-        last: I64 = np.where(never, 0, rows["recent_ts"].max(axis=1, initial=state.NO_TS))
+        newest = state.newest(self._rows[which])
+        never = newest == state.NO_TS
+        last: I64 = np.where(never, 0, newest)
         return Silences(which.astype(np.int32), last, (quiet - interval)[overdue], never)
 
     def presence(self, now_ns: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
@@ -184,7 +187,7 @@ class Detector:
 
     def standing(self, series: npt.NDArray[np.intp], now_ns: int) -> Standing:
         """How some series stand now, for somebody who looks at them."""
-        rows, limit = self._rows[series], self._limits[series]
+        rows, limit = state.plain(self._rows[series]), self._limits.of(series)
         expected, band = outlook(rows, limit, self.settings.warmup)
         heard = rows["heard_ns"] > 0
         return Standing(
@@ -219,15 +222,20 @@ class Detector:
             self._started = clock
         heard = np.maximum(self._rows["heard_ns"], self._started)
         quiet: I64 = ((clock - heard) * self._time_scale).astype(np.int64)
-        newest = self._rows["recent_ts"].max(axis=1, initial=state.NO_TS)
-        return quiet, np.where(state.seen(self._rows), newest, 0)
+        newest = state.newest(self._rows)
+        return quiet, np.where(newest == state.NO_TS, 0, newest)
 
     def pause_clock(self, from_ns: int, to_ns: int) -> None:
         """Wall time between the two does not count as silence: input was away or behind."""
         self._paused_ns += max(to_ns - from_ns, 0)
         self._next_look.forget()
-        heard = self._rows["heard_ns"]
-        np.minimum(heard, to_ns - self._paused_ns, out=heard)
+        latest = to_ns - self._paused_ns
+        if self._heard_ns <= latest:
+            return  # nothing came meanwhile
+        self._heard_ns = latest
+        for at in range(0, len(self._rows), state.PIECE):
+            heard = self._rows["heard_ns"][at : at + state.PIECE]
+            heard[heard > latest] = latest  # nothing is written where nothing changes
 
     def checkpoint(self) -> bytes:
         """All that was learnt and remembered; a restored Detector goes on as if nothing happened."""

@@ -80,9 +80,9 @@ from greenlang_iot.detect.kernels_lanes import (
     weight,
 )  # fmt: skip
 from greenlang_iot.detect.kernels_siblings import apart_score
-from greenlang_iot.detect.kernels_tail import beyond, pace
+from greenlang_iot.detect.kernels_tail import EXCESS, START, beyond, pace
 from greenlang_iot.detect.limits import COUNTER, RESOLUTION
-from greenlang_iot.detect.state import HOT_LINES, NO_TS, RECENT, Rows
+from greenlang_iot.detect.state import GAUSS_TAIL, HOT_LINES, NO_TS, NOISE_CUSUM, RECENT, Rows
 from greenlang_iot.model.batches import F32, F64, I32, I64, U8, U16
 from greenlang_iot.model.flags import (
     DETECTOR_CONTEXT,
@@ -155,6 +155,19 @@ def fold_seq(seq: int, flags: int) -> int:
         return NO_SEQ
     # the product stays below 2**61: nothing wraps around
     return ((seq & 0xFFFFFFFF) + ((seq >> 32) & 0xFFFFFFFF) * 0x1E3779B1) & 0xFFFFFFFF
+
+
+@leaf
+def begin(row: Row) -> None:
+    """The first reading of a series: its row is all zeros, and from here on as `state.ROW` says."""
+    for k in range(RECENT):
+        row["recent_ts"][k] = NO_TS
+    row["floor_ts"] = NO_TS
+    row["last_ts"] = NO_TS
+    row["spike_tail"] = GAUSS_TAIL
+    row["shift_excess"] = NOISE_CUSUM
+    row["usual_start"] = row["stray_start"] = START
+    row["usual_excess"] = row["stray_excess"] = EXCESS
 
 
 @fused
@@ -464,6 +477,7 @@ def score_batch(
     halves: Rows,
     weeks: Rows,
     limits: Rows,
+    kind: I32,
     siblings: Rows,
     score: F32,
     detector: U8,
@@ -479,8 +493,8 @@ def score_batch(
 ) -> None:
     """Judge and learn `n` readings in row order; sets the duplicate bits in `flags`.
 
-    bits: the values' bits (`value.view(int64)`). rows, limits: state.ROW and limits.LIMIT rows, by
-    series; halves, weeks: `state.halves(rows)`, `state.weeks(rows)`; siblings: kernels_siblings.SIBLING rows, none where no limit row
+    bits: the values' bits (`value.view(int64)`). rows: state.ROW rows, by series; limits: limits.LIMIT rows, by
+    kind; kind: by series; halves, weeks: `state.halves(rows)`, `state.weeks(rows)`; siblings: kernels_siblings.SIBLING rows, none where no limit row
     has several metrics. All else is a column of the batch; the seven from `score` on are written.
     lanes, kept, places, marks: `kernels_lanes.room()`; what is in it between calls means nothing.
 
@@ -499,6 +513,8 @@ def score_batch(
             if x - x == 0.0:  # neither NaN nor infinite: decode rejects these
                 flag = int(flags[i])
                 row = rows[at]
+                if row["spike_tail"] == 0.0:
+                    begin(row)
                 flag |= identify(row, ts[i], bits[i], fold_seq(seq[i], flag), connection)
                 flags[i] = flag
                 if flag & RETAINED == 0:
@@ -506,8 +522,9 @@ def score_batch(
                 if flag & NOT_LEARNT == 0:
                     hours = ts[i] // HOUR_NS
                     half, week = halves[half_of(at, hours)], weeks[week_of(at, hours)]
+                    limit = limits[kind[at]]
                     outcome = meet(
-                        row, half, week, limits[at], x, ts[i], hours, warmup, lanes, kept, used
+                        row, half, week, limit, x, ts[i], hours, warmup, lanes, kept, used
                     )
             if outcome == JUDGED:
                 marks[at & (MARKS - 1)] = 1
@@ -527,13 +544,14 @@ def score_batch(
             j = places[k]
             at = series[j]
             if i + k < n:
-                ask_for(series[i + k], ts[i + k], rows, halves, weeks, limits, siblings)
+                ask_for(series[i + k], ts[i + k], rows, halves, weeks, limits, kind, siblings)
             marks[at & (MARKS - 1)] = 0
-            row, limit = rows[at], limits[at]
+            row, limit = rows[at], limits[kind[at]]
             s, d, v = judge(row, limit, ts[j], lanes, kept, k)
             signed = lanes[Z + k] if lanes[DEVIATION + k] > 0.0 else -lanes[Z + k]
             if limit["metrics"] > 1:
-                apart = apart_score(siblings, limit["first"], limit["metrics"], at, ts[j], signed)
+                first = at - limit["place"]
+                apart = apart_score(siblings, first, limit["metrics"], at, ts[j], signed)
                 if v & SUSPECT == 0 and apart >= limit["threshold"]:
                     told = was_quiet(row)
                     s = TOLD_SHARE * limit["threshold"] if told else apart
@@ -547,12 +565,19 @@ def score_batch(
             z[j] = signed
             change[j] = lanes[CHANGE + k]
         for k in range(i + used, min(i + LANES, n)):
-            ask_for(series[k], ts[k], rows, halves, weeks, limits, siblings)
+            ask_for(series[k], ts[k], rows, halves, weeks, limits, kind, siblings)
 
 
 @fused
 def ask_for(
-    at: int, ts: int, rows: Rows, halves: Rows, weeks: Rows, limits: Rows, siblings: Rows
+    at: int,
+    ts: int,
+    rows: Rows,
+    halves: Rows,
+    weeks: Rows,
+    limits: Rows,
+    kind: I32,
+    siblings: Rows,
 ) -> None:
     """Have the cache lines brought that a reading of this series and time will touch."""
     for line in range(HOT_LINES):
@@ -560,7 +585,7 @@ def ask_for(
     hours = ts // HOUR_NS
     prefetch(halves, half_of(at, hours))
     prefetch(weeks, week_of(at, hours))
-    prefetch(limits, at)
+    prefetch(limits, kind[at])
     if len(siblings):
         prefetch(siblings, at)
 
@@ -578,6 +603,7 @@ def recognise_batch(
     clock_ns: int,
     rows: Rows,
     limits: Rows,
+    kind: I32,
 ) -> None:
     """Set the duplicate bits in `flags` and note what came last; nothing is judged or learnt."""
     for i in range(n):
@@ -585,15 +611,17 @@ def recognise_batch(
             ahead = series[i + AHEAD]
             for line in range(HOT_LINES - 1):
                 prefetch(rows, ahead, line)
-            prefetch(limits, ahead)
+            prefetch(limits, kind[ahead])
         x = float(value[i])
         if x - x != 0.0:
             continue
         row = rows[series[i]]
+        if row["spike_tail"] == 0.0:
+            begin(row)
         flag = int(flags[i])
         flag |= identify(row, ts[i], bits[i], fold_seq(seq[i], flag), connection)
         flags[i] = flag
         if flag & RETAINED == 0:
             row["heard_ns"] = clock_ns
         if flag & NOT_LEARNT == 0:
-            arrive(row, limits[series[i]], x, ts[i])
+            arrive(row, limits[kind[series[i]]], x, ts[i])

@@ -33,10 +33,10 @@ SIBLING = np.dtype(
         ("apart", np.float32),  # of the squared residual lately
         ("sets", np.uint16),  # it was in; stops at its largest number
         ("in_set", np.uint8),  # is z of the newest set?
-        ("spare", np.uint8),
+        ("begun", np.uint8),  # has there been a set? In the record of the device's first metric
     ]
 )
-"""A series' record, 32 bytes; only of devices with several metrics is it ever touched."""
+"""A series' record, 32 bytes; only of devices with several metrics is it ever touched. All zeros: nothing is known."""
 
 CLIP = 4.0
 """z counts for at most so much: one spike uncouples nothing."""
@@ -106,11 +106,12 @@ def apart_score(records: Rows, first: int, metrics: int, at: int, ts: int, z: fl
 
     records: of the device, `metrics` of them from `first` on.
     """
-    one = records[at]
-    if ts > records[first]["set_ts"]:
+    one, head = records[at], records[first]
+    if head["begun"] == 0 or ts > head["set_ts"]:
         weigh(records, first, metrics)
-        records[first]["set_ts"] = ts
-    if ts == records[first]["set_ts"]:
+        head["set_ts"] = ts
+        head["begun"] = 1
+    if ts == head["set_ts"]:
         one["z"] = min(max(z, -CLIP), CLIP)
         one["in_set"] = 1
     usual = usual_energy(one)

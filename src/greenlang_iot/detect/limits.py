@@ -1,9 +1,17 @@
-"""The registry's part of a judgement: one cache line per series, rebuilt when the registry is."""
+"""The registry's part of a judgement: one cache line per kind of series, rebuilt when the registry is.
+
+Series are of one kind where the registry asks the same of them; a fleet has a few kinds, so its lines stay in the
+nearest cache. Of a series itself only the number of its kind is kept.
+"""
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from greenlang_iot.detect.state import Rows, aligned
-from greenlang_iot.model.batches import I64
+from greenlang_iot.model.batches import I32, I64
 from greenlang_iot.model.directory import PROFILES, Directory
 from greenlang_iot.model.flags import (
     DETECTOR_CONTEXT,
@@ -25,7 +33,7 @@ LIMIT = np.dtype(
             "gap_ns",
             "threshold",
             "detectors",
-            "first",
+            "place",
             "metrics",
         ],
         "formats": ["f8", "f8", "f8", "f8", "i8", "f4", "u4", "i4", "i4"],
@@ -63,28 +71,52 @@ GAP_INTERVALS = 120
 """After a gap of so many expected intervals the old level says nothing: the series learns anew."""
 
 
-def limits(directory: Directory, threshold: float, siblings: bool = False) -> Rows:
-    """One LIMIT row per series of `directory`.
+@dataclass(slots=True, frozen=True)
+class Limits:
+    """LIMIT rows by kind, and the kind of each series.
+
+    place: how many series of its device come before a series. metrics: how many series its device has, 1 where they
+    are not compared.
+    """
+
+    rows: Rows
+    kind: I32
+
+    def of(self, series: npt.NDArray[np.intp]) -> Rows:
+        """The LIMIT rows of some series: a copy."""
+        rows: Rows = self.rows[self.kind[series]]
+        return rows
+
+
+def limits(directory: Directory, threshold: float, siblings: bool = False) -> Limits:
+    """What the registry asks of the series of `directory`.
 
     siblings: compare the metrics of a device with each other; otherwise each counts as the only one.
     """
     d = directory
-    first, kind = kinds(
-        *(d.warn_low, d.warn_high, d.step, d.low, d.high, d.interval_ns, d.profile)
-    )  # few, where every type of device has its own
-    table = _of_kinds(d, first, threshold)
-    rows = aligned(d.n_series, LIMIT)
-    wide = np.dtype((np.void, LIMIT.itemsize))
-    np.take(table.view(wide), kind, out=rows.view(wide), mode="clip")  # "raise" would copy
+    columns: list[npt.NDArray[Any]] = [
+        d.warn_low,
+        d.warn_high,
+        d.step,
+        d.low,
+        d.high,
+        d.interval_ns,
+        d.profile,
+    ]
     if siblings:
         start = d.series_start
-        rows["first"] = start[d.series_device]
-        rows["metrics"] = (start[1:] - start[:-1])[d.series_device]
-    return rows
+        metrics = np.diff(start).astype(np.int32)[d.series_device]
+        place = (np.arange(d.n_series) - start[d.series_device]).astype(np.int32)
+        columns += [metrics, place]
+    first, kind = kinds(*columns)  # few, where every type of device has its own
+    rows = _of_kinds(d, first, threshold)
+    if siblings:
+        rows["metrics"], rows["place"] = metrics[first], place[first]
+    return Limits(rows, kind)
 
 
 def _of_kinds(directory: Directory, which: I64, threshold: float) -> Rows:
-    """The LIMIT rows of some series, but for what they have to do with their siblings."""
+    """The LIMIT rows of some series, each as if it were the only one of its device."""
     rows = aligned(len(which), LIMIT)
     factors = np.array([PROFILE_RULES[name][0] for name in PROFILES])
     detectors = np.array([PROFILE_RULES[name][1] for name in PROFILES], np.uint32)

@@ -32,6 +32,7 @@ import numpy as np
 
 from greenlang_iot.detect.forest import Forest
 from greenlang_iot.detect.kernels_bank import observe
+from greenlang_iot.detect.limits import Limits
 from greenlang_iot.model.batches import F32, F64, I32, U8, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.flags import (
@@ -304,13 +305,13 @@ class RiverBank:
         batch: ReadingBatch,
         scores: ScoreBatch,
         directory: Directory,
-        threshold: F64,
+        limits: Limits,
         z: F32,
         change: F32,
     ) -> None:
         """Look at what is due and adjust score, detector and verdict in place.
 
-        threshold: per series. z, change: per row, from the first stage.
+        z, change: per row, from the first stage.
         """
         per_reading = round(self.settings.budget_per_1000 * UNIT / 1000)
         if not self.settings.enabled or per_reading == 0:
@@ -332,7 +333,8 @@ class RiverBank:
             learn = np.array([row in sampled for row in rows], np.uint8)
             opinions = model.opinions(x, np.array([float(z[row]) for row in rows]), learn)
             for row, opinion in zip(rows, opinions, strict=True):
-                _adjust(scores, row, OPINION * opinion, float(threshold[batch.series[row]]))
+                threshold = limits.rows["threshold"][limits.kind[batch.series[row]]]
+                _adjust(scores, row, OPINION * opinion, float(threshold))
 
     # One reading in a thousand comes here, long after the last one: code and data have left the caches, and each
     # function of numpy that is called costs some 10 µs. So what follows is plain loops over a few rows.

@@ -1,5 +1,8 @@
 """What is remembered per series: one fixed-stride row of eight cache lines, of which a reading touches six.
 
+A row of zeros is one of a series that was never heard: the kernels begin it with the first reading, so that memory
+of series that never speak is never touched.
+
 Kernels touch a series once per reading in random order, so a row is one contiguous piece; the
 checkpoint stores named fields, so the layout may change.
 """
@@ -9,11 +12,14 @@ import numpy.typing as npt
 
 from greenlang_iot.detect.kernels_siblings import SIBLING
 from greenlang_iot.detect.kernels_tail import EXCESS, START
+from greenlang_iot.model.batches import I64
 from greenlang_iot.model.directory import Directory
 
 Rows = npt.NDArray[np.void]
 
 LINE = 64
+PIECE = 16_384
+"""Rows that are looked at or copied at a time, where all are."""
 HALF = 12
 """Hours of half a day."""
 PIECES = 14
@@ -152,47 +158,70 @@ def aligned(n: int, dtype: np.dtype[np.void]) -> Rows:
     return raw[start : start + n * dtype.itemsize].view(dtype)
 
 
+def unheard(n: int) -> Rows:
+    """`n` rows of series that were never heard."""
+    return aligned(n, ROW)
+
+
 def fresh(n: int) -> Rows:
-    """`n` rows of series that have never been seen."""
-    one = aligned(1, ROW)
-    reset(one, slice(None))
-    rows = aligned(n, ROW)
-    words = ROW.itemsize // 8
-    rows.view(np.uint64).reshape(n, words)[:] = one.view(np.uint64)  # in one pass
+    """`n` rows that have begun (`kernels.begin`), and of which nothing else is known."""
+    rows = unheard(n)
+    rows[:] = _FRESH
     return rows
 
 
-def reset(rows: Rows, which: slice | npt.NDArray[np.intp]) -> None:
-    """Forget everything about some series."""
-    rows[which] = np.zeros(1, ROW)[0]
+def begun(rows: Rows) -> npt.NDArray[np.bool_]:
+    """Per row: are its fields as they are named, and not just zeros?"""
+    result: npt.NDArray[np.bool_] = rows["spike_tail"] != 0.0  # it is the mean of what is above 0
+    return result
+
+
+def plain(rows: Rows) -> Rows:
+    """A copy in which rows that were never heard look like those that have begun."""
+    rows = rows.copy()
+    rows[~begun(rows)] = _FRESH
+    return rows
+
+
+def _fresh() -> np.void:
+    one = np.zeros(1, ROW)
     for name in ("recent_ts", "floor_ts", "last_ts"):
-        rows[name][which] = NO_TS
-    rows["spike_tail"][which] = GAUSS_TAIL
-    rows["shift_excess"][which] = NOISE_CUSUM
+        one[name] = NO_TS
+    one["spike_tail"] = GAUSS_TAIL
+    one["shift_excess"] = NOISE_CUSUM
     for name in ("usual", "stray"):
-        rows[f"{name}_start"][which] = START
-        rows[f"{name}_excess"][which] = EXCESS
+        one[f"{name}_start"] = START
+        one[f"{name}_excess"] = EXCESS
+    row: np.void = one[0]
+    return row
+
+
+_FRESH = _fresh()
 
 
 def strangers(n: int) -> Rows:
     """`n` SIBLING records of series that have not been compared with others."""
-    records = aligned(n, SIBLING)
-    records["set_ts"] = NO_TS
-    return records
+    return aligned(n, SIBLING)
+
+
+def newest(rows: Rows) -> I64:
+    """Per row: event time of the newest reading that is remembered; NO_TS where there is none."""
+    at: I64 = rows["recent_ts"].max(axis=1, initial=NO_TS)
+    return np.where(begun(rows), at, NO_TS)
 
 
 def seen(rows: Rows) -> npt.NDArray[np.bool_]:
     """Per series: has it ever sent a reading?"""
-    newest: npt.NDArray[np.int64] = rows["recent_ts"].max(axis=1, initial=NO_TS)
-    return np.not_equal(newest, NO_TS)
-
-
-def grown(rows: Rows, old: Directory, new: Directory) -> Rows:
-    """Rows for `new`: known series keep theirs, also at another index; a reused index starts afresh."""
-    result = fresh(new.n_series)
-    to, source = moved(seen(rows), old, new)
-    result[to] = rows[source]
+    result = np.zeros(len(rows), np.bool_)
+    for at in range(0, len(rows), PIECE):
+        result[at : at + PIECE] = newest(rows[at : at + PIECE]) != NO_TS
     return result
+
+
+def carry(rows: Rows, to: npt.NDArray[np.intp], old: Rows, source: npt.NDArray[np.intp]) -> None:
+    """rows[to] = old[source], with little memory beside the two."""
+    for at in range(0, len(to), PIECE):
+        rows[to[at : at + PIECE]] = old[source[at : at + PIECE]]
 
 
 def moved(

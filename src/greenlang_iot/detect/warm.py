@@ -14,7 +14,7 @@ def warm() -> None:
     f32 = np.zeros(0, np.float32)
     i64 = np.zeros(0, np.int64)
     u8 = np.zeros(0, np.uint8)
-    rows = state.fresh(0)
+    rows = state.unheard(0)
     kernels.score_batch(
         0,
         np.zeros(0, np.int32),
@@ -30,6 +30,7 @@ def warm() -> None:
         state.halves(rows),
         state.weeks(rows),
         state.aligned(0, LIMIT),
+        np.zeros(0, np.int32),
         state.aligned(0, SIBLING),
         f32,
         u8,
@@ -52,6 +53,7 @@ def warm() -> None:
         0,
         rows,
         state.aligned(0, LIMIT),
+        np.zeros(0, np.int32),
     )
     i32, f64 = np.zeros(1, np.int32), np.zeros(1)
     none, u16 = np.zeros((0, 2)), np.zeros(0, np.uint16)

@@ -145,7 +145,7 @@ def replay(
     detector.load_second_stage()
     seen: list[Transition] = []
     result = _empty(len(ts_ns), ts_ns, value)
-    result.threshold = float(limits(alone, detect.threshold)["threshold"][0])
+    result.threshold = float(limits(alone, detect.threshold).rows["threshold"][0])
     result.profile = PROFILES[int(alone.profile[0])]
     patience = int(alone.interval_ns[0] * detect.silence_intervals)
     if len(ts_ns):

@@ -6,7 +6,7 @@ MOST = {
     "registry, mapped": Held(36, 75),
     "topics": Held(90, 1),
     "decode": Held(10, 5),
-    "detect": Held(1, 609),
+    "detect": Held(1, 549),
     "alerts": Held(1, 2),
     "quality": Held(273, 1),
     "line protocol": Held(82, 9),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from crc32c import crc32c
 from tests.fakes.directory import directory
 from tests.fakes.readings import MINUTE, SECOND, readings
 
-from greenlang_iot.detect import checkpoint, state
+from greenlang_iot.detect import checkpoint, kernels, state
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.detect.warm import warm
 from greenlang_iot.model import flags as f
@@ -171,6 +172,66 @@ def test_what_a_series_costs() -> None:
     assert memory == 104
     assert seasonal == 24 + 2 * 64 + 2 * 64
     assert state.ROW.itemsize - memory - seasonal == 128
+
+
+def test_a_row_of_zeros_begins_with_the_first_reading() -> None:
+    rows = state.unheard(3)
+    assert not rows.tobytes().strip(b"\0")
+    assert not state.begun(rows).any()
+    kernels.begin(rows[1])
+    assert rows[1] == state.fresh(1)[0]
+    assert state.begun(rows).tolist() == [False, True, False]
+    assert state.plain(rows).tobytes() == state.fresh(3).tobytes()
+    assert not state.seen(rows).any()  # it has begun, but remembers no reading
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_zero_row_recognises_and_judges_as_one_that_has_begun(enabled: bool) -> None:
+    """Also around 1970, where a time stamp of 0 is one."""
+    rng = np.random.default_rng(6)
+    ts = [int(t) * MINUTE for t in rng.integers(-3, 300, 600)]
+    x = rng.normal(20.0, 1.0, 600)
+    found = []
+    for make in (state.unheard, state.fresh):
+        detector = Detector(directory(1), SETTINGS.model_copy(update={"enabled": enabled}))
+        detector._rows[:] = make(2)
+        batch = readings([0] * 600, ts, x)
+        scores = detector.score(batch)
+        found.append([batch.flags, scores.score, scores.verdict, scores.expected, scores.band])
+        assert state.seen(detector._rows).tolist() == [True, False]
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_memory_of_series_that_were_never_heard_is_never_touched() -> None:
+    """Whatever the detector does for all series: start, silence, an outage, growth, a checkpoint, a restart."""
+    d = directory(20_000, interval_s=60.0)
+    before = trained(["d000", "d001"])
+    detector = Detector(d, SETTINGS)
+    assert detector.restore(before.checkpoint()) == 4
+    hear(detector, [0, 1], 0)
+    quiet(detector, 1)
+    detector.pause_clock(START, START + 10 * SECOND)
+    detector.presence(START + 20 * SECOND)
+    detector.quiet(START + 20 * SECOND)
+    assert touched(detector) <= 4
+    detector.grow(
+        directory(20_001, interval_s=60.0, names=["new", *(f"d{i:03d}" for i in range(20_000))])
+    )
+    assert len(detector._rows) == 40_002
+    detector.checkpoint()
+    assert touched(detector) <= 4
+
+
+def touched(detector: Detector) -> int:
+    """Pages of the rows that have memory of their own."""
+    first = detector._rows.ctypes.data // mmap.PAGESIZE
+    last = (detector._rows.ctypes.data + detector._rows.nbytes) // mmap.PAGESIZE
+    with open("/proc/self/pagemap", "rb") as pages:
+        pages.seek(8 * (first + 1))
+        entries = np.frombuffer(pages.read(8 * (last - first - 1)), np.uint64)
+    exclusive = 56  # what was only read is the kernel's page of zeros, which everybody shares
+    return int((entries >> np.uint64(exclusive) & np.uint64(1)).sum())
 
 
 def test_both_halves_of_the_day_are_where_the_row_names_them() -> None:
