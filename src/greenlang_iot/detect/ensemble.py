@@ -14,6 +14,7 @@ from greenlang_iot.detect.silence import NextLook
 from greenlang_iot.model.batches import I64, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.outcomes import Silences, Standing
+from greenlang_iot.model.pieces import Body
 from greenlang_iot.settings.model import DetectSettings
 
 
@@ -239,9 +240,11 @@ class Detector:
 
     def checkpoint(self) -> bytes:
         """All that was learnt and remembered; a restored Detector goes on as if nothing happened."""
-        snapshot = self.snapshot()
-        snapshot.step(len(self._rows))
-        return b"".join(snapshot.parts(self.second_stage_memory()))
+        snapshot, parts = self.snapshot(), checkpoint.head()
+        while not snapshot.done:
+            parts += snapshot.step().parts()
+        parts += checkpoint.tail(self.second_stage_memory())
+        return b"".join((*parts, checkpoint.checksum(checkpoint.add(parts))))
 
     def snapshot(self) -> Snapshot:
         """A checkpoint that is taken in steps between batches."""
@@ -251,18 +254,21 @@ class Detector:
         """What a checkpoint keeps of the second stage, as plain JSON types."""
         return self._bank.saved()
 
-    def restore(self, blob: bytes) -> int:
+    def restore(self, blob: Body) -> int:
         """Take over a checkpoint; returns how many series. ValueError says why it is refused."""
         self._next_look.forget()
-        saved = checkpoint.load(blob, self._directory)
-        self._rows[saved.series] = saved.rows
-        self._bank.restore(saved.extra)
+        extra, pieces = checkpoint.load(blob, self._directory)
+        self._bank.restore(extra)
         if len(self._bank.newest) != self._directory.n_series:
             self._bank.newest = np.zeros(self._directory.n_series, np.float32)
-        self._bank.newest[saved.series] = saved.newest
-        if len(self._siblings):
-            self._siblings[saved.series] = saved.siblings
-        return len(saved.series)
+        count = 0
+        for saved in pieces:
+            state.put(self._rows, saved.series, saved.rows)
+            self._bank.newest[saved.series] = saved.newest
+            if len(self._siblings):
+                state.put(self._siblings, saved.series, saved.siblings)
+            count += len(saved.series)
+        return count
 
 
 def _per_device(d: Directory, series: npt.NDArray[np.bool_]) -> I64:
