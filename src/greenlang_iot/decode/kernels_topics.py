@@ -142,6 +142,8 @@ def find_topics(
     for first in range(0, n, BLOCK):
         last = min(first + BLOCK, n)
         for i in range(first, last):
+            if i + BLOCK < n:
+                prefetch(buffer, topic_off[i + BLOCK])
             h = hash_bytes(buffer, topic_off[i], topic_len[i], key)
             hashes[i - first] = h
             prefetch(slots, signed(h & _LOW) & mask)
@@ -153,7 +155,9 @@ def find_topics(
         for i in range(first, last):
             d = device[i]
             if d >= 0:
-                prefetch(blob, off[signed(slots[d] & _LOW) - 1])
+                start = off[signed(slots[d] & _LOW) - 1]
+                prefetch(blob, start)
+                prefetch(blob, start + topic_len[i])
         for i in range(first, last):
             device[i] = _confirm(
                 device[i], hashes[i - first], buffer, topic_off[i], topic_len[i],

@@ -79,7 +79,6 @@ from greenlang_iot.detect.kernels_lanes import (
     weigh_lanes,
     weight,
 )  # fmt: skip
-from greenlang_iot.detect.kernels_log import log
 from greenlang_iot.detect.kernels_siblings import apart_score
 from greenlang_iot.detect.kernels_tail import EXCESS, START, beyond, pace
 from greenlang_iot.detect.limits import COUNTER, RESOLUTION
@@ -106,6 +105,7 @@ from greenlang_iot.model.flags import (
     TS_COLLISION,
 )
 from greenlang_iot.model.jit import fused, kernel, leaf
+from greenlang_iot.model.kernels_log import log
 from greenlang_iot.model.kernels_prefetch import prefetch
 
 Row = Any

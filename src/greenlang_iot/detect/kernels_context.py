@@ -15,9 +15,9 @@ counts. Nothing is judged before the series was seen for two days: the hours are
 import math
 from typing import Any
 
-from greenlang_iot.detect.kernels_log import log
 from greenlang_iot.detect.state import HALF, HOT_LINES, PIECE_HOURS, PIECES, ROW_LINES
 from greenlang_iot.model.jit import fused
+from greenlang_iot.model.kernels_log import log
 
 Row = Any
 """One record of Rows: a view, so what is assigned to its fields stays."""

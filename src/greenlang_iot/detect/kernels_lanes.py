@@ -24,11 +24,11 @@ from greenlang_iot.detect.kernels_context import (
     strayed,
     usual_unit,
 )
-from greenlang_iot.detect.kernels_log import exp, log
 from greenlang_iot.detect.kernels_tail import EXCESS, lowered, raised
 from greenlang_iot.detect.state import GAUSS_TAIL, NOISE_CUSUM
 from greenlang_iot.model.batches import F32, F64, I64, U8
 from greenlang_iot.model.jit import fused
+from greenlang_iot.model.kernels_log import exp, log
 
 LANES = 16
 MARKS = 4096

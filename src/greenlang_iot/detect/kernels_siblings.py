@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from greenlang_iot.detect.kernels_log import log
 from greenlang_iot.model.jit import leaf
+from greenlang_iot.model.kernels_log import log
 
 Rows = npt.NDArray[np.void]
 Row = Any

@@ -64,8 +64,11 @@ def _belongs(
 
 
 @fused
-def _ask_ahead(row: int, n: int, series: I32, place: U32, blob: U8) -> None:
+def _ask_ahead(
+    row: int, n: int, series: I32, place: U32, blob: U8, text_off: I32, buffer: U8
+) -> None:
     if row + 3 * AHEAD < n:
+        prefetch(buffer, int(peek(text_off, row + 2 * AHEAD)))
         prefetch(place, 2 * int(peek(series, row + 3 * AHEAD)))
         text = STEP * int(peek(place, 2 * int(peek(series, row + AHEAD))))
         prefetch(blob, text)
@@ -106,7 +109,7 @@ def append_lines(
     room = len(out)
     readings = 0
     while row < n:
-        _ask_ahead(row, n, series, place, blob)
+        _ask_ahead(row, n, series, place, blob, text_off, buffer)
         if int(peek(flags, row)) & DUPLICATE:
             row += 1
             continue

@@ -14,8 +14,11 @@ from greenlang_iot.encode.kernels_lines import append_lines
 from greenlang_iot.encode.texts import SeriesTexts
 from greenlang_iot.model.batches import U8, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory, Texts, packed
+from greenlang_iot.model.pieces import Body
 from greenlang_iot.settings.model import InfluxSettings
 
+_COPIED = 65_536
+"""Bytes of a chunk below which a copy of it costs less than a new buffer."""
 _ESCAPED = np.array([*range(0x20), 0x7F, *b"\\,= "], np.uint8)
 """Bytes of which `escape_key` changes something."""
 
@@ -79,11 +82,16 @@ class LineEncoder:
         self._rows += appended
         return appended
 
-    def seal(self) -> bytes:
-        """The lines, each ended by a newline (the buffer itself is used again)."""
-        body = self._buffer[: self._size].tobytes()
+    def seal(self) -> Body:
+        """The lines, each ended by a newline; where they are many, the buffer itself, and a new one is taken."""
+        size = self._size
         self._rows = self._size = 0
-        return body
+        if size < _COPIED:
+            return self._buffer[:size].tobytes()
+        body = self._buffer
+        self._buffer = np.empty_like(body)
+        body.resize(size, refcheck=False)  # in place: what it does not need is free again
+        return body.data
 
     def grow(self, directory: Directory) -> None:
         """Go on with a newer Directory in which known series keep their index."""

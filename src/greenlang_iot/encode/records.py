@@ -77,6 +77,7 @@ class RecordEncoder:
     def append(self, batch: ReadingBatch, scores: ScoreBatch) -> int:
         before = self.rows
         texts = self._texts
+        millionths = np.empty(batch.n, np.int32)
         row = 0
         while True:
             row = kernels.append_records(
@@ -104,6 +105,7 @@ class RecordEncoder:
                 self._count,
                 self._base_ms,
                 self._max_ms,
+                millionths,
             )
             self._measure()
             if row == batch.n:

@@ -5,6 +5,7 @@ import numpy as np
 from greenlang_iot.model.batches import I32, I64, U8, U16
 from greenlang_iot.model.flags import FRAME_DUP, FRAME_RETAIN
 from greenlang_iot.model.jit import inlined, kernel
+from greenlang_iot.model.kernels_prefetch import prefetch
 
 # Why framing stopped.
 INCOMPLETE = 0  # the rest is not a whole packet yet (or there is no rest)
@@ -104,6 +105,7 @@ def frame(
     acks = 0
     stop = INCOMPLETE
     while at < end:
+        prefetch(buffer, at + 1024)
         head = _byte(buffer, at)
         if head >> 4 != 3:
             stop = CONTROL

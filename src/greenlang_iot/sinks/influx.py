@@ -45,7 +45,7 @@ class InfluxSender:
         """Write one chunk; `timeout` bounds each request. Raises SinkError."""
         refused: list[Refused] = []
         refusals = 0
-        waiting = deque(self._cut(bytes(body)))
+        waiting = deque(self._cut(bytes(body) if isinstance(body, Pieces) else body))
         while waiting:
             part = waiting.popleft()
             answer = await self._write(part)
@@ -53,7 +53,7 @@ class InfluxSender:
             if verdict is Verdict.DONE:
                 continue
             refusals += 1
-            lines = [line for line in part.split(b"\n") if line]
+            lines = [line for line in bytes(part).split(b"\n") if line]
             guilty, again = self._decide(verdict, answer, lines, len(part), refusals)
             refused += [
                 Refused(line, words[:_ANSWER_KEPT], readings_in(line)) for line, words in guilty
@@ -77,12 +77,13 @@ class InfluxSender:
             return [], halves(lines)
         return sort_out(answer.message, lines)
 
-    def _cut(self, body: bytes) -> list[bytes]:
+    def _cut(self, body: Body) -> list[Body]:
         """The body in parts of whole lines, none larger than what a proxy took so far."""
         limit = self._body_limit
         if not limit or len(body) <= limit:
             return [body]
-        parts = []
+        body = bytes(body)
+        parts: list[Body] = []
         start = 0
         while start < len(body):
             end = body.rfind(b"\n", start, start + limit) + 1
@@ -92,7 +93,7 @@ class InfluxSender:
             start = end
         return parts
 
-    async def _write(self, part: bytes) -> Answer:
+    async def _write(self, part: Body) -> Answer:
         headers = {"Content-Type": "text/plain; charset=utf-8"}
         if self._settings.gzip:
             part = await asyncio.to_thread(zlib.compress, part, 1, 31)  # 31: with a gzip header

@@ -10,6 +10,7 @@ import aiohttp
 import orjson
 
 from greenlang_iot.model.errors import SinkError
+from greenlang_iot.model.pieces import Body
 from greenlang_iot.mqtt.tls import handshake_words, ssl_context
 from greenlang_iot.mqtt.words import system_words
 from greenlang_iot.settings.model import InfluxSettings, TlsSettings
@@ -91,7 +92,7 @@ class InfluxHttp:
         path: str,
         *,
         params: Mapping[str, str] | None = None,
-        body: bytes | None = None,
+        body: Body | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """One request and its whole answer, whatever the status. Raises SinkError."""
@@ -151,7 +152,7 @@ def _credentials(settings: InfluxSettings) -> dict[str, str]:
     return {"Authorization": f"Basic {pair}"}
 
 
-async def _slices(body: bytes) -> AsyncIterator[memoryview]:
+async def _slices(body: Body) -> AsyncIterator[memoryview]:
     view = memoryview(body)
     for start in range(0, len(view), _SLICE):
         yield view[start : start + _SLICE]

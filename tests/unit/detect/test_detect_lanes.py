@@ -10,9 +10,9 @@ from tests.fakes.directory import directory
 from tests.fakes.readings import MINUTE, readings
 from tests.reference import detect as twin
 
-from greenlang_iot.detect import kernels_log
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.detect.kernels_lanes import LANES, MARKS
+from greenlang_iot.model import kernels_log
 from greenlang_iot.settings.model import DetectSettings, SecondStageSettings
 
 SETTINGS = DetectSettings(warmup=5, second_stage=SecondStageSettings(enabled=False))
@@ -28,6 +28,11 @@ def test_logarithm(x: float) -> None:
 def test_exponential(x: float) -> None:
     assert kernels_log.exp(x) == pytest.approx(math.exp(x), rel=1e-9)
     assert kernels_log.exp(x) == twin.exp(x)
+
+
+@given(st.floats(0.0, 690.0))
+def test_exponential_below_one(x: float) -> None:
+    assert kernels_log.exp_down(x) == pytest.approx(math.exp(-x), rel=1e-12)
 
 
 @pytest.mark.parametrize(

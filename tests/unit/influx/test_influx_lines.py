@@ -195,7 +195,22 @@ def test_the_buffer_grows_past_its_first_size() -> None:
     rows = [{"series": i % 20, "text": str(i), "frame": i // 2} for i in range(2_000)]
     encoder = LineEncoder(directory(), SMALL)
     assert encoder.append(*batch(rows)) == 2_000
-    assert encoder.seal().decode().splitlines() == reference.encode(directory(), *batch(rows))
+    assert bytes(encoder.seal()).decode().splitlines() == reference.encode(
+        directory(), *batch(rows)
+    )
+
+
+@pytest.mark.parametrize("rows", [500, 5_000])  # copied, handed over
+def test_a_sealed_chunk_stays_as_it_was(rows: int) -> None:
+    first = [{"series": i % 20, "text": str(i), "frame": i} for i in range(rows)]
+    second = [{"series": i % 20, "text": "-7", "frame": i} for i in range(rows)]
+    encoder = LineEncoder(directory(), SMALL)
+    encoder.append(*batch(first))
+    body = encoder.seal()
+    encoder.append(*batch(second))
+    again = encoder.seal()
+    for sealed, sent in ((body, first), (again, second)):
+        assert bytes(sealed).decode().splitlines() == reference.encode(directory(), *batch(sent))
 
 
 def test_grow_knows_new_devices_and_moved_ones() -> None:

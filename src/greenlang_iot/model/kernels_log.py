@@ -88,3 +88,14 @@ def exp(x: float) -> float:
         * (1 / 6 + r * (1 / 24 + r * (1 / 120 + r * (1 / 720 + r * (1 / 5040 + r * (1 / 40320))))))
     )
     return (1.0 + r * series) * float_of((power + _BIAS) << _MANTISSA)
+
+
+@fused
+def exp_down(x: float) -> float:
+    """e to the power of −x, exact to about 1e-13; 0 <= x < 700."""
+    power = int(x * PER_LN2 + 0.5)
+    r = LN2 * power - x
+    series = 1 / 40320 + r * (1 / 362880 + r * (1 / 3628800 + r * (1 / 39916800)))
+    series = 1 / 24 + r * (1 / 120 + r * (1 / 720 + r * (1 / 5040 + r * series)))
+    series = 1.0 + r * (1 / 2 + r * (1 / 6 + r * series))
+    return (1.0 + r * series) * float_of((_BIAS - power) << _MANTISSA)
