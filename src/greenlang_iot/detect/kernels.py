@@ -544,7 +544,7 @@ def score_batch(
             j = places[k]
             at = series[j]
             if i + k < n:
-                ask_for(series[i + k], ts[i + k], rows, halves, weeks, limits, kind, siblings)
+                ask_for(series[i + k], ts[i + k], rows, halves, weeks, kind, siblings)
             marks[at & (MARKS - 1)] = 0
             row, limit = rows[at], limits[kind[at]]
             s, d, v = judge(row, limit, ts[j], lanes, kept, k)
@@ -565,19 +565,12 @@ def score_batch(
             z[j] = signed
             change[j] = lanes[CHANGE + k]
         for k in range(i + used, min(i + LANES, n)):
-            ask_for(series[k], ts[k], rows, halves, weeks, limits, kind, siblings)
+            ask_for(series[k], ts[k], rows, halves, weeks, kind, siblings)
 
 
 @fused
 def ask_for(
-    at: int,
-    ts: int,
-    rows: Rows,
-    halves: Rows,
-    weeks: Rows,
-    limits: Rows,
-    kind: I32,
-    siblings: Rows,
+    at: int, ts: int, rows: Rows, halves: Rows, weeks: Rows, kind: I32, siblings: Rows
 ) -> None:
     """Have the cache lines brought that a reading of this series and time will touch."""
     for line in range(HOT_LINES):
@@ -585,7 +578,7 @@ def ask_for(
     hours = ts // HOUR_NS
     prefetch(halves, half_of(at, hours))
     prefetch(weeks, week_of(at, hours))
-    prefetch(limits, kind[at])
+    prefetch(kind, at)
     if len(siblings):
         prefetch(siblings, at)
 
@@ -611,7 +604,7 @@ def recognise_batch(
             ahead = series[i + AHEAD]
             for line in range(HOT_LINES - 1):
                 prefetch(rows, ahead, line)
-            prefetch(limits, kind[ahead])
+            prefetch(kind, ahead)
         x = float(value[i])
         if x - x != 0.0:
             continue
