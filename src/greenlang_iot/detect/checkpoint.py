@@ -1,16 +1,22 @@
-"""The detectors' memory as bytes: versioned, checksummed, keyed by device and metric names.
+"""The detectors' memory as bytes: versioned, checksummed, keyed by device and metric names, a piece at a time.
 
-    magic (16) · format version u32 · CRC-32C of the rest u32 · header length u64 · header (JSON)
-    · device ids · metric names · series → device, metric (int32) · rows · z of the newest readings (float32)
-    · what is known of siblings (kernels_siblings.SIBLING), where anything is
+    magic (16) · format version u32 · 0 u32 · header length u64 · header (JSON)
+    · pieces: length u64 · COUNTS · columns
+    · 0 u64 · length u64 · what the second stage keeps (JSON) · CRC-32C of all before u32
+
+A piece holds the series of some devices: of its devices the place in the directory of then (int32), length (int32) and
+bytes of the id; of its metrics length and bytes; of its series the device and the metric (int32, within the piece), rows,
+z of the newest reading (float32) and, where anything is, what is known of siblings (kernels_siblings.SIBLING).
 
 The header names every field of the rows, so a later layout reads an earlier one: fields that it
 does not know are ignored, fields that are missing start empty, and the series learns anew.
+
+Format 1 had all series in one piece, with the sizes of the columns in its header and the CRC-32C in the place of the 0.
 """
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +27,20 @@ from crc32c import crc32c
 from greenlang_iot.detect import state
 from greenlang_iot.detect.kernels_siblings import SIBLING
 from greenlang_iot.detect.state import Rows
-from greenlang_iot.model.batches import F32, I32, I64
+from greenlang_iot.model.batches import F32, I32, I64, U8
 from greenlang_iot.model.directory import Directory, Texts
+from greenlang_iot.model.pieces import Body
 
 MAGIC = b"greenlang-detect"
-VERSION = 1
+VERSION = 2
 _HEAD = struct.Struct("<16sII")
 _LENGTH = struct.Struct("<Q")
+_CRC = struct.Struct("<I")
+_COUNTS = struct.Struct("<6Q")
+"""Of a piece: devices, bytes of their ids, metrics, bytes of their names, series, siblings."""
+
+STEP = 16_384
+"""Rows that are copied at a time: some milliseconds."""
 
 PROCESS_LOCAL = ("recent_connection", "heard_ns")
 """Fields that mean nothing after a restart: stored as zero."""
@@ -46,21 +59,56 @@ HALVES = ("night_level", "night_seen", "day_level", "day_seen")
 
 @dataclass(slots=True)
 class Saved:
-    """What a checkpoint held, matched to a Directory: `rows[i]` belongs to series `series[i]`."""
+    """A piece of a checkpoint, matched to a Directory: `rows[i]` belongs to series `series[i]`."""
 
     series: npt.NDArray[np.intp]
     rows: Rows
-    extra: dict[str, Any]
     newest: F32  # z of the newest reading
     siblings: Rows  # as `state.strangers` where nothing was saved
+
+
+@dataclass(slots=True)
+class Piece:
+    """A copy of what is known of some series: `parts` touches nothing that lives, and may run in a thread."""
+
+    directory: Directory
+    which: npt.NDArray[np.intp]
+    rows: Rows
+    newest: F32
+    siblings: Rows
+
+    def parts(self) -> list[Body]:
+        """Its bytes; none where no series was heard."""
+        if not len(self.which):
+            return []
+        for name in PROCESS_LOCAL:
+            self.rows[name] = 0
+        d = self.directory
+        devices, device_of = np.unique(d.series_device[self.which], return_inverse=True)
+        metrics, metric_of = np.unique(d.series_metric[self.which], return_inverse=True)
+        device_lengths, ids = _pack_texts(d.device, devices)
+        metric_lengths, names = _pack_texts(d.metric, metrics)
+        columns: list[npt.NDArray[Any]] = [
+            *(devices.astype(np.int32), device_lengths, ids, metric_lengths, names),
+            *(device_of.astype(np.int32), metric_of.astype(np.int32)),
+            *(self.rows, self.newest, self.siblings),
+        ]
+        counts = _COUNTS.pack(
+            *(len(devices), len(ids), len(metrics), len(names)),
+            *(len(self.which), len(self.siblings)),
+        )
+        body: list[Body] = [column.view(np.uint8).reshape(-1).data for column in columns]
+        return [_LENGTH.pack(len(counts) + sum(map(len, body))), counts, *body]
 
 
 class Snapshot:
     """A checkpoint that is taken a piece at a time, while readings go on being learnt.
 
-    Series know nothing of each other, so each may be as it was at its own moment. `step` copies; what
-    takes long (`parts`) touches nothing that lives, and may run in a thread. A Directory that grows
+    Series of different devices know nothing of each other, and those of a device are in one piece, so each piece may be
+    as it was at its own moment: whether a reading is a duplicate is asked of its own row alone. A Directory that grows
     meanwhile has rows of its own: this goes on with the ones it began with.
+
+    The bytes are `head()`, the parts of each piece in order, `tail()`, and `checksum` of all these.
     """
 
     def __init__(self, directory: Directory, rows: Rows, newest: F32, siblings: Rows) -> None:
@@ -69,140 +117,198 @@ class Snapshot:
         self._newest = newest if len(newest) == len(rows) else np.zeros(len(rows), np.float32)
         self._siblings = siblings  # a row each, or none at all
         self._at = 0
-        self._which: list[npt.NDArray[np.intp]] = []
-        self._kept: list[Rows] = []
-        self._kept_newest: list[F32] = []
-        self._kept_siblings: list[Rows] = []
 
-    def step(self, rows: int) -> bool:
-        """Copy the next so many rows; True when all are."""
-        piece = slice(self._at, self._at + rows)
-        seen = np.flatnonzero(state.seen(self._rows[piece]))
-        self._which.append(seen + self._at)
-        self._kept.append(self._rows[piece][seen])
-        self._kept_newest.append(self._newest[piece][seen])
-        if len(self._siblings):
-            self._kept_siblings.append(self._siblings[piece][seen])
-        self._at += rows
+    @property
+    def done(self) -> bool:
+        """Is every row copied?"""
         return self._at >= len(self._rows)
 
-    def parts(self, extra: dict[str, Any]) -> list[bytes]:
-        """The file's content, in pieces. extra: what the second stage keeps, as plain JSON types."""
-        for kept in self._kept:
-            for name in PROCESS_LOCAL:
-                kept[name] = 0
-        which = np.concatenate([np.zeros(0, np.intp), *self._which])
-        directory = self._directory
-        devices, device_of = np.unique(directory.series_device[which], return_inverse=True)
-        metrics, metric_of = np.unique(directory.series_metric[which], return_inverse=True)
-        columns: list[list[bytes]] = [
-            *(
-                [part]
-                for part in (
-                    *_pack_texts(directory.device, devices),
-                    *_pack_texts(directory.metric, metrics),
-                )
-            ),
-            [device_of.astype(np.int32).tobytes()],
-            [metric_of.astype(np.int32).tobytes()],
-            [kept.tobytes() for kept in self._kept],
-            [newest.tobytes() for newest in self._kept_newest],
-            [siblings.tobytes() for siblings in self._kept_siblings],
-        ]
-        fields = [
-            [name, dtype.base.str, list(dtype.shape), offset]
-            for name, (dtype, offset, *_) in (state.ROW.fields or {}).items()
-        ]
-        header = json.dumps(
-            {
-                "series": len(which),
-                "stride": state.ROW.itemsize,
-                "fields": fields,
-                "sizes": [sum(map(len, column)) for column in columns],
-                "extra": extra,
-            }
-        ).encode()
-        body = [_LENGTH.pack(len(header)), header, *(part for column in columns for part in column)]
-        crc = 0
-        for part in body:
-            for start in range(0, len(part), PIECE):
-                crc = crc32c(part[start : start + PIECE], crc)
-        return [_HEAD.pack(MAGIC, VERSION, crc), *body]
+    def step(self, rows: int = STEP) -> Piece:
+        """Copy the next so many rows, and the others of the last one's device."""
+        at, end = self._at, min(self._at + rows, len(self._rows))
+        if at < end:
+            d = self._directory
+            end = int(d.series_start[d.series_device[end - 1] + 1])
+        self._at = end
+        seen = np.flatnonzero(state.seen(self._rows[at:end]))
+        return Piece(
+            self._directory,
+            seen + at,
+            state.picked(self._rows[at:end], seen),
+            self._newest[at:end][seen],
+            state.picked(self._siblings[at:end], seen) if len(self._siblings) else self._siblings,
+        )
 
 
-def load(blob: bytes, directory: Directory) -> Saved:
-    """Read a checkpoint; series that `directory` does not have are left out.
+def head() -> list[Body]:
+    """What a checkpoint begins with."""
+    fields = [
+        [name, dtype.base.str, list(dtype.shape), offset]
+        for name, (dtype, offset, *_) in (state.ROW.fields or {}).items()
+    ]
+    header = json.dumps({"stride": state.ROW.itemsize, "fields": fields}).encode()
+    return [_HEAD.pack(MAGIC, VERSION, 0), _LENGTH.pack(len(header)), header]
 
-    Raises ValueError with the reason if the bytes are not a whole checkpoint of a known version.
+
+def tail(extra: dict[str, Any]) -> list[Body]:
+    """What follows its pieces. extra: what the second stage keeps, as plain JSON types."""
+    text = json.dumps(extra).encode()
+    return [_LENGTH.pack(0), _LENGTH.pack(len(text)), text]
+
+
+def add(parts: list[Body], crc: int = 0) -> int:
+    """The CRC-32C of what had `crc`, and these parts."""
+    for part in parts:
+        for start in range(0, len(part), PIECE):
+            crc = crc32c(part[start : start + PIECE], crc)
+    return crc
+
+
+def checksum(crc: int) -> bytes:
+    """The last bytes of a checkpoint."""
+    return _CRC.pack(crc)
+
+
+def load(blob: Body, directory: Directory) -> tuple[dict[str, Any], Iterator[Saved]]:
+    """(what the second stage kept, the series a piece at a time); series that `directory` does not have are left out.
+
+    Raises ValueError with the reason, before anything is read, if the bytes are not a whole checkpoint of a known version.
     """
-    header, parts = _open(blob)
-    devices, metrics = _unpack_texts(parts[0], parts[1]), _unpack_texts(parts[2], parts[3])
-    device = _match(devices, directory.device)[np.frombuffer(parts[4], np.int32)]
-    metric = _match(metrics, directory.metric)[np.frombuffer(parts[5], np.int32)]
-    series = _find(directory, device, metric)
-    known = np.flatnonzero(series >= 0)
-    saved = _named_rows(header, parts[6])
-    # checkpoints of before have no such column
-    newest = (
-        np.frombuffer(parts[7], np.float32) if len(parts) > 7 else np.zeros(len(saved), np.float32)
-    )
-    siblings = state.strangers(len(saved))
+    view = memoryview(blob)
+    if len(view) < _HEAD.size + _LENGTH.size:
+        raise ValueError("the checkpoint is cut short")
+    magic, version, crc = _HEAD.unpack_from(view)
+    if magic != MAGIC:
+        raise ValueError("not a detector checkpoint")
+    if version not in (1, VERSION):
+        raise ValueError(f"checkpoint format {version} is not known here (known: 1, {VERSION})")
+    if version == 1:
+        whole = add([view[_HEAD.size :]]) == crc
+    else:
+        whole = _CRC.unpack(view[-_CRC.size :])[0] == add([view[: -_CRC.size]])
+    if not whole:
+        raise ValueError("the checkpoint is damaged: its checksum does not match")
+    (length,) = _LENGTH.unpack_from(view, _HEAD.size)
+    start = _HEAD.size + _LENGTH.size + length
+    header = json.loads(bytes(view[_HEAD.size + _LENGTH.size : start]))
+    places = _Places(directory)
+    if version == 1:
+        return header["extra"], iter([_first_format(header, view[start:], places)])
+    starts = []
+    while size := _LENGTH.unpack_from(view, start)[0]:
+        starts.append(start + _LENGTH.size)
+        start += _LENGTH.size + size
+    (length,) = _LENGTH.unpack_from(view, start + _LENGTH.size)
+    start += 2 * _LENGTH.size
+    extra = json.loads(bytes(view[start : start + length]))
+    return extra, (_piece(header, view[at:], places) for at in starts)
+
+
+def _piece(header: dict[str, Any], view: memoryview, places: "_Places") -> Saved:
+    counts = _COUNTS.unpack_from(view)
+    n_devices, ids, n_metrics, names, n, n_siblings = counts
+    sizes = [
+        *(4 * n_devices, 4 * n_devices, ids, 4 * n_metrics, names, 4 * n, 4 * n),
+        *(n * header["stride"], 4 * n, n_siblings * SIBLING.itemsize),
+    ]
+    parts = _split(view[_COUNTS.size :], sizes)
+    guess = np.frombuffer(parts[0], np.int32)
+    device = places.devices(parts[1], parts[2], guess)[np.frombuffer(parts[5], np.int32)]
+    metric = places.metrics(parts[3], parts[4])[np.frombuffer(parts[6], np.int32)]
+    siblings = np.frombuffer(parts[9], SIBLING) if n_siblings else state.strangers(n)
+    newest = np.frombuffer(parts[8], np.float32)
+    return _saved(header, n, parts[7], places.series(device, metric), newest, siblings)
+
+
+def _first_format(header: dict[str, Any], view: memoryview, places: "_Places") -> Saved:
+    n, parts = header["series"], _split(view, header["sizes"])
+    device = places.devices(parts[0], parts[1])[np.frombuffer(parts[4], np.int32)]
+    metric = places.metrics(parts[2], parts[3])[np.frombuffer(parts[5], np.int32)]
+    # the earliest have no such columns
+    newest = np.frombuffer(parts[7], np.float32) if len(parts) > 7 else np.zeros(n, np.float32)
+    siblings = state.strangers(n)
     if len(parts) > 8 and len(parts[8]) == siblings.nbytes:
         siblings[:] = np.frombuffer(parts[8], SIBLING)
         _without_marks(siblings)
-    rows = _current_layout(saved[known])
-    return Saved(series[known], rows, header["extra"], newest[known], siblings[known])
+    return _saved(header, n, parts[6], places.series(device, metric), newest, siblings)
 
 
-def _open(blob: bytes) -> tuple[dict[str, Any], list[memoryview]]:
-    if len(blob) < _HEAD.size + _LENGTH.size:
-        raise ValueError("the checkpoint is cut short")
-    magic, version, crc = _HEAD.unpack_from(blob)
-    if magic != MAGIC:
-        raise ValueError("not a detector checkpoint")
-    if version != VERSION:
-        raise ValueError(f"checkpoint format {version} is not known here (known: {VERSION})")
-    if crc32c(blob[_HEAD.size :]) != crc:
-        raise ValueError("the checkpoint is damaged: its checksum does not match")
-    (length,) = _LENGTH.unpack_from(blob, _HEAD.size)
-    start = _HEAD.size + _LENGTH.size + length
-    header = json.loads(blob[_HEAD.size + _LENGTH.size : start])
-    view = memoryview(blob)
-    parts = []
-    for size in header["sizes"]:
-        parts.append(view[start : start + size])
-        start += size
-    return header, parts
+def _saved(
+    header: dict[str, Any],
+    n: int,
+    rows: memoryview,
+    series: npt.NDArray[np.intp],
+    newest: F32,
+    siblings: Rows,
+) -> Saved:
+    saved = _named_rows(header, rows, n)
+    known = np.flatnonzero(series >= 0)
+    if len(known) == n:
+        return Saved(series, _current_layout(saved), newest, siblings)
+    saved = saved[known]
+    return Saved(series[known], _current_layout(saved), newest[known], siblings[known])
 
 
-def _pack_texts(texts: Texts, which: I32) -> tuple[bytes, bytes]:
-    raw = [texts.raw(int(i)) for i in which]
-    return np.array([len(r) for r in raw], np.int32).tobytes(), b"".join(raw)
+def _split(view: memoryview, sizes: list[int]) -> list[memoryview]:
+    ends = np.cumsum(sizes).tolist()
+    return [view[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
 
-def _unpack_texts(lengths: memoryview, blob: memoryview) -> list[bytes]:
+def _pack_texts(texts: Texts, which: I32) -> tuple[I32, U8]:
+    """(lengths, bytes) of some texts."""
+    length = texts.off[which + 1] - texts.off[which]
+    before = np.cumsum(length) - length
+    at = np.arange(int(length.sum())) + np.repeat(texts.off[which] - before, length)
+    return length.astype(np.int32), texts.blob[at]
+
+
+class _Places:
+    """Where the names of a checkpoint are in a Directory; −1 where they are not."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._by_id: dict[bytes, int] | None = None
+        self._by_name = _index(directory.metric)
+
+    def devices(self, lengths: memoryview, ids: memoryview, guess: I32 | None = None) -> I64:
+        """guess: where each was when it was saved."""
+        texts = self._directory.device
+        if guess is not None and len(guess) and guess.max() < len(texts):
+            length, raw = _pack_texts(texts, guess)
+            if length.data == lengths.cast("i") and raw.data == ids:
+                return guess.astype(np.int64)
+        if self._by_id is None:
+            self._by_id = _index(texts)
+        return np.array([self._by_id.get(i, -1) for i in _unpack(lengths, ids)], np.int64)
+
+    def metrics(self, lengths: memoryview, names: memoryview) -> I64:
+        return np.array([self._by_name.get(n, -1) for n in _unpack(lengths, names)], np.int64)
+
+    def series(self, device: I64, metric: I64) -> npt.NDArray[np.intp]:
+        """Index of the series (device, metric)."""
+        d = self._directory
+        series = np.full(len(device), -1, np.intp)
+        left = np.flatnonzero((device >= 0) & (metric >= 0))
+        at = d.series_start[device[left]]
+        while True:
+            there = at < d.series_start[device[left] + 1]
+            left, at = left[there], at[there]
+            if not len(left):
+                return series
+            hit = d.series_metric[at] == metric[left]
+            series[left[hit]] = at[hit]
+            left, at = left[~hit], at[~hit] + 1
+
+
+def _index(texts: Texts) -> dict[bytes, int]:
+    data, off = texts.blob.tobytes(), texts.off.tolist()
+    return {data[off[i] : off[i + 1]]: i for i in range(len(texts))}
+
+
+def _unpack(lengths: memoryview, blob: memoryview) -> list[bytes]:
     ends = np.cumsum(np.frombuffer(lengths, np.int32)).tolist()
     data = blob.tobytes()
     return [data[a:b] for a, b in zip([0, *ends], ends, strict=False)]
-
-
-def _match(names: list[bytes], texts: Texts) -> I64:
-    """Index in `texts` of every name; −1 where there is none."""
-    data, off = texts.blob.tobytes(), texts.off.tolist()
-    index = {data[off[i] : off[i + 1]]: i for i in range(len(texts))}
-    return np.array([index.get(name, -1) for name in names], np.int64)
-
-
-def _find(directory: Directory, device: I64, metric: I64) -> npt.NDArray[np.intp]:
-    """Index of the series (device, metric); −1 where there is none."""
-    width = len(directory.metric) + 1
-    keys = directory.series_device.astype(np.int64) * width + directory.series_metric
-    order = np.argsort(keys, kind="stable")
-    wanted = np.where((device >= 0) & (metric >= 0), device * width + metric, -1)
-    at = np.searchsorted(keys, wanted, sorter=order)
-    found = order[np.minimum(at, len(order) - 1)] if len(order) else np.zeros(len(wanted), np.intp)
-    hit = keys[found] == wanted if len(order) else np.zeros(len(wanted), bool)
-    return np.where(hit, found, -1)
 
 
 def _without_marks(siblings: Rows) -> None:
@@ -212,7 +318,7 @@ def _without_marks(siblings: Rows) -> None:
     siblings["begun"] |= siblings["set_ts"] != 0
 
 
-def _named_rows(header: dict[str, Any], data: memoryview) -> Rows:
+def _named_rows(header: dict[str, Any], data: memoryview, n: int) -> Rows:
     names, formats, shapes, offsets = zip(*header["fields"], strict=True)
     dtype = np.dtype(
         {
@@ -222,7 +328,7 @@ def _named_rows(header: dict[str, Any], data: memoryview) -> Rows:
             "itemsize": header["stride"],
         }
     )
-    return np.frombuffer(data, dtype, header["series"])
+    return np.frombuffer(data, dtype, n)
 
 
 def _current_layout(saved: Rows) -> Rows:
@@ -230,6 +336,8 @@ def _current_layout(saved: Rows) -> Rows:
 
     Numbers of another size are converted; counts stop at the largest number of today's field.
     """
+    if saved.dtype == state.ROW:
+        return saved
     rows = state.fresh(len(saved))
     there: Mapping[str, Any] = saved.dtype.fields or {}
     taken = {

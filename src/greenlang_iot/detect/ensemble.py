@@ -1,5 +1,6 @@
 """The detector of a shard: state rows, the scoring kernel, the second stage, silence."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from greenlang_iot.detect.silence import NextLook
 from greenlang_iot.model.batches import I64, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.outcomes import Silences, Standing
+from greenlang_iot.model.pieces import Body
 from greenlang_iot.settings.model import DetectSettings
 
 
@@ -157,31 +159,30 @@ class Detector:
         d, clock = self._directory, now_ns - self._paused_ns
         intervals = self.settings.silence_intervals
         few = self._next_look.few(clock, watched, intervals)
-        if few is None:
-            on = self._expected_to_speak()
-            if watched is not None:
-                on &= watched[d.series_device]
-            few = np.flatnonzero(on)
-        which = few
-        interval = d.interval_ns[which]
-        quiet = self._quiet(which, now_ns)
-        left = (interval * intervals).astype(np.int64) - quiet
-        overdue = quiet > interval * intervals
-        self._next_look.note(clock, which, left, overdue, self._time_scale)
-        which = which[overdue]
-        newest = state.newest(self._rows[which])
+        found: list[tuple[npt.NDArray[np.intp], I64]] = []
+        for which in self._expected_to_speak(watched) if few is None else [few]:
+            interval = d.interval_ns[which]
+            quiet = self._quiet(which, now_ns)
+            left = (interval * intervals).astype(np.int64) - quiet
+            overdue = quiet > interval * intervals
+            self._next_look.note(clock, which, left, overdue, self._time_scale)
+            found.append((which[overdue], (quiet - interval)[overdue]))
+        series = np.concatenate([np.zeros(0, np.intp), *(one for one, _ in found)])
+        beyond = np.concatenate([np.zeros(0, np.int64), *(one for _, one in found)])
+        newest = state.newest(self._rows[series])
         never = newest == state.NO_TS
         last: I64 = np.where(never, 0, newest)
-        return Silences(which.astype(np.int32), last, (quiet - interval)[overdue], never)
+        return Silences(series.astype(np.int32), last, beyond, never)
 
     def presence(self, now_ns: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Per device: (has anything ever come, is every series overdue that has an interval)."""
         d = self._directory
-        quiet = self._quiet(slice(None), now_ns)
-        on = self._expected_to_speak()
-        overdue = on & (quiet > d.interval_ns * self.settings.silence_intervals)
-        seen = state.seen(self._rows)
-        heard = _per_device(d, seen) > 0
+        on, overdue = (np.zeros(d.n_series, np.bool_) for _ in range(2))
+        for which in self._expected_to_speak():
+            on[which] = True
+            patience = d.interval_ns[which] * self.settings.silence_intervals
+            overdue[which] = self._quiet(which, now_ns) > patience
+        heard = _per_device(d, state.seen(self._rows)) > 0
         expected = _per_device(d, on)
         return heard, (expected > 0) & (_per_device(d, overdue) == expected)
 
@@ -200,14 +201,21 @@ class Detector:
             band=band,
         )
 
-    def _expected_to_speak(self) -> npt.NDArray[np.bool_]:
+    def _expected_to_speak(
+        self, watched: npt.NDArray[np.bool_] | None = None
+    ) -> Iterator[npt.NDArray[np.intp]]:
+        """The series that have an interval, a piece at a time: of millions every column is memory."""
         d = self._directory
-        on: npt.NDArray[np.bool_] = (
-            (d.enabled[d.series_device] != 0) & (d.series_enabled != 0) & (d.interval_ns > 0)
-        )
-        return on
+        for at in range(0, d.n_series, state.PIECE):
+            piece = slice(at, at + state.PIECE)
+            device = d.series_device[piece]
+            on = (d.enabled[device] != 0) & (d.series_enabled[piece] != 0)
+            on &= d.interval_ns[piece] > 0
+            if watched is not None:
+                on &= watched[device]
+            yield np.flatnonzero(on) + at
 
-    def _quiet(self, series: npt.NDArray[np.intp] | slice, now_ns: int) -> I64:
+    def _quiet(self, series: npt.NDArray[np.intp], now_ns: int) -> I64:
         """Event time since the last reading, or since the first look where there was none."""
         clock = now_ns - self._paused_ns
         started = clock if self._started is None else self._started
@@ -217,13 +225,16 @@ class Detector:
 
     def quiet(self, now_ns: int) -> tuple[I64, I64]:
         """Per series: (ns without a reading, as `silent` counts them; event time of the newest, 0: none)."""
-        clock = now_ns - self._paused_ns
         if self._started is None:
-            self._started = clock
-        heard = np.maximum(self._rows["heard_ns"], self._started)
-        quiet: I64 = ((clock - heard) * self._time_scale).astype(np.int64)
-        newest = state.newest(self._rows)
-        return quiet, np.where(newest == state.NO_TS, 0, newest)
+            self._started = now_ns - self._paused_ns
+        n = len(self._rows)
+        quiet, last = np.empty(n, np.int64), np.empty(n, np.int64)
+        for at in range(0, n, state.PIECE):
+            which = np.arange(at, min(at + state.PIECE, n))
+            quiet[which] = self._quiet(which, now_ns)
+            newest = state.newest(self._rows[at : at + state.PIECE])
+            last[which] = np.where(newest == state.NO_TS, 0, newest)
+        return quiet, last
 
     def pause_clock(self, from_ns: int, to_ns: int) -> None:
         """Wall time between the two does not count as silence: input was away or behind."""
@@ -239,9 +250,11 @@ class Detector:
 
     def checkpoint(self) -> bytes:
         """All that was learnt and remembered; a restored Detector goes on as if nothing happened."""
-        snapshot = self.snapshot()
-        snapshot.step(len(self._rows))
-        return b"".join(snapshot.parts(self.second_stage_memory()))
+        snapshot, parts = self.snapshot(), checkpoint.head()
+        while not snapshot.done:
+            parts += snapshot.step().parts()
+        parts += checkpoint.tail(self.second_stage_memory())
+        return b"".join((*parts, checkpoint.checksum(checkpoint.add(parts))))
 
     def snapshot(self) -> Snapshot:
         """A checkpoint that is taken in steps between batches."""
@@ -251,18 +264,21 @@ class Detector:
         """What a checkpoint keeps of the second stage, as plain JSON types."""
         return self._bank.saved()
 
-    def restore(self, blob: bytes) -> int:
+    def restore(self, blob: Body) -> int:
         """Take over a checkpoint; returns how many series. ValueError says why it is refused."""
         self._next_look.forget()
-        saved = checkpoint.load(blob, self._directory)
-        self._rows[saved.series] = saved.rows
-        self._bank.restore(saved.extra)
+        extra, pieces = checkpoint.load(blob, self._directory)
+        self._bank.restore(extra)
         if len(self._bank.newest) != self._directory.n_series:
             self._bank.newest = np.zeros(self._directory.n_series, np.float32)
-        self._bank.newest[saved.series] = saved.newest
-        if len(self._siblings):
-            self._siblings[saved.series] = saved.siblings
-        return len(saved.series)
+        count = 0
+        for saved in pieces:
+            state.put(self._rows, saved.series, saved.rows)
+            self._bank.newest[saved.series] = saved.newest
+            if len(self._siblings):
+                state.put(self._siblings, saved.series, saved.siblings)
+            count += len(saved.series)
+        return count
 
 
 def _per_device(d: Directory, series: npt.NDArray[np.bool_]) -> I64:

@@ -22,7 +22,7 @@ class NextLook:
         self._watched: Bools | None = None
         self._intervals = 0.0
         self._at = _AT_ONCE
-        self._overdue: npt.NDArray[np.intp] = np.zeros(0, np.intp)
+        self._overdue: list[npt.NDArray[np.intp]] = []
 
     def forget(self) -> None:
         """All series are looked at next: rows, clock or registry changed otherwise than by a reading."""
@@ -31,19 +31,20 @@ class NextLook:
     def few(
         self, clock: int, watched: Bools | None, intervals: float
     ) -> npt.NDArray[np.intp] | None:
-        """The series that are worth a look; None: all of them are."""
+        """The series that are worth a look; None: all of them are. What is found is to be noted anew."""
         same = watched is self._watched and intervals == self._intervals
         self._watched, self._intervals = watched, intervals
+        overdue, self._overdue = self._overdue, []
         if same and clock < self._at:
-            return self._overdue
+            return np.concatenate(overdue) if overdue else np.zeros(0, np.intp)
         self._at = clock + AT_LEAST_EVERY_NS
         return None
 
     def note(
         self, clock: int, which: npt.NDArray[np.intp], left: I64, overdue: Bools, scale: float
     ) -> None:
-        """What the look found. left: per series of `which`, event time until it is overdue."""
-        self._overdue = which[overdue]
+        """What the look found, of all series or some of them. left: per series of `which`, event time until it is overdue."""
+        self._overdue.append(which[overdue])
         rest = left[~overdue]
         if len(rest):
             self._at = min(self._at, clock + int(rest.min() / scale))

@@ -218,10 +218,24 @@ def seen(rows: Rows) -> npt.NDArray[np.bool_]:
     return result
 
 
+def picked(rows: Rows, which: npt.NDArray[np.intp]) -> Rows:
+    """A copy of some rows or records, by words: several times faster than `rows[which]`."""
+    words = rows.view(np.uint64).reshape(len(rows), rows.itemsize // 8)
+    result: Rows = np.take(words, which, axis=0).reshape(-1).view(rows.dtype)
+    return result
+
+
+def put(rows: Rows, which: npt.NDArray[np.intp], others: Rows) -> None:
+    """rows[which] = others, by words."""
+    width = rows.itemsize // 8
+    words = others.view(np.uint64).reshape(len(others), width)
+    rows.view(np.uint64).reshape(len(rows), width)[which] = words
+
+
 def carry(rows: Rows, to: npt.NDArray[np.intp], old: Rows, source: npt.NDArray[np.intp]) -> None:
     """rows[to] = old[source], with little memory beside the two."""
     for at in range(0, len(to), PIECE):
-        rows[to[at : at + PIECE]] = old[source[at : at + PIECE]]
+        put(rows, to[at : at + PIECE], picked(old, source[at : at + PIECE]))
 
 
 def moved(

@@ -34,7 +34,7 @@ from greenlang_iot.observe.counters import Counters
 from greenlang_iot.observe.logs import configure
 from greenlang_iot.pipeline import DEAD_LETTER, OUTBOX, Clock, Pipeline
 from greenlang_iot.quality.counter import QualityCounter
-from greenlang_iot.runtime.checkpoints import Checkpoints
+from greenlang_iot.runtime.checkpoints import Checkpoints, restore
 from greenlang_iot.runtime.durable import DurableSettler, OutboxPort
 from greenlang_iot.runtime.folders import dead_letter_folder, outbox_folder
 from greenlang_iot.runtime.gauges import ShardGauges
@@ -459,7 +459,7 @@ class Shard:
         files = sorted(folder.glob("shard-*.state"), key=lambda p: p.stat().st_mtime)
         for path in files:
             try:
-                count = self.detector.restore(path.read_bytes())
+                count = restore(self.detector, path)
             except ValueError as error:
                 log.error(
                     "checkpoint refused: its series start anew", file=str(path), why=str(error)

@@ -134,23 +134,54 @@ class OsFiles:
 OS_FILES = OsFiles()
 
 
+class Replacement:
+    """A file that is written bit by bit; it takes its name when it is whole. Until then the old content stays."""
+
+    def __init__(self, files: Files, path: Path) -> None:
+        """OSError: nothing was made."""
+        self._files = files
+        self._path = path
+        self._temporary = path.with_name(path.name + ".tmp")
+        self._fd = files.create(self._temporary)
+
+    def write(self, parts: Sequence[Body]) -> None:
+        """Append all the parts. OSError: `abandon` it."""
+        self._files.write(self._fd, parts)
+
+    def finish(self) -> None:
+        """After a crash there is the old or the new content, never a mix. OSError: the old one is there, and nothing else."""
+        try:
+            try:
+                self._files.sync(self._fd)
+            finally:
+                self._files.close(self._fd)
+            self._files.rename(self._temporary, self._path)
+        except OSError:
+            self._remove()
+            raise
+        self._files.sync_folder(self._path.parent)
+
+    def abandon(self) -> None:
+        """The old content stays; never an error."""
+        with contextlib.suppress(OSError):
+            self._files.close(self._fd)
+        self._remove()
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):
+            self._files.unlink(self._temporary)
+
+
 def replace_durably(files: Files, path: Path, content: bytes | Sequence[bytes]) -> None:
     """Write a file (all of it, or its pieces in order) so that after a crash there is the old or the new content, never a mix.
 
     OSError: the old content is there, and nothing else.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    fd = files.create(temporary)
+    new = Replacement(files, path)
     try:
-        try:
-            for piece in [content] if isinstance(content, bytes) else content:
-                files.write(fd, [piece])
-            files.sync(fd)
-        finally:
-            files.close(fd)
-        files.rename(temporary, path)
+        for piece in [content] if isinstance(content, bytes) else content:
+            new.write([piece])
     except OSError:
-        with contextlib.suppress(OSError):
-            files.unlink(temporary)
+        new.abandon()
         raise
-    files.sync_folder(path.parent)
+    new.finish()

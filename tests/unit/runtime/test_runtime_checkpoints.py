@@ -1,10 +1,11 @@
 """Checkpoints: taken while readings are learnt, and detection that goes on after a restart of the gateway."""
 
 import asyncio
+import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,15 @@ from tests.fakes.readings import MINUTE, readings
 from tests.services.gateway_process import GatewayProcess
 from tests.unit.runtime.test_runtime_alerts_killed import until
 
+from greenlang_iot.detect.checkpoint import Snapshot
 from greenlang_iot.detect.ensemble import Detector
+from greenlang_iot.model.pieces import Body
 from greenlang_iot.runtime import checkpoints
 from greenlang_iot.runtime.checkpoints import Checkpoints
 from greenlang_iot.settings.model import DetectSettings, SecondStageSettings
 from greenlang_iot.simulate.broker import Broker
 from greenlang_iot.sinks.lake_query import LakeReader
+from greenlang_iot.spool.files import OsFiles
 
 SERIES = 10
 SETTINGS = DetectSettings(warmup=5, second_stage=SecondStageSettings(enabled=False))
@@ -51,6 +55,8 @@ async def test_readings_that_come_in_between_tear_nothing(
             states.append(new())
             states[-1].restore(detector.checkpoint())
             one.tick(0.0)  # copies four series
+            assert one._writing is not None
+            await one._writing
     await until(lambda: bool(written), "a checkpoint")
     restored = new()
     assert restored.restore(path.read_bytes()) == SERIES
@@ -69,7 +75,80 @@ async def test_the_last_one_waits_for_the_one_that_is_written(tmp_path: Path) ->
     assert len(written) == 2
     assert path.read_bytes() == detector.checkpoint()
     one.tick(3_600.0)  # not due
-    assert one._snapshot is None
+    assert one._file is None
+
+
+async def test_only_one_step_is_in_memory_and_half_a_checkpoint_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "STEP", 4)
+    detector, written, copied = new(), [], []
+    path = tmp_path / "x.state"
+    one = Checkpoints(detector, path, lambda: written.append(1))
+    minute(detector, 1)
+    await one.finish()
+    before = path.read_bytes()
+    genuine = Snapshot.step
+    monkeypatch.setattr(
+        Snapshot, "step", lambda self, *rows: copied.extend(rows) or genuine(self, *rows)
+    )
+    minute(detector, 2)
+    for _ in range(3):
+        one.tick(0.0)  # the first is not yet written: nothing more is copied
+    assert copied == [4]
+    assert one._writing is not None
+    await one._writing
+    assert path.read_bytes() == before
+    minute(detector, 3)
+    await one.finish()  # what was begun is given up, for it is of an earlier moment
+    assert len(written) == 2
+    assert path.read_bytes() != before
+    assert os.listdir(tmp_path) == ["x.state"]
+    whole, restored = new(), new()
+    whole.restore(detector.checkpoint())
+    assert checkpoints.restore(restored, path) == SERIES
+    np.testing.assert_array_equal(restored._rows, whole._rows)
+
+
+class Full(OsFiles):
+    """A disk that takes so many writes."""
+
+    def __init__(self, writes: int) -> None:
+        self.left = writes
+
+    def write(self, fd: int, parts: Sequence[Body]) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(28, "No space left on device")
+        super().write(fd, parts)
+
+
+async def test_a_disk_that_is_full_in_the_middle_leaves_the_checkpoint_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "STEP", 4)
+    detector, written = new(), []
+    path, disk = tmp_path / "x.state", Full(1_000)
+    one = Checkpoints(detector, path, lambda: written.append(1), disk)
+    minute(detector, 1)
+    await one.finish()
+    before = path.read_bytes()
+    minute(detector, 2)
+    for writes in range(6):  # head, three pieces, tail, checksum
+        disk.left = writes
+        await one.finish()
+        assert path.read_bytes() == before
+        assert os.listdir(tmp_path) == ["x.state"]
+    disk.left = 6
+    await one.finish()
+    assert path.read_bytes() != before
+    assert len(written) == 2
+
+
+def test_an_empty_file_is_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "x.state").touch()
+    with pytest.raises(ValueError, match="cut short"):
+        checkpoints.restore(new(), tmp_path / "x.state")
 
 
 async def test_a_disk_that_fails_costs_only_the_checkpoint(tmp_path: Path) -> None:
