@@ -139,7 +139,7 @@ AGREED_WEIGHT = 0.2
 TAIL_KNOWN = 50
 """Readings before which no tail is learnt."""
 RUN_FLOOR = 10.0  # shorter runs of equal values never count as long
-RUN_SCORE = 2.0  # score of a run as long as usual
+RUN_SCORE = 1.5  # score of a run as long as usual
 RUN_DECAY = 0.9995  # per finished run
 MAX_COUNT = 2**16 - 1
 AHEAD = 6  # rows that are asked for before they are needed, where nothing is judged
