@@ -11,7 +11,8 @@ context the series strays from its usual day (kernels_context).
 rate, range  a violated limit of the registry is certain.
 
 Spike and shift together, and context, stand against the tail of their own raw scores (kernels_tail):
-what this series does all the time is no anomaly. Where both are unusual, the higher score gains a share of the lower.
+what this series does all the time is no anomaly. A spike or shift to what the hour lets expect counts less, and so do those of
+a new series. Where both are unusual, the higher score gains a share of the lower.
 
 An anomaly is news once: after a reading over the threshold the next ones are TOLD, with half the
 threshold as their score, until the series stayed below the threshold for a while. What comes at the same time

@@ -2,7 +2,7 @@
 
 A reading is compared with what is usual at this hour of the day (24 levels, learnt online), or at this hour and
 in this piece of the week (28 offsets of six hours, from the second week on), or with a slow average, whichever was closer lately. Of the residual three averages are kept: two short ones of its
-size and its square, and a longer one of its sign, that sees what departs slowly. Each stands against its own long history: the excess over its mean, in
+size and its square, and a longer one of its sign, that sees what departs slowly (square and sign take longer where readings come sooner than every five minutes). Each stands against its own long history: the excess over its mean, in
 standard deviations; so does, against the history of the size, the error of the expectation over some 100 readings.
 The score is a weighted sum of the logarithms of the four, so that it rises
 when the series strays in several ways at once, and a heavy tail does not blow it up.
