@@ -108,6 +108,7 @@ from greenlang_iot.model.flags import (
 from greenlang_iot.model.jit import fused, kernel, leaf
 from greenlang_iot.model.kernels_log import log
 from greenlang_iot.model.kernels_prefetch import prefetch
+from greenlang_iot.model.kernels_words import peek, poke
 
 Row = Any
 """One record of Rows: a view, so what is assigned to its fields stays."""
@@ -368,27 +369,47 @@ def meet(
         return LEARNING
 
     seen = float(row["seen"])
-    s[X + k], s[LAST + k], s[SECONDS + k] = x, last, seconds
-    s[BASE + k], s[UNIT + k], s[Y + k] = base, unit, y
-    s[LEVEL + k], s[DEVIATION + k], s[SPREAD + k], s[FLOOR + k] = level, deviation, sigma, floor
-    s[SEEN + k] = seen
-    s[SPIKES + k] = 1.0 if enabled & (1 << DETECTOR_SPIKE) else 0.0
-    s[SHIFTS + k] = 1.0 if enabled & (1 << DETECTOR_SHIFT) else 0.0
-    t[THRESHOLD + k] = limit["threshold"]
-    t[TAIL + k] = row["spike_tail"]
-    t[UP + k], t[DOWN + k], t[CUSUM + k] = row["shift_up"], row["shift_down"], row["shift_excess"]
-    t[USUAL_START + k], t[USUAL_EXCESS + k] = row["usual_start"], row["usual_excess"]
-    t[STRAY_START + k], t[STRAY_EXCESS + k] = row["stray_start"], row["stray_excess"]
-    s[SETTLED + k], s[RESIDUAL + k], s[ERROR + k] = 0.0, 0.0, 0.0
+    poke(s, X + k, x)
+    poke(s, LAST + k, last)
+    poke(s, SECONDS + k, seconds)
+    poke(s, BASE + k, base)
+    poke(s, UNIT + k, unit)
+    poke(s, Y + k, y)
+    poke(s, LEVEL + k, level)
+    poke(s, DEVIATION + k, deviation)
+    poke(s, SPREAD + k, sigma)
+    poke(s, FLOOR + k, floor)
+    poke(s, SEEN + k, seen)
+    poke(s, SPIKES + k, 1.0 if enabled & (1 << DETECTOR_SPIKE) else 0.0)
+    poke(s, SHIFTS + k, 1.0 if enabled & (1 << DETECTOR_SHIFT) else 0.0)
+    poke(t, THRESHOLD + k, limit["threshold"])
+    poke(t, TAIL + k, row["spike_tail"])
+    poke(t, UP + k, row["shift_up"])
+    poke(t, DOWN + k, row["shift_down"])
+    poke(t, CUSUM + k, row["shift_excess"])
+    poke(t, USUAL_START + k, row["usual_start"])
+    poke(t, USUAL_EXCESS + k, row["usual_excess"])
+    poke(t, STRAY_START + k, row["stray_start"])
+    poke(t, STRAY_EXCESS + k, row["stray_excess"])
+    poke(s, SETTLED + k, 0.0)
+    poke(s, RESIDUAL + k, 0.0)
+    poke(s, ERROR + k, 0.0)
     if enabled & (1 << DETECTOR_CONTEXT):
-        s[SETTLED + k] = 1.0 if settled(row, hours) else 0.0
-        s[RESIDUAL + k], s[ERROR + k] = residual(row, half, week, y, hours)
+        poke(s, SETTLED + k, 1.0 if settled(row, hours) else 0.0)
+        strayed, error = residual(row, half, week, y, hours)
+        poke(s, RESIDUAL + k, strayed)
+        poke(s, ERROR + k, error)
         if row["seen"] < MAX_COUNT:
             row["seen"] += 1
-        t[SIZE + k], t[SQUARE + k], t[LEAN + k] = row["size"], row["square"], row["lean"]
-        t[SIZE_MEAN + k], t[SIZE_SD + k] = row["size_mean"], row["size_sd"]
-        t[SQUARE_MEAN + k], t[SQUARE_SD + k] = row["square_mean"], row["square_sd"]
-        t[LEAN_MEAN + k], t[LEAN_SD + k] = row["lean_mean"], row["lean_sd"]
+        poke(t, SIZE + k, row["size"])
+        poke(t, SQUARE + k, row["square"])
+        poke(t, LEAN + k, row["lean"])
+        poke(t, SIZE_MEAN + k, row["size_mean"])
+        poke(t, SIZE_SD + k, row["size_sd"])
+        poke(t, SQUARE_MEAN + k, row["square_mean"])
+        poke(t, SQUARE_SD + k, row["square_sd"])
+        poke(t, LEAN_MEAN + k, row["lean_mean"])
+        poke(t, LEAN_SD + k, row["lean_sd"])
     return JUDGED
 
 
@@ -399,24 +420,32 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
     Returns score, detector, verdict.
     """
     enabled = limit["detectors"]
-    row["shift_up"], row["shift_down"], row["shift_excess"] = t[UP + k], t[DOWN + k], t[CUSUM + k]
+    row["shift_up"], row["shift_down"], row["shift_excess"] = (
+        peek(t, UP + k),
+        peek(t, DOWN + k),
+        peek(t, CUSUM + k),
+    )
     if enabled & (1 << DETECTOR_CONTEXT):
-        row["size"], row["square"], row["lean"] = t[SIZE + k], t[SQUARE + k], t[LEAN + k]
-        row["size_mean"], row["size_sd"] = t[SIZE_MEAN + k], t[SIZE_SD + k]
-        row["square_mean"], row["square_sd"] = t[SQUARE_MEAN + k], t[SQUARE_SD + k]
-        row["lean_mean"], row["lean_sd"] = t[LEAN_MEAN + k], t[LEAN_SD + k]
-    threshold = float(t[THRESHOLD + k])
-    z, seen = s[Z + k], s[SEEN + k]
-    best, strange = s[USUAL_SCORE + k], s[STRANGE + k]
-    detector = DETECTOR_SHIFT if s[SHIFT + k] > s[SPIKE + k] else DETECTOR_SPIKE
-    if not enabled & (1 << DETECTOR_SPIKE) and s[SHIFT + k] <= 0.0:
+        row["size"], row["square"], row["lean"] = (
+            peek(t, SIZE + k),
+            peek(t, SQUARE + k),
+            peek(t, LEAN + k),
+        )
+        row["size_mean"], row["size_sd"] = peek(t, SIZE_MEAN + k), peek(t, SIZE_SD + k)
+        row["square_mean"], row["square_sd"] = peek(t, SQUARE_MEAN + k), peek(t, SQUARE_SD + k)
+        row["lean_mean"], row["lean_sd"] = peek(t, LEAN_MEAN + k), peek(t, LEAN_SD + k)
+    threshold = float(peek(t, THRESHOLD + k))
+    z, seen = peek(s, Z + k), peek(s, SEEN + k)
+    best, strange = peek(s, USUAL_SCORE + k), peek(s, STRANGE + k)
+    detector = DETECTOR_SHIFT if peek(s, SHIFT + k) > peek(s, SPIKE + k) else DETECTOR_SPIKE
+    if not enabled & (1 << DETECTOR_SPIKE) and peek(s, SHIFT + k) <= 0.0:
         detector = DETECTOR_NONE
     agreed = max(min(best, strange) - AGREED_FROM, 0.0)
     if agreed > 0.0:
-        agreed *= AGREED * min(AGREED_WEIGHT / weight(float(t[TAIL + k])), 1.0)
+        agreed *= AGREED * min(AGREED_WEIGHT / weight(float(peek(t, TAIL + k))), 1.0)
     detector = DETECTOR_CONTEXT if strange > best else detector
     best = max(best, strange) + agreed
-    if row["run"] > 1 and enabled & (1 << DETECTOR_STUCK) and s[SECONDS + k] >= 0.0:
+    if row["run"] > 1 and enabled & (1 << DETECTOR_STUCK) and peek(s, SECONDS + k) >= 0.0:
         usual_run = float(row["usual_run"])
         if usual_run > 0.0:
             stuck = RUN_SCORE * (row["run"] - 1.0) / max(usual_run, RUN_FLOOR)
@@ -425,7 +454,14 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
     suspect = best >= threshold
     calm = row["quiet"] == 0  # nothing was told lately
     told = is_told(row, suspect, detector, best, threshold)
-    violated = violation(limit, s[X + k], s[LAST + k], s[LEVEL + k], s[SECONDS + k], s[BAND + k])
+    violated = violation(
+        limit,
+        peek(s, X + k),
+        peek(s, LAST + k),
+        peek(s, LEVEL + k),
+        peek(s, SECONDS + k),
+        peek(s, BAND + k),
+    )
     if suspect and not told and violated == DETECTOR_NONE and detector != DETECTOR_STUCK:
         told = is_habit(row, ts, best)
     if violated != DETECTOR_NONE:
@@ -436,26 +472,29 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
         rate = pace(seen)
         if calm:
             row["usual_start"], row["usual_excess"] = beyond(
-                max(s[SPIKE + k], s[SHIFT + k]),
-                float(t[USUAL_START + k]),
-                float(t[USUAL_EXCESS + k]),
+                max(peek(s, SPIKE + k), peek(s, SHIFT + k)),
+                float(peek(t, USUAL_START + k)),
+                float(peek(t, USUAL_EXCESS + k)),
                 rate,
             )
-        if s[STRAY + k] >= 0.0:
+        if peek(s, STRAY + k) >= 0.0:
             row["stray_start"], row["stray_excess"] = beyond(
-                s[STRAY + k], float(t[STRAY_START + k]), float(t[STRAY_EXCESS + k]), rate
+                peek(s, STRAY + k),
+                float(peek(t, STRAY_START + k)),
+                float(peek(t, STRAY_EXCESS + k)),
+                rate,
             )
 
     # what violates a limit is a fault, not a habit of the series
     if z > TAIL_FROM and row["outside"] == 0 and violated == DETECTOR_NONE:
-        tail = float(t[TAIL + k])
+        tail = float(peek(t, TAIL + k))
         rate = SPIKE_RATE if calm else SPIKE_RATE * DOUBT
         row["spike_tail"] = tail + rate * (log(z / TAIL_FROM) - tail)
     if z > OUTSIDE:
-        stay_outside(row, s[DEVIATION + k])
+        stay_outside(row, peek(s, DEVIATION + k))
     else:
         row["outside"] = 0
-        learn(row, s[Y + k], s[DEVIATION + k], s[SPREAD + k])
+        learn(row, peek(s, Y + k), peek(s, DEVIATION + k), peek(s, SPREAD + k))
     verdict = 0
     if suspect:
         verdict = SUSPECT | TOLD if told else SUSPECT
@@ -506,79 +545,85 @@ def score_batch(
     while i < n:
         used = 0
         while i < n and used < LANES:
-            at = series[i]
-            if marks[at & (MARKS - 1)]:
+            at = int(peek(series, i))
+            if peek(marks, at & (MARKS - 1)):
                 break  # its series may have a lane, which must learn first
-            x = float(value[i])
+            x = float(peek(value, i))
             outcome = 0
             if x - x == 0.0:  # neither NaN nor infinite: decode rejects these
-                flag = int(flags[i])
-                row = rows[at]
+                flag = int(peek(flags, i))
+                row = rows[np.uint64(at)]
                 if row["spike_tail"] == 0.0:
                     begin(row)
-                flag |= identify(row, ts[i], bits[i], fold_seq(seq[i], flag), connection)
-                flags[i] = flag
+                time, number = int(peek(ts, i)), fold_seq(int(peek(seq, i)), flag)
+                flag |= identify(row, time, int(peek(bits, i)), number, connection)
+                poke(flags, i, flag)
                 if flag & RETAINED == 0:
                     row["heard_ns"] = clock_ns
                 if flag & NOT_LEARNT == 0:
-                    hours = ts[i] // HOUR_NS
-                    half, week = halves[half_of(at, hours)], weeks[week_of(at, hours)]
-                    limit = limits[kind[at]]
+                    hours = time // HOUR_NS
+                    half = halves[np.uint64(half_of(at, hours))]
+                    week = weeks[np.uint64(week_of(at, hours))]
+                    limit = limits[np.uint64(peek(kind, at))]
                     outcome = meet(
-                        row, half, week, limit, x, ts[i], hours, warmup, lanes, kept, used
+                        row, half, week, limit, x, time, hours, warmup, lanes, kept, used
                     )
             if outcome == JUDGED:
-                marks[at & (MARKS - 1)] = 1
-                places[used] = i
+                poke(marks, at & (MARKS - 1), 1)
+                poke(places, used, i)
                 used += 1
             else:
-                score[i] = 0.0
-                detector[i] = DETECTOR_NONE
-                verdict[i] = outcome
-                expected[i] = np.nan
-                band[i] = np.nan
-                z[i] = 0.0
-                change[i] = 0.0
+                poke(score, i, 0.0)
+                poke(detector, i, DETECTOR_NONE)
+                poke(verdict, i, outcome)
+                poke(expected, i, np.nan)
+                poke(band, i, np.nan)
+                poke(z, i, 0.0)
+                poke(change, i, 0.0)
             i += 1
         weigh_lanes(used, lanes, kept)
         for k in range(used):
-            j = places[k]
-            at = series[j]
+            j = int(peek(places, k))
+            at = int(peek(series, j))
+            time = int(peek(ts, j))
             if i + k < n:
-                ask_for(series[i + k], ts[i + k], rows, halves, weeks, limits, kind, siblings)
-            marks[at & (MARKS - 1)] = 0
-            row, limit = rows[at], limits[kind[at]]
-            s, d, v = judge(row, limit, ts[j], lanes, kept, k)
-            signed = lanes[Z + k] if lanes[DEVIATION + k] > 0.0 else -lanes[Z + k]
+                ask_for(
+                    int(peek(series, i + k)),
+                    int(peek(ts, i + k)),
+                    rows,
+                    halves,
+                    weeks,
+                    kind,
+                    siblings,
+                )
+            poke(marks, at & (MARKS - 1), 0)
+            row, limit = rows[np.uint64(at)], limits[np.uint64(peek(kind, at))]
+            s, d, v = judge(row, limit, time, lanes, kept, k)
+            signed = peek(lanes, Z + k) if peek(lanes, DEVIATION + k) > 0.0 else -peek(lanes, Z + k)
             if limit["metrics"] > 1:
                 first = at - limit["place"]
-                apart = apart_score(siblings, first, limit["metrics"], at, ts[j], signed)
+                apart = apart_score(siblings, first, limit["metrics"], at, time, signed)
                 if v & SUSPECT == 0 and apart >= limit["threshold"]:
                     told = was_quiet(row)
                     s = TOLD_SHARE * limit["threshold"] if told else apart
                     d = DETECTOR_RIVER
                     v |= SUSPECT | TOLD if told else SUSPECT
-            score[j] = s
-            detector[j] = d
-            verdict[j] = v
-            expected[j] = lanes[BASE + k] + lanes[LEVEL + k] * lanes[UNIT + k]
-            band[j] = lanes[BAND + k] * lanes[UNIT + k]
-            z[j] = signed
-            change[j] = lanes[CHANGE + k]
+            poke(score, j, s)
+            poke(detector, j, d)
+            poke(verdict, j, v)
+            poke(
+                expected, j, peek(lanes, BASE + k) + peek(lanes, LEVEL + k) * peek(lanes, UNIT + k)
+            )
+            poke(band, j, peek(lanes, BAND + k) * peek(lanes, UNIT + k))
+            poke(z, j, signed)
+            poke(change, j, peek(lanes, CHANGE + k))
         for k in range(i + used, min(i + LANES, n)):
-            ask_for(series[k], ts[k], rows, halves, weeks, limits, kind, siblings)
+            ask_for(int(peek(series, k)), int(peek(ts, k)), rows, halves, weeks, kind, siblings)
 
 
 @fused
 def ask_for(
-    at: int,
-    ts: int,
-    rows: Rows,
-    halves: Rows,
-    weeks: Rows,
-    limits: Rows,
-    kind: I32,
-    siblings: Rows,
+    at: int, ts: int, rows: Rows, halves: Rows, weeks: Rows, kind: I32, siblings: Rows
 ) -> None:
     """Have the cache lines brought that a reading of this series and time will touch."""
     for line in range(HOT_LINES):
@@ -586,7 +631,7 @@ def ask_for(
     hours = ts // HOUR_NS
     prefetch(halves, half_of(at, hours))
     prefetch(weeks, week_of(at, hours))
-    prefetch(limits, kind[at])
+    prefetch(kind, at)
     if len(siblings):
         prefetch(siblings, at)
 
@@ -612,7 +657,7 @@ def recognise_batch(
             ahead = series[i + AHEAD]
             for line in range(HOT_LINES - 1):
                 prefetch(rows, ahead, line)
-            prefetch(limits, kind[ahead])
+            prefetch(kind, ahead)
         x = float(value[i])
         if x - x != 0.0:
             continue
