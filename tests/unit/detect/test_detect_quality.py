@@ -179,7 +179,9 @@ def test_noise_that_wanders_is_left_alone() -> None:
     x = rng.normal(size=(6 * 1440, SERIES))
     for minute in range(1, len(x)):
         x[minute] = 0.9 * x[minute - 1] + math.sqrt(1 - 0.9**2) * x[minute]
-    assert np.count_nonzero(news(20.0 + x)[2 * 1440 :]) <= 180  # 277 before averages knew of seconds
+    assert (
+        np.count_nonzero(news(20.0 + x)[2 * 1440 :]) <= 180
+    )  # 277 before averages knew of seconds
 
 
 def test_far_readings_of_a_new_series_prove_less() -> None:
