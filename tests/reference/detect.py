@@ -167,24 +167,30 @@ class Series:
             return Judgement(verdict=f.LEARNING)
 
         z = min(abs(deviation) / sigma, 1e6) if sigma > 0 else 0.0
-        tail = 0.108 + 2.2 * max(self.spike_tail - 0.235, 0.0)
-        shift = self.shift_score(z, deviation > 0)
+        seen = self.context.seen
+        new = 1.0 + 0.5 * max(1.0 - seen / 400, 0.0) ** 2
+        weight = 0.112 + 2.2 * max(self.spike_tail - 0.235, 0.0)
+        tail = new * weight
+        shift = self.shift_score(z, deviation > 0) / new
         usual, which = (self.spike_score(z, tail), f.DETECTOR_SPIKE) if limits.spike else (0.0, 0)
         if limits.shift and shift > usual:
             usual, which = shift, f.DETECTOR_SHIFT
-        seen = self.context.seen
         belief = min(seen / 4000, 1.0)
         judged = [(self.usual.lowered(usual, belief), which)]
         needed = self.usual.raised(limits.threshold, belief)
         stray = -1.0
         if limits.context:
-            stray = self.context.read(y, ts, self.floor(level), self.quiet > 0)
+            stray, expected_now = self.context.read(
+                y, ts, seconds, self.floor(level), self.quiet > 0
+            )
+            if expected_now:
+                judged[0] = 0.75 * judged[0][0], which
             strange = self.stray.lowered(stray, min(seen / 20_000, 1.0) ** 2)
-            agreed = 0.5 * min(0.2 / tail, 1.0) * max(min(judged[0][0], strange) - 2.0, 0.0)
+            agreed = 0.5 * min(0.2 / weight, 1.0) * max(min(judged[0][0], strange) - 2.0, 0.0)
             higher = max(judged[0], (strange, f.DETECTOR_CONTEXT), key=lambda one: one[0])
             judged[0] = higher[0] + agreed, higher[1]
         if limits.stuck and newest and self.usual_run > 0:
-            judged.append((2.0 * (self.run - 1) / max(self.usual_run, 10.0), f.DETECTOR_STUCK))
+            judged.append((1.5 * (self.run - 1) / max(self.usual_run, 10.0), f.DETECTOR_STUCK))
         score, detector = max(judged, key=lambda one: one[0])  # the first of equals
         suspect = score >= limits.threshold
         calm = self.quiet == 0
@@ -408,29 +414,33 @@ class Context:
     usual_square: Usual = field(default_factory=lambda: Usual(0.6))
     usual_lean: Usual = field(default_factory=lambda: Usual(0.3))
 
-    def read(self, y: float, ts: int, resolution: float, doubt: bool) -> float:
+    def read(
+        self, y: float, ts: int, seconds: float, resolution: float, doubt: bool
+    ) -> tuple[float, bool]:
+        """The raw score, −1 where nothing is judged yet, and whether the value is what was expected."""
         if self.seen == 0:
             self.anchor, self.first_hour = y, ts // HOUR
         r, error = self.residual(clip(y - self.anchor, -1e18, 1e18), ts // HOUR, doubt)
         size = self.size + 0.1 * (abs(r) - self.size)
-        square = self.square + 0.05 * (r * r - self.square)
-        lean = self.lean + 0.02 * (r - self.lean)
+        sooner = 1.0 - min(seconds, 300.0) / 300.0
+        square = self.square + 0.05 * (1.0 - 0.4 * sooner) * (r * r - self.square)
+        lean = self.lean + 0.02 * (1.0 - 0.7 * sooner) * (r - self.lean)
         self.size, self.square, self.lean = f32(size), f32(square), f32(lean)
         judged = (
             (self.usual_size, size, resolution),
             (self.usual_square, square, resolution * resolution),
             (self.usual_lean, abs(lean), resolution),
         )
-        score, judges = 0.0, False
+        score, judges, as_expected = 0.0, False, False
         if self.seen >= 100 and ts // HOUR - self.first_hour >= 48:
-            judges = True
+            judges, as_expected = True, abs(r) < 2.5 * self.usual_size.mean
             a, b, c = (1.0 + usual.away(x, least) for usual, x, least in judged)
             d = 1.0 + self.usual_size.away(error, resolution)
             score = log(min(a * b, 1e300)) + 0.7 * log(min(c, 1e300)) + 0.4 * log(min(d, 1e300))
         for usual, x, least in judged:
             usual.learn(x, least, self.seen)
         self.seen += 1
-        return 1.25 * score if judges else -1.0
+        return 1.25 * score if judges else -1.0, as_expected
 
     def residual(self, x: float, hours: int, doubt: bool) -> tuple[float, float]:
         """How far from the best of three expectations, and how far that usually is."""

@@ -11,7 +11,8 @@ context the series strays from its usual day (kernels_context).
 rate, range  a violated limit of the registry is certain.
 
 Spike and shift together, and context, stand against the tail of their own raw scores (kernels_tail):
-what this series does all the time is no anomaly. Where both are unusual, the higher score gains a share of the lower.
+what this series does all the time is no anomaly. A spike or shift to what the hour lets expect counts less, and so do those of
+a new series. Where both are unusual, the higher score gains a share of the lower.
 
 An anomaly is news once: after a reading over the threshold the next ones are TOLD, with half the
 threshold as their score, until the series stayed below the threshold for a while. What comes at the same time
@@ -140,7 +141,7 @@ AGREED_WEIGHT = 0.2
 TAIL_KNOWN = 50
 """Readings before which no tail is learnt."""
 RUN_FLOOR = 10.0  # shorter runs of equal values never count as long
-RUN_SCORE = 2.0  # score of a run as long as usual
+RUN_SCORE = 1.5  # score of a run as long as usual
 RUN_DECAY = 0.9995  # per finished run
 MAX_COUNT = 2**16 - 1
 AHEAD = 6  # rows that are asked for before they are needed, where nothing is judged

@@ -2,7 +2,7 @@
 
 A reading is compared with what is usual at this hour of the day (24 levels, learnt online), or at this hour and
 in this piece of the week (28 offsets of six hours, from the second week on), or with a slow average, whichever was closer lately. Of the residual three averages are kept: two short ones of its
-size and its square, and a longer one of its sign, that sees what departs slowly. Each stands against its own long history: the excess over its mean, in
+size and its square, and a longer one of its sign, that sees what departs slowly (square and sign take longer where readings come sooner than every five minutes). Each stands against its own long history: the excess over its mean, in
 standard deviations; so does, against the history of the size, the error of the expectation over some 100 readings.
 The score is a weighted sum of the logarithms of the four, so that it rises
 when the series strays in several ways at once, and a heavy tail does not blow it up.
@@ -40,6 +40,10 @@ BETTER_RATE = 0.01
 SIZE_RATE = 0.1
 SQUARE_RATE = 0.05
 LEAN_RATE = 0.02
+BRIEF = 300.0
+"""Seconds between readings below which two of the averages become slower: what lasts a while must not be a matter of ten minutes."""
+SQUARE_SOONER = 0.4  # share of their rates that is gone where readings come at once
+LEAN_SOONER = 0.7
 LONG_RATE = 2e-4
 CAP = 20.0  # deviations above its mean that the history learns at most
 UNCAPPED_ROWS = 20
@@ -67,6 +71,12 @@ def away(x: float, mean: float, unit: float) -> float:
 def moved(deviation: float, rate: float, d: float) -> float:
     """The standard deviation after a reading that stood `d` from the mean."""
     return math.sqrt((1.0 - rate) * (deviation * deviation + rate * (d * d)))
+
+
+@fused
+def sooner(seconds: float) -> float:
+    """By how much a reading came sooner than BRIEF, as a share of it; 1 where it is the first, or late."""
+    return 1.0 - min(max(seconds, 0.0), BRIEF) * (1 / BRIEF)
 
 
 @fused

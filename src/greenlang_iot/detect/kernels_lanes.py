@@ -13,14 +13,17 @@ import numpy as np
 
 from greenlang_iot.detect.kernels_context import (
     LEAN_RATE,
+    LEAN_SOONER,
     SIZE_FLOOR,
     SIZE_RATE,
     SQUARE_FLOOR,
     SQUARE_RATE,
+    SQUARE_SOONER,
     away,
     capped,
     long_rate,
     moved,
+    sooner,
     strayed,
     usual_unit,
 )
@@ -51,8 +54,10 @@ SIGMA = 1.2533141373155001  # standard deviation / mean absolute deviation of Ga
 LOG10E = 0.4342944819032518
 PER_LOG10E = 1 / LOG10E
 TAIL_FROM = 2.0
-LIGHTEST = 0.108  # exponent of a tail that no noise but Gaussian has: 4.97 sigma are five decades
+LIGHTEST = 0.112  # exponent of a tail that no noise but Gaussian has: 5.14 sigma are five decades
 HEAVIER = 2.2  # and how fast it grows where the series' own tail is heavier
+NEW_ROWS = 400.0
+"""Readings in which a series may still turn out to have a heavy tail, or to wander: at first spikes and shifts are worth two thirds."""
 TAIL_SCORE = 1.342  # −log10 P(|z| > 2)
 OUTSIDE = 4.0
 MAX_Z = 1e6
@@ -69,6 +74,10 @@ TWO = 0.3
 """Two detectors share it: where each keeps to its decades, so much more is reached as often."""
 USUAL_LIGHT = 1.2 * EXCESS
 """Its mean excess must be above this: some faults a day raise it by as much."""
+EXPECTED = 2.5
+"""Usual sizes of the residual within which a value is what the hour or the week lets expect."""
+EXPECTED_WORTH = 0.75
+"""Of a spike or shift to such a value: the way back, or what comes at this time every day."""
 STRAY_BELIEVED = 20_000.0
 """And that of the context, by the square of the share seen: its readings depend on each other."""
 
@@ -87,6 +96,13 @@ def room() -> tuple[F64, F32, I64, U8]:
 def weight(tail: float) -> float:
     """The exponent that a tail is believed to have: Gaussian unless it is clearly heavier."""
     return LIGHTEST + HEAVIER * max(tail - GAUSS_TAIL, 0.0)
+
+
+@fused
+def unsure(seen: float) -> float:
+    """How much heavier tails and CUSUMs of a new series are taken to be: 1.5 at first, 1 from NEW_ROWS readings on."""
+    new = max(1.0 - seen * (1 / NEW_ROWS), 0.0)
+    return 1.0 + 0.5 * new * new
 
 
 @fused
@@ -119,7 +135,9 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
         lanes[CHANGE + k] = min(max(step / (width if width > 0.0 else 1.0), -MAX_Z), MAX_Z)
 
         # spike and shift
-        weighed = weight(np.float64(kept[TAIL + k]))
+        seen = lanes[SEEN + k]
+        heavier = unsure(seen)
+        weighed = heavier * weight(np.float64(kept[TAIL + k]))
         above = deviation > 0.0
         cusum = np.float64(kept[CUSUM + k])
         clipped = min(z, OUTSIDE)
@@ -129,7 +147,7 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
         down = min(max(np.float64(kept[DOWN + k]) - clipped - CUSUM_ALLOWANCE, 0.0), cap)
         total = max(up, down)
         learnt = cusum + SHIFT_RATE * (min(total, 4.0 * cusum) - cusum)
-        doubt = cusum + HEAVIER_CUSUM * max(cusum - USUAL_CUSUM, 0.0)
+        doubt = heavier * (cusum + HEAVIER_CUSUM * max(cusum - USUAL_CUSUM, 0.0))
         shift = LOG10E * (up if above else down) / doubt
         kept[UP + k] = up
         kept[DOWN + k] = down
@@ -140,28 +158,32 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
         lanes[SHIFT + k] = shift
 
         # their score here, and how far a value may stray before it is suspect
-        seen, threshold = lanes[SEEN + k], np.float64(kept[THRESHOLD + k])
+        threshold = np.float64(kept[THRESHOLD + k])
         start, excess = np.float64(kept[USUAL_START + k]) - TWO, np.float64(kept[USUAL_EXCESS + k])
         belief = min(seen * (1 / USUAL_BELIEVED), 1.0)
-        lanes[USUAL_SCORE + k] = lowered(max(spike, shift), start, excess, USUAL_LIGHT, belief)
+        r, size_mean = lanes[RESIDUAL + k], np.float64(kept[SIZE_MEAN + k])
+        known = lanes[SETTLED + k] > 0.0 and abs(r) < EXPECTED * size_mean
+        usual = lowered(max(spike, shift), start, excess, USUAL_LIGHT, belief)
+        lanes[USUAL_SCORE + k] = usual * (EXPECTED_WORTH if known else 1.0)
         needed = raised(threshold, start, excess, USUAL_LIGHT, belief)
         lanes[BAND + k] = sigma * reach(weighed, needed)
 
         # the context: three averages of the residual, each against its own history
-        r, floor = lanes[RESIDUAL + k], lanes[FLOOR + k]
+        floor = lanes[FLOOR + k]
+        soon = sooner(lanes[SECONDS + k])
         size, square, lean = (
             np.float64(kept[SIZE + k]),
             np.float64(kept[SQUARE + k]),
             np.float64(kept[LEAN + k]),
         )
         size += SIZE_RATE * (abs(r) - size)
-        square += SQUARE_RATE * (r * r - square)
-        lean += LEAN_RATE * (r - lean)
+        square += SQUARE_RATE * (1.0 - SQUARE_SOONER * soon) * (r * r - square)
+        lean += LEAN_RATE * (1.0 - LEAN_SOONER * soon) * (r - lean)
         kept[SIZE + k] = size
         kept[SQUARE + k] = square
         kept[LEAN + k] = lean
         lean = abs(lean)
-        size_mean, size_sd = np.float64(kept[SIZE_MEAN + k]), np.float64(kept[SIZE_SD + k])
+        size_sd = np.float64(kept[SIZE_SD + k])
         square_mean, square_sd = np.float64(kept[SQUARE_MEAN + k]), np.float64(kept[SQUARE_SD + k])
         lean_mean, lean_sd = np.float64(kept[LEAN_MEAN + k]), np.float64(kept[LEAN_SD + k])
         size_unit = usual_unit(size_mean, size_sd, SIZE_FLOOR, floor)

@@ -165,3 +165,41 @@ def test_a_workday_like_a_weekend_is_news_and_a_weekend_is_not() -> None:
     weekends = ((weekday == 2) | (weekday == 3)) & (at >= 4 * 7 * day)
     assert news[missing].any(axis=0).mean() >= 0.8
     assert news[weekends].any(axis=0).mean() <= 0.2
+
+
+def news(x: Matrix) -> Matrix:
+    """Readings that opened an alert, shaped like `x`: suspect and not told."""
+    _, verdict = run(x)
+    return (verdict & (f.SUSPECT | f.TOLD)) == f.SUSPECT
+
+
+def test_noise_that_wanders_is_left_alone() -> None:
+    """Each reading remembers 0.9 of the one before; after two days the context judges it, and does not know it yet."""
+    rng = np.random.default_rng(31)
+    x = rng.normal(size=(6 * 1440, SERIES))
+    for minute in range(1, len(x)):
+        x[minute] = 0.9 * x[minute - 1] + math.sqrt(1 - 0.9**2) * x[minute]
+    assert (
+        np.count_nonzero(news(20.0 + x)[2 * 1440 :]) <= 180
+    )  # 277 before averages knew of seconds
+
+
+def test_far_readings_of_a_new_series_prove_less() -> None:
+    """Student's t with three degrees of freedom, for a quarter of a day."""
+    x = np.random.default_rng(32).standard_t(3, (360, SERIES))
+    assert np.count_nonzero(news(20.0 + x)) <= 60  # 104 without doubt
+    x[300] += 60.0
+    assert news(20.0 + x)[300].mean() >= 0.9
+
+
+def test_a_change_that_the_hour_expects_is_less_of_a_spike() -> None:
+    """Six deviations more from eight to eleven every day: what comes on the fourth and fifth day is expected."""
+    n = 5 * 1440
+    at = np.arange(n) + 1
+    hour = at % 1440 // 60
+    bump = np.where((hour >= 8) & (hour < 11), 6.0, 0.0)
+    x = 20.0 + bump[:, None] + np.random.default_rng(33).normal(size=(n, SERIES))
+    found = news(x)
+    begins = np.flatnonzero((at % 1440 == 480) & (at >= 3 * 1440))
+    share = np.mean([found[start : start + 3].any(axis=0).mean() for start in begins])
+    assert share <= 0.1  # 0.4 where every jump is judged alike
