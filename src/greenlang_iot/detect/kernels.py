@@ -46,6 +46,7 @@ from greenlang_iot.detect.kernels_lanes import (
     LEVEL,
     MARKS,
     OUTSIDE,
+    RECORDS,
     RESIDUAL,
     SECONDS,
     SEEN,
@@ -394,11 +395,13 @@ def meet(
     poke(s, SETTLED + k, 0.0)
     poke(s, RESIDUAL + k, 0.0)
     poke(s, ERROR + k, 0.0)
+    poke(s, RECORDS + k, 0.0)
     if enabled & (1 << DETECTOR_CONTEXT):
         poke(s, SETTLED + k, 1.0 if settled(row, hours) else 0.0)
-        strayed, error = residual(row, half, week, y, hours)
+        strayed, error, record = residual(row, half, week, y, hours)
         poke(s, RESIDUAL + k, strayed)
         poke(s, ERROR + k, error)
+        poke(s, RECORDS + k, record)
         if row["seen"] < MAX_COUNT:
             row["seen"] += 1
         poke(t, SIZE + k, row["size"])

@@ -14,6 +14,7 @@ import numpy as np
 from greenlang_iot.detect.kernels_context import (
     LEAN_RATE,
     LEAN_SOONER,
+    RECORD_FROM,
     SIZE_FLOOR,
     SIZE_RATE,
     SQUARE_FLOOR,
@@ -40,9 +41,9 @@ MARKS = 4096
 # -- float64: what came, what is expected, and what is said of it
 (
     X, LAST, SECONDS, BASE, UNIT, Y, LEVEL, DEVIATION, SPREAD, FLOOR, SEEN, SPIKES, SHIFTS, SETTLED,
-    RESIDUAL, ERROR, Z, CHANGE, SPIKE, SHIFT, USUAL_SCORE, BAND, STRAY, STRANGE,
-) = range(0, 24 * LANES, LANES)  # fmt: skip
-_FLOATS = 24
+    RESIDUAL, ERROR, RECORDS, Z, CHANGE, SPIKE, SHIFT, USUAL_SCORE, BAND, STRAY, STRANGE,
+) = range(0, 25 * LANES, LANES)  # fmt: skip
+_FLOATS = 25
 # -- float32
 (
     THRESHOLD, TAIL, UP, DOWN, CUSUM, USUAL_START, USUAL_EXCESS, STRAY_START, STRAY_EXCESS, SIZE,
@@ -122,7 +123,7 @@ def reach(weighed: float, threshold: float) -> float:
 
 @fused
 def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
-    """Compute the first `n` lanes: from X to ERROR and the fields kept, Z to STRANGE and what they become."""
+    """Compute the first `n` lanes: from X to RECORDS and the fields kept, Z to STRANGE and what they become."""
     for k in range(n):
         # how far from what is expected
         deviation, sigma = lanes[DEVIATION + k], lanes[SPREAD + k]
@@ -198,13 +199,14 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
         stray = stray if lanes[SETTLED + k] > 0.0 else -1.0
         lanes[STRAY + k] = stray
         belief = min(seen * (1 / STRAY_BELIEVED), 1.0)
-        lanes[STRANGE + k] = lowered(
+        strange = lowered(
             stray,
             np.float64(kept[STRAY_START + k]),
             np.float64(kept[STRAY_EXCESS + k]),
             EXCESS,
             belief * belief,
         )
+        lanes[STRANGE + k] = strange + (lanes[RECORDS + k] if strange > RECORD_FROM else 0.0)
         rate = long_rate(seen)
         off = capped(size, size_mean, size_unit, seen) - size_mean
         kept[SIZE_MEAN + k] = size_mean + rate * off
