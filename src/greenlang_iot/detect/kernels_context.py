@@ -147,8 +147,7 @@ def residual(row: Row, half: Row, week: Row, y: float, hours: int) -> tuple[floa
         half["seen"][hour] = learnt + 1
     row["slow_level"] = slow + SLOW_RATE * apart
     far, farthest = abs(apart), float(half["farthest"])
-    if far > farthest:
-        half["farthest"] = far
+    half["farthest"] = max(far, farthest)
     return result, error, RECORD if far > FARTHER * farthest else 0.0
 
 

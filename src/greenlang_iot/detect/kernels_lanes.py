@@ -38,12 +38,12 @@ LANES = 16
 MARKS = 4096
 """Series are told apart within a block of lanes by their index modulo this."""
 
-# -- float64: what came, what is expected, and what is said of it
+# -- float64: what came, what is expected, and what is said of it (SETTLED: 0, or 1 and what a record is worth)
 (
     X, LAST, SECONDS, BASE, UNIT, Y, LEVEL, DEVIATION, SPREAD, FLOOR, SEEN, SPIKES, SHIFTS, SETTLED,
-    RESIDUAL, ERROR, RECORDS, Z, CHANGE, SPIKE, SHIFT, USUAL_SCORE, BAND, STRAY, STRANGE,
-) = range(0, 25 * LANES, LANES)  # fmt: skip
-_FLOATS = 25
+    RESIDUAL, ERROR, Z, CHANGE, SPIKE, SHIFT, USUAL_SCORE, BAND, STRAY, STRANGE,
+) = range(0, 24 * LANES, LANES)  # fmt: skip
+_FLOATS = 24
 # -- float32
 (
     THRESHOLD, TAIL, UP, DOWN, CUSUM, USUAL_START, USUAL_EXCESS, STRAY_START, STRAY_EXCESS, SIZE,
@@ -123,7 +123,7 @@ def reach(weighed: float, threshold: float) -> float:
 
 @fused
 def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
-    """Compute the first `n` lanes: from X to RECORDS and the fields kept, Z to STRANGE and what they become."""
+    """Compute the first `n` lanes: from X to ERROR and the fields kept, Z to STRANGE and what they become."""
     for k in range(n):
         # how far from what is expected
         deviation, sigma = lanes[DEVIATION + k], lanes[SPREAD + k]
@@ -206,7 +206,7 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
             EXCESS,
             belief * belief,
         )
-        lanes[STRANGE + k] = strange + (lanes[RECORDS + k] if strange > RECORD_FROM else 0.0)
+        lanes[STRANGE + k] = strange + (lanes[SETTLED + k] - 1.0 if strange > RECORD_FROM else 0.0)
         rate = long_rate(seen)
         off = capped(size, size_mean, size_unit, seen) - size_mean
         kept[SIZE_MEAN + k] = size_mean + rate * off
