@@ -80,12 +80,23 @@ class Workload:
         self._properties = b"\0" * version5  # their length
         self._payload_at = self._id_at + 2 * qos + len(self._properties)
         self.packet = self._payload_at + _PAYLOAD_BYTES
-        rows = [self._packet(int(device), start_ms) for device in self._devices]
-        self.n = len(rows)
-        self._rows: U8 = np.frombuffer(bytearray(b"".join(rows)), np.uint8)
-        self._rows = self._rows.reshape(self.n, self.packet)
+        self.n = len(self._devices)
+        self._rows = self._first_rows(start_ms)
         self._ts = start_ms
         self._seq = FIRST_SEQ
+
+    def _first_rows(self, ts: int) -> U8:
+        """A packet of every device: they differ in the digits of site and device."""
+        packet = self._packet(0, ts)
+        rows: U8 = np.tile(np.frombuffer(packet, np.uint8), (self.n, 1))
+        site_at = packet.index(b"/s00/d") + 2
+        for at, width, number in (
+            (site_at, 2, self._devices % SITES),
+            (site_at + 4, _digits_of(self._fleet), self._devices),
+        ):
+            for digit in range(width):
+                rows[:, at + digit] = ord("0") + number // 10 ** (width - 1 - digit) % 10
+        return rows
 
     def _packet(self, device: int, ts: int) -> bytes:
         name = topic(device, self._fleet).encode()

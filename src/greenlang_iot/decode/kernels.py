@@ -338,7 +338,7 @@ def scan(
                     field = _AT + 4 * k
                     poke(series, row, int(peek(fields, field)))
                     poke(ts_ns, row, fields[1])
-                    poke(value, row, numbers[k])
+                    poke(value, row, float(peek(numbers, k)))
                     poke(seq, row, fields[2])
                     poke(flags, row, row_flags)
                     poke(frame, row, f)

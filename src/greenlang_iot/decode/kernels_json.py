@@ -8,7 +8,7 @@ import numpy as np
 
 from greenlang_iot.model.batches import U8
 from greenlang_iot.model.jit import fused, leaf
-from greenlang_iot.model.kernels_words import load8, load64, signed, trailing_zeros
+from greenlang_iot.model.kernels_words import load8, load64, peek, signed, trailing_zeros
 
 _LOW7 = np.uint64(0x7F7F_7F7F_7F7F_7F7F)
 _HIGH1 = np.uint64(0x8080_8080_8080_8080)
@@ -98,12 +98,12 @@ def digits(buffer: U8, i: int) -> tuple[int, int]:
     n, value = digits8(buffer, i)
     if n == 8:
         more, low = digits8(buffer, i + 8)
-        n, value = 8 + more, value * _WHOLE_POWERS[more] + low
+        n, value = 8 + more, value * int(peek(_WHOLE_POWERS, more)) + low
         if more == 8:
             more, low = digits8(buffer, i + 16)
             n += more
             if more < 3 or (more == 3 and load8(buffer, i) < 57):
-                value = value * _WHOLE_POWERS[more] + low
+                value = value * int(peek(_WHOLE_POWERS, more)) + low
     return n, value
 
 
@@ -129,9 +129,11 @@ def number(buffer: U8, i: int, end: int) -> tuple[int, int, int, bool, bool]:
         if more == 0 or n + more > 18:
             return -1, 0, 0, False, False
         if more < 10:
-            mantissa = mantissa * _WHOLE_POWERS[more] + low
+            mantissa = mantissa * int(peek(_WHOLE_POWERS, more)) + low
         else:
-            mantissa = mantissa * _WHOLE_POWERS[9] * _WHOLE_POWERS[more - 9] + low
+            mantissa = (
+                mantissa * int(peek(_WHOLE_POWERS, 9)) * int(peek(_WHOLE_POWERS, more - 9)) + low
+            )
         exponent = -more
         i += more + 1
         c = load8(buffer, i)
@@ -165,7 +167,11 @@ def to_float(mantissa: int, exponent: int, real: bool, negative: bool) -> tuple[
         if mantissa > _EXACT or exponent > 22 or exponent < -22:
             return False, 0.0
         value = float(mantissa)
-        value = value * _POWERS[exponent] if exponent >= 0 else value / _POWERS[-exponent]
+        value = (
+            value * float(peek(_POWERS, exponent))
+            if exponent >= 0
+            else value / float(peek(_POWERS, -exponent))
+        )
     else:
         if negative and mantissa == 0:
             return False, 0.0
@@ -251,7 +257,7 @@ def iso_ns(buffer: U8, i: int) -> tuple[int, int]:
         n, fraction = digits(buffer, i + 1)
         if n == 0 or n > 9:
             return -1, 0
-        fraction *= _WHOLE_POWERS[9 - n]
+        fraction *= int(peek(_WHOLE_POWERS, 9 - n))
         i += n + 1
         c = load8(buffer, i)
     if c == 90:

@@ -97,9 +97,10 @@ def follow(
                 own = int(peek(plans, step + 3))
                 if not good or s >= last or int(peek(kind, s)) != own:
                     return -1
-                if not bounds[LINE * own + LOW] <= x <= bounds[LINE * own + HIGH]:
+                low = float(peek(bounds, LINE * own + LOW))
+                if not low <= x <= float(peek(bounds, LINE * own + HIGH)):
                     return -1
-                numbers[k] = x
+                poke(numbers, k, x)
                 poke(fields, READINGS + 4 * k, s)
                 poke(fields, READINGS + 4 * k + 2, i)
                 poke(fields, READINGS + 4 * k + 3, stop - i)

@@ -9,7 +9,7 @@ import numpy as np
 from greenlang_iot.model.batches import I32, I64, U8, U64
 from greenlang_iot.model.jit import fused, kernel
 from greenlang_iot.model.kernels_prefetch import prefetch
-from greenlang_iot.model.kernels_words import load64, signed
+from greenlang_iot.model.kernels_words import load64, peek, poke, signed
 
 BLOCK = 64
 """Topics looked up side by side."""
@@ -61,8 +61,8 @@ def same_bytes(a: U8, a_at: int, b: U8, b_at: int, length: int) -> bool:
 def _next_candidate(h: np.uint64, slot: int, slots: U64, mask: int) -> int:
     """The slot behind `slot` (−1: from the hash's own on) whose hash agrees; −1: there is none."""
     slot = signed(h & _LOW) & mask if slot < 0 else (slot + 1) & mask
-    while slots[slot] != np.uint64(0):
-        if (slots[slot] ^ h) & _HIGH == np.uint64(0):
+    while peek(slots, slot) != np.uint64(0):
+        if (peek(slots, slot) ^ h) & _HIGH == np.uint64(0):
             return slot
         slot = (slot + 1) & mask
     return -1
@@ -75,9 +75,11 @@ def _confirm(
 ) -> int:  # fmt: skip
     """The device whose topic is `buffer[at:at + length]`, beginning with a candidate, or −1."""
     while slot >= 0:
-        device = signed(slots[slot] & _LOW) - 1
-        start = off[device]
-        if off[device + 1] - start == length and same_bytes(buffer, at, blob, start, length):
+        device = signed(peek(slots, slot) & _LOW) - 1
+        start = int(peek(off, device))
+        if int(peek(off, device + 1)) - start == length and same_bytes(
+            buffer, at, blob, start, length
+        ):
             return device
         slot = _next_candidate(h, slot, slots, mask)
     return -1
@@ -143,23 +145,24 @@ def find_topics(
         last = min(first + BLOCK, n)
         for i in range(first, last):
             if i + BLOCK < n:
-                prefetch(buffer, topic_off[i + BLOCK])
-            h = hash_bytes(buffer, topic_off[i], topic_len[i], key)
-            hashes[i - first] = h
+                prefetch(buffer, int(peek(topic_off, i + BLOCK)))
+            h = hash_bytes(buffer, int(peek(topic_off, i)), int(peek(topic_len, i)), key)
+            poke(hashes, i - first, h)
             prefetch(slots, signed(h & _LOW) & mask)
         for i in range(first, last):
-            d = _next_candidate(hashes[i - first], -1, slots, mask)
-            device[i] = d
+            d = _next_candidate(peek(hashes, i - first), -1, slots, mask)
+            poke(device, i, d)
             if d >= 0:
-                prefetch(off, signed(slots[d] & _LOW) - 1)
+                prefetch(off, signed(peek(slots, d) & _LOW) - 1)
         for i in range(first, last):
-            d = device[i]
+            d = int(peek(device, i))
             if d >= 0:
-                start = off[signed(slots[d] & _LOW) - 1]
+                start = int(peek(off, signed(peek(slots, d) & _LOW) - 1))
                 prefetch(blob, start)
-                prefetch(blob, start + topic_len[i])
+                prefetch(blob, start + int(peek(topic_len, i)))
         for i in range(first, last):
-            device[i] = _confirm(
-                device[i], hashes[i - first], buffer, topic_off[i], topic_len[i],
-                slots, mask, blob, off,
+            found = _confirm(
+                int(peek(device, i)), peek(hashes, i - first), buffer, int(peek(topic_off, i)),
+                int(peek(topic_len, i)), slots, mask, blob, off,
             )  # fmt: skip
+            poke(device, i, found)

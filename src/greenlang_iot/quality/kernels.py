@@ -2,12 +2,11 @@
 
 import math
 
-import numpy as np
-
 from greenlang_iot.model import flags as bits
 from greenlang_iot.model.batches import F32, F64, I32, I64, U8, U16
-from greenlang_iot.model.jit import kernel
+from greenlang_iot.model.jit import fused, kernel
 from greenlang_iot.model.kernels_prefetch import AHEAD, prefetch
+from greenlang_iot.model.kernels_words import peek, poke
 from greenlang_iot.quality.record import (
     ACCURATE,
     ARRIVED,
@@ -24,6 +23,11 @@ from greenlang_iot.quality.record import (
 _AGAIN = bits.DUPLICATE | bits.REPLAYED | bits.TS_COLLISION
 _ODD = _AGAIN | bits.LATE
 _NOT_JUDGED = bits.NOT_LEARNT | bits.CLOCK_SUSPECT
+
+
+@fused
+def _count(records: I32, at: int) -> None:
+    poke(records, at, int(peek(records, at)) + 1)
 
 
 @kernel
@@ -64,42 +68,46 @@ def count_batch(
     begin = slot * slot_ns
     for i in range(n):
         if i + 4 * AHEAD < n:
-            prefetch(series_device, series[i + 4 * AHEAD])
-            ahead = int(series_device[series[i + 2 * AHEAD]])
+            prefetch(series_device, int(peek(series, i + 4 * AHEAD)))
+            ahead = int(peek(series_device, int(peek(series, i + 2 * AHEAD))))
             prefetch(records, ahead * RING * FIELDS + here)
             prefetch(newest, ahead)
-        flag = flags[i]
+        flag = int(peek(flags, i))
         if flag & bits.RETAINED:
             continue
-        device = np.int64(series_device[series[i]])
+        s = int(peek(series, i))
+        device = int(peek(series_device, s))
         base = device * RING * FIELDS
         at = base + here
-        ts, lag = ts_ns[i], received_ns - ts_ns[i]
-        records[at + ARRIVED] += 1
+        ts, last = int(peek(ts_ns, i)), int(peek(newest, device))
+        lag = received_ns - ts
+        _count(records, at + ARRIVED)
         if lag <= limit_ns:
-            records[at + ON_TIME] += 1
-        if flag & _ODD or ts < newest[device]:
-            records[at + INCONSISTENT] += 1
-        newest[device] = max(newest[device], ts)
+            _count(records, at + ON_TIME)
+        if flag & _ODD or ts < last:
+            _count(records, at + INCONSISTENT)
+        poke(newest, device, max(last, ts))
         if not flag & _AGAIN:
             measured = slot if begin <= ts < begin + slot_ns else ts // slot_ns
             if first_slot <= measured <= slot + 1:
-                records[base + (measured % RING) * FIELDS + RECEIVED] += 1
+                _count(records, base + (measured % RING) * FIELDS + RECEIVED)
         if not flag & bits.CLOCK_SUSPECT:
             lag_ms = min(max(lag // 1_000_000, -NO_LAG), NO_LAG - 1)
-            records[at + LEAST_LAG] = min(records[at + LEAST_LAG], np.int32(lag_ms))
+            least = int(peek(records, at + LEAST_LAG))
+            poke(records, at + LEAST_LAG, min(least, lag_ms))
         if flag & _NOT_JUDGED:
             continue
-        part = role[series[i]] if len(role) else np.int32(0)
+        part = int(peek(role, s)) if len(role) else 0
         if part > 0:
             if abs(ts - reference_ts[part - 1]) <= reference_age[part - 1]:
-                records[at + JUDGED] += 1
-                if abs(value[i] - reference_value[part - 1]) <= tolerance[series[i]]:
-                    records[at + ACCURATE] += 1
+                _count(records, at + JUDGED)
+                if abs(value[i] - reference_value[part - 1]) <= tolerance[s]:
+                    _count(records, at + ACCURATE)
             continue
         if part < 0 and ts >= reference_ts[-part - 1]:
             reference_ts[-part - 1], reference_value[-part - 1] = ts, value[i]
-        if not (verdict[i] & bits.LEARNING) and math.isfinite(band[i]):
-            records[at + JUDGED] += 1
-            if abs(value[i] - expected[i]) <= band[i]:
-                records[at + ACCURATE] += 1
+        width = float(peek(band, i))
+        if not (int(peek(verdict, i)) & bits.LEARNING) and math.isfinite(width):
+            _count(records, at + JUDGED)
+            if abs(float(peek(value, i)) - float(peek(expected, i))) <= width:
+                _count(records, at + ACCURATE)

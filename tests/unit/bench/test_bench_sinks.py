@@ -231,3 +231,13 @@ def test_eight_digits_are_read_together_and_nothing_else_passes_for_them(text: b
     digits = all(48 <= byte <= 57 for byte in text)
     word = np.uint64(int.from_bytes(text, "little"))
     assert _eight_digits(word) == (int(text) if digits else -1)
+
+
+@pytest.mark.parametrize(("qos", "version5"), [(1, True), (1, False), (0, True)])
+@pytest.mark.parametrize("fleet", [40, 1_000_000])
+def test_every_device_has_a_packet_with_its_topic(qos: int, version5: bool, fleet: int) -> None:
+    devices = np.array([0, 1, 7, 39, *({fleet - 1} - {39})])
+    workload = Workload(devices, 1, START_MS, fleet=fleet, qos=qos, version5=version5)
+    packets = [row.tobytes() for row in workload._rows]
+    assert packets == [workload._packet(int(d), START_MS) for d in workload._devices]
+    assert all(topic(int(d), fleet).encode() in b"".join(packets) for d in devices)
