@@ -17,7 +17,7 @@ SPIKE_SIZE = 15.0
 DRIFT_SIZE = 25.0
 DRIFT_STEPS = 30
 """A drift rises by DRIFT_SIZE within so many steps, and stays."""
-STUCK_STEPS = 30
+STUCK_STEPS = 36
 """A stuck sensor repeats its value at least so often, or no alert is expected."""
 AFTERMATH_STEPS = 10
 """A spike may still cause an alert so many steps later."""
