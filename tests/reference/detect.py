@@ -186,6 +186,8 @@ class Series:
             if expected_now:
                 judged[0] = 0.75 * judged[0][0], which
             strange = self.stray.lowered(stray, min(seen / 20_000, 1.0) ** 2)
+            if self.context.record and strange > 2.0:
+                strange += 1.5
             agreed = 0.5 * min(0.2 / weight, 1.0) * max(min(judged[0][0], strange) - 2.0, 0.0)
             higher = max(judged[0], (strange, f.DETECTOR_CONTEXT), key=lambda one: one[0])
             judged[0] = higher[0] + agreed, higher[1]
@@ -407,6 +409,10 @@ class Context:
     hours: dict[int, tuple[float, int]] = field(default_factory=dict)  # level, readings
     pieces: dict[int, float] = field(default_factory=dict)  # of the week: above the hour's level
     week_errors: list[float] = field(default_factory=lambda: [0.0, 0.0])  # of either half
+    farthest: list[float] = field(
+        default_factory=lambda: [0.0, 0.0]
+    )  # from the slow level, by half of the day
+    record: bool = False  # was the newest reading clearly farther?
     size: float = 0.0
     square: float = 0.0
     lean: float = 0.0
@@ -473,6 +479,9 @@ class Context:
             level += max(1.0 / (learnt + 1), 0.05) * doubted * hour_residual
         self.hours[hour] = f32(level), learnt + 1
         self.slow = f32(self.slow + 0.005 * slow_residual)
+        far, half = abs(slow_residual), hour // 12
+        self.record = far > 1.2 * self.farthest[half]
+        self.farthest[half] = max(self.farthest[half], f32(far))
         return result, error
 
 

@@ -51,9 +51,9 @@ MEMORY = ("recent_ts", "floor_ts", "recent_value", "recent_seq")
 BEGIN_ANEW = (
     *("usual_start", "usual_excess", "stray_start", "stray_excess"),
     *("habit_minute", "habit_days", "habit_peak", "habit_hour"),
-    *("early_week", "early_error", "early_spare", "late_week", "late_error", "late_spare"),
+    *("early_week", "early_error", "late_week", "late_error", "night_farthest", "day_farthest"),
 )
-"""Where they are missing, tails start as those of well-behaved noise, no habit is known and every day of the week is like the others; nothing else has to be learnt anew."""
+"""Where they are missing, tails start as those of well-behaved noise, no habit is known, every day of the week is like the others and nothing was ever far away; nothing else has to be learnt anew."""
 HALVES = ("night_level", "night_seen", "day_level", "day_seen")
 
 

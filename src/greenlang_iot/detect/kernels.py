@@ -391,12 +391,9 @@ def meet(
     poke(t, USUAL_EXCESS + k, row["usual_excess"])
     poke(t, STRAY_START + k, row["stray_start"])
     poke(t, STRAY_EXCESS + k, row["stray_excess"])
-    poke(s, SETTLED + k, 0.0)
-    poke(s, RESIDUAL + k, 0.0)
-    poke(s, ERROR + k, 0.0)
     if enabled & (1 << DETECTOR_CONTEXT):
-        poke(s, SETTLED + k, 1.0 if settled(row, hours) else 0.0)
-        strayed, error = residual(row, half, week, y, hours)
+        strayed, error, record = residual(row, half, week, y, hours)
+        poke(s, SETTLED + k, 1.0 + record if settled(row, hours) else 0.0)
         poke(s, RESIDUAL + k, strayed)
         poke(s, ERROR + k, error)
         if row["seen"] < MAX_COUNT:
@@ -410,6 +407,10 @@ def meet(
         poke(t, SQUARE_SD + k, row["square_sd"])
         poke(t, LEAN_MEAN + k, row["lean_mean"])
         poke(t, LEAN_SD + k, row["lean_sd"])
+    else:
+        poke(s, SETTLED + k, 0.0)
+        poke(s, RESIDUAL + k, 0.0)
+        poke(s, ERROR + k, 0.0)
     return JUDGED
 
 

@@ -5,7 +5,8 @@ in this piece of the week (28 offsets of six hours, from the second week on), or
 size and its square, and a longer one of its sign, that sees what departs slowly (square and sign take longer where readings come sooner than every five minutes). Each stands against its own long history: the excess over its mean, in
 standard deviations; so does, against the history of the size, the error of the expectation over some 100 readings.
 The score is a weighted sum of the logarithms of the four, so that it rises
-when the series strays in several ways at once, and a heavy tail does not blow it up.
+when the series strays in several ways at once, and a heavy tail does not blow it up. Where it is high, it gains more
+if the value is farther from the slow average than any before.
 
 All of it is relative to the series itself. Two floors keep well-behaved series quiet: a standard
 deviation is never less than a share of its mean, and no residual below the sensor's resolution
@@ -40,6 +41,10 @@ BETTER_RATE = 0.01
 SIZE_RATE = 0.1
 SQUARE_RATE = 0.05
 LEAN_RATE = 0.02
+RECORD = 1.5
+"""Decades that a strange reading gains which is farther from the slow level than any before in its half of the day."""
+FARTHER = 1.2
+RECORD_FROM = 2.0  # score from which on it gains them
 BRIEF = 300.0
 """Seconds between readings below which two of the averages become slower: what lasts a while must not be a matter of ten minutes."""
 SQUARE_SOONER = 0.4  # share of their rates that is gone where readings come at once
@@ -92,8 +97,8 @@ def week_of(series: int, hours: int) -> int:
 
 
 @fused
-def residual(row: Row, half: Row, week: Row, y: float, hours: int) -> tuple[float, float]:
-    """The reading against the best of its three expectations, and its usual error; all learn from it afterwards."""
+def residual(row: Row, half: Row, week: Row, y: float, hours: int) -> tuple[float, float, float]:
+    """The reading against the best of its three expectations, their usual error, and what a record is worth; all learn from it afterwards."""
     if row["seen"] == 0:
         row["anchor"] = y
         row["first_hour"] = hours
@@ -141,7 +146,9 @@ def residual(row: Row, half: Row, week: Row, y: float, hours: int) -> tuple[floa
     if learnt < HOUR_LEARNT:
         half["seen"][hour] = learnt + 1
     row["slow_level"] = slow + SLOW_RATE * apart
-    return result, error
+    far, farthest = abs(apart), float(half["farthest"])
+    half["farthest"] = max(far, farthest)
+    return result, error, RECORD if far > FARTHER * farthest else 0.0
 
 
 @fused

@@ -14,6 +14,7 @@ import numpy as np
 from greenlang_iot.detect.kernels_context import (
     LEAN_RATE,
     LEAN_SOONER,
+    RECORD_FROM,
     SIZE_FLOOR,
     SIZE_RATE,
     SQUARE_FLOOR,
@@ -37,7 +38,7 @@ LANES = 16
 MARKS = 4096
 """Series are told apart within a block of lanes by their index modulo this."""
 
-# -- float64: what came, what is expected, and what is said of it
+# -- float64: what came, what is expected, and what is said of it (SETTLED: 0, or 1 and what a record is worth)
 (
     X, LAST, SECONDS, BASE, UNIT, Y, LEVEL, DEVIATION, SPREAD, FLOOR, SEEN, SPIKES, SHIFTS, SETTLED,
     RESIDUAL, ERROR, Z, CHANGE, SPIKE, SHIFT, USUAL_SCORE, BAND, STRAY, STRANGE,
@@ -198,13 +199,14 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
         stray = stray if lanes[SETTLED + k] > 0.0 else -1.0
         lanes[STRAY + k] = stray
         belief = min(seen * (1 / STRAY_BELIEVED), 1.0)
-        lanes[STRANGE + k] = lowered(
+        strange = lowered(
             stray,
             np.float64(kept[STRAY_START + k]),
             np.float64(kept[STRAY_EXCESS + k]),
             EXCESS,
             belief * belief,
         )
+        lanes[STRANGE + k] = strange + (lanes[SETTLED + k] - 1.0 if strange > RECORD_FROM else 0.0)
         rate = long_rate(seen)
         off = capped(size, size_mean, size_unit, seen) - size_mean
         kept[SIZE_MEAN + k] = size_mean + rate * off

@@ -86,13 +86,10 @@ ROW = np.dtype(
         # -- two lines of hours, of which a reading touches one (see HALF_DAY)
         ("night_level", np.float32, HALF),  # usual value by hour of the day, 0 to 11
         ("night_seen", np.uint8, HALF),  # readings of it, until they are many
-        # (what the series does at one time of every day, in what the hours leave of two lines)
-        ("habit_minute", np.uint16),  # of the day
-        ("habit_days", np.uint8),  # on how many days it came, 0: none is known
-        ("habit_peak", np.uint8),  # its score, in eighths
+        ("night_farthest", np.float32),  # largest distance from the slow level then
         ("day_level", np.float32, HALF),  # 12 to 23
         ("day_seen", np.uint8, HALF),
-        ("habit_hour", np.int32),  # when it came last, of event time, since 1970
+        ("day_farthest", np.float32),
         # -- two lines of pieces of the week, of which a reading touches one (see HALF_WEEK)
         (
             "early_week",
@@ -100,10 +97,13 @@ ROW = np.dtype(
             PIECES,
         ),  # above the usual value of the hour; weeks begin on Thursday
         ("early_error", np.float32),  # usual size of the residual from the two
-        ("early_spare", np.uint32),
+        # (what the series does at one time of every day, in what the week leaves of two lines)
+        ("habit_minute", np.uint16),  # of the day
+        ("habit_days", np.uint8),  # on how many days it came, 0: none is known
+        ("habit_peak", np.uint8),  # its score, in eighths
         ("late_week", np.float32, PIECES),
         ("late_error", np.float32),
-        ("late_spare", np.uint32),
+        ("habit_hour", np.int32),  # when it came last, of event time, since 1970
     ]
 )
 assert ROW.itemsize == 512
@@ -112,9 +112,9 @@ assert ROW.fields["night_level"][1] == 256
 
 HALF_DAY = np.dtype(
     {
-        "names": ["level", "seen"],
-        "formats": [(np.float32, HALF), (np.uint8, HALF)],
-        "offsets": [0, 4 * HALF],
+        "names": ["level", "seen", "farthest"],
+        "formats": [(np.float32, HALF), (np.uint8, HALF), np.float32],
+        "offsets": [0, 4 * HALF, 5 * HALF],
         "itemsize": LINE,
     }
 )

@@ -203,3 +203,21 @@ def test_a_change_that_the_hour_expects_is_less_of_a_spike() -> None:
     begins = np.flatnonzero((at % 1440 == 480) & (at >= 3 * 1440))
     share = np.mean([found[start : start + 3].any(axis=0).mean() for start in begins])
     assert share <= 0.1  # 0.4 where every jump is judged alike
+
+
+def test_farther_away_than_ever_is_found_sooner() -> None:
+    """Eight scales off in noise with a heavy tail, after five days: as it is, and where much farther was seen before."""
+    n = 5 * 288
+    x = 20.0 + np.random.default_rng(35).standard_t(5, (n, SERIES))
+    x[-1] += 8.0
+    share = []
+    for farthest in (None, 1e6):
+        detector = Detector(directory(SERIES, ("m",), units=("Cel",)), SETTINGS)
+        for part in (slice(0, n - 1), slice(n - 1, n)):
+            ts = np.repeat((np.arange(n)[part] + 1) * 5 * MINUTE, SERIES)
+            series = np.tile(np.arange(SERIES), len(ts) // SERIES)
+            scores = detector.score(readings(series, ts, x[part].ravel()))
+            if farthest is not None:
+                detector._rows["night_farthest"] = detector._rows["day_farthest"] = farthest
+        share.append(np.mean((scores.verdict & f.SUSPECT) != 0))
+    assert share[0] >= share[1] + 0.1

@@ -169,10 +169,11 @@ def test_unknown_fields_are_ignored_and_missing_ones_start_in_learning() -> None
 
 
 HABIT = ("habit_minute", "habit_days", "habit_peak", "habit_hour")
-WEEK = tuple(f"{half}_{what}" for half in ("early", "late") for what in ("week", "error", "spare"))
+WEEK = tuple(f"{half}_{what}" for half in ("early", "late") for what in ("week", "error"))
+FARTHEST = ("night_farthest", "day_farthest")
 
 
-@pytest.mark.parametrize("names", [HABIT, WEEK], ids=["habits", "the week"])
+@pytest.mark.parametrize("names", [HABIT, WEEK, FARTHEST], ids=["habits", "the week", "records"])
 def test_a_checkpoint_of_before_is_read_and_nothing_else_is_learnt_anew(
     names: tuple[str, ...],
 ) -> None:
