@@ -168,7 +168,7 @@ class Series:
 
         z = min(abs(deviation) / sigma, 1e6) if sigma > 0 else 0.0
         seen = self.context.seen
-        new = 1.0 + 0.5 * max(1.0 - seen / 400, 0.0) ** 2
+        new = 1.0 + 0.5 * max(1.0 - seen / 400, 0.0) ** 2 if limits.threshold <= 6 else 1.0
         weight = 0.112 + 2.2 * max(self.spike_tail - 0.235, 0.0)
         tail = new * weight
         shift = self.shift_score(z, deviation > 0) / new

@@ -59,6 +59,8 @@ LIGHTEST = 0.112  # exponent of a tail that no noise but Gaussian has: 5.14 sigm
 HEAVIER = 2.2  # and how fast it grows where the series' own tail is heavier
 NEW_ROWS = 400.0
 """Readings in which a series may still turn out to have a heavy tail, or to wander: at first spikes and shifts are worth two thirds."""
+DOUBTED = 6.0
+"""Who asks for more decades than that, as profile `spiky` does, doubts enough."""
 TAIL_SCORE = 1.342  # −log10 P(|z| > 2)
 OUTSIDE = 4.0
 MAX_Z = 1e6
@@ -100,9 +102,9 @@ def weight(tail: float) -> float:
 
 
 @fused
-def unsure(seen: float) -> float:
+def unsure(seen: float, threshold: float) -> float:
     """How much heavier tails and CUSUMs of a new series are taken to be: 1.5 at first, 1 from NEW_ROWS readings on."""
-    new = max(1.0 - seen * (1 / NEW_ROWS), 0.0)
+    new = max(1.0 - seen * (1 / NEW_ROWS), 0.0) if threshold <= DOUBTED else 0.0
     return 1.0 + 0.5 * new * new
 
 
@@ -137,7 +139,8 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
 
         # spike and shift
         seen = lanes[SEEN + k]
-        heavier = unsure(seen)
+        threshold = np.float64(kept[THRESHOLD + k])
+        heavier = unsure(seen, threshold)
         weighed = heavier * weight(np.float64(kept[TAIL + k]))
         above = deviation > 0.0
         cusum = np.float64(kept[CUSUM + k])
@@ -159,7 +162,6 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
         lanes[SHIFT + k] = shift
 
         # their score here, and how far a value may stray before it is suspect
-        threshold = np.float64(kept[THRESHOLD + k])
         start, excess = np.float64(kept[USUAL_START + k]) - TWO, np.float64(kept[USUAL_EXCESS + k])
         belief = min(seen * (1 / USUAL_BELIEVED), 1.0)
         r, size_mean = lanes[RESIDUAL + k], np.float64(kept[SIZE_MEAN + k])

@@ -57,7 +57,7 @@ _ALL = (
 
 PROFILE_RULES: dict[str, tuple[float, int]] = {
     "default": (1.0, _ALL),
-    "spiky": (1.5, _ALL),
+    "spiky": (1.45, _ALL),
     "smooth": (0.8, _ALL),
     "counter": (1.0, _ALL & ~(1 << DETECTOR_STUCK) | COUNTER),
     "binary": (1.0, _ALWAYS),

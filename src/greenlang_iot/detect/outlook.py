@@ -7,6 +7,7 @@ together by a test.
 import numpy as np
 
 from greenlang_iot.detect.kernels_lanes import (
+    DOUBTED,
     HEAVIER,
     LIGHTEST,
     LOG10E,
@@ -34,7 +35,8 @@ def outlook(rows: Rows, limits: Rows, warmup: int) -> tuple[F64, F64]:
     floor = np.where(limits["floor"] == 0.0, RESOLUTION * np.abs(level), limits["floor"])
     sigma = np.maximum(SIGMA * rows["spread"], floor)
     weight = LIGHTEST + HEAVIER * np.maximum(rows["spike_tail"].astype(np.float64) - GAUSS_TAIL, 0)
-    weight *= 1.0 + 0.5 * np.maximum(1.0 - rows["seen"] / NEW_ROWS, 0.0) ** 2
+    new = np.where(limits["threshold"] <= DOUBTED, 1.0 - rows["seen"] / NEW_ROWS, 0.0)
+    weight *= 1.0 + 0.5 * np.maximum(new, 0.0) ** 2
     decades = np.maximum(_raised(rows, limits["threshold"].astype(np.float64)) - TAIL_SCORE, 0.0)
     band = sigma * TAIL_FROM * np.exp(np.minimum(weight * decades / LOG10E, MAX_REACH))
     unknown = (rows["n"] < warmup) | ((limits["detectors"] & COUNTER) != 0)

@@ -192,6 +192,14 @@ def test_far_readings_of_a_new_series_prove_less() -> None:
     assert news(20.0 + x)[300].mean() >= 0.9
 
 
+def test_a_profile_that_asks_for_more_is_not_doubted_as_well() -> None:
+    """A spike of 15 deviations, 90 readings after a `spiky` series was first heard."""
+    x = 20.0 + np.random.default_rng(36).normal(size=(91, SERIES))
+    x[-1] = 35.0
+    _, verdict = run(x, profile="spiky")
+    assert np.mean((verdict[-1] & f.SUSPECT) != 0) >= 0.9  # 0.02 with the doubt of new series
+
+
 def test_a_change_that_the_hour_expects_is_less_of_a_spike() -> None:
     """Six deviations more from eight to eleven every day: what comes on the fourth and fifth day is expected."""
     n = 5 * 1440
