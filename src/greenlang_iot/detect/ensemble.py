@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from greenlang_iot.detect import checkpoint, kernels, kernels_lanes, state
+from greenlang_iot.detect import checkpoint, kernels, kernels_arrival, kernels_lanes, state
 from greenlang_iot.detect.checkpoint import Snapshot
 from greenlang_iot.detect.limits import limits
 from greenlang_iot.detect.outlook import outlook
@@ -105,7 +105,7 @@ class Detector:
 
     def _recognise(self, batch: ReadingBatch) -> None:
         """Detection is switched off: duplicates are still recognised, nothing is judged or learnt."""
-        kernels.recognise_batch(
+        kernels_arrival.recognise_batch(
             batch.n,
             batch.series,
             batch.ts_ns,

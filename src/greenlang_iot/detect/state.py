@@ -35,7 +35,7 @@ ROW = np.dtype(
         # -- duplicate memory (104 bytes): the RECENT identities with the newest time stamps
         ("recent_ts", np.int64, RECENT),
         ("recent_value", np.int64, RECENT),  # bits of the float64
-        ("recent_seq", np.uint32, RECENT),  # folded seq, see kernels.fold_seq
+        ("recent_seq", np.uint32, RECENT),  # folded seq, see kernels_arrival.fold_seq
         ("recent_connection", np.uint32, RECENT),  # 0 = before a restart
         (
             "floor_ts",
@@ -164,7 +164,7 @@ def unheard(n: int) -> Rows:
 
 
 def fresh(n: int) -> Rows:
-    """`n` rows that have begun (`kernels.begin`), and of which nothing else is known."""
+    """`n` rows that have begun (`kernels_arrival.begin`), and of which nothing else is known."""
     rows = unheard(n)
     rows[:] = _FRESH
     return rows

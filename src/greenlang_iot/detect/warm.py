@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from greenlang_iot.detect import kernels, kernels_lanes, state
+from greenlang_iot.detect import kernels, kernels_arrival, kernels_lanes, state
 from greenlang_iot.detect.kernels_bank import observe
 from greenlang_iot.detect.kernels_forest import forest_observe
 from greenlang_iot.detect.kernels_siblings import SIBLING
@@ -41,7 +41,7 @@ def warm() -> None:
         f32,
         *kernels_lanes.room(),
     )
-    kernels.recognise_batch(
+    kernels_arrival.recognise_batch(
         0,
         np.zeros(0, np.int32),
         i64,

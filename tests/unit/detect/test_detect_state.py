@@ -11,7 +11,7 @@ from crc32c import crc32c
 from tests.fakes.directory import directory
 from tests.fakes.readings import MINUTE, SECOND, readings
 
-from greenlang_iot.detect import checkpoint, kernels, state
+from greenlang_iot.detect import checkpoint, kernels_arrival, state
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.detect.warm import warm
 from greenlang_iot.model import flags as f
@@ -234,7 +234,7 @@ def test_a_row_of_zeros_begins_with_the_first_reading() -> None:
     rows = state.unheard(3)
     assert not rows.tobytes().strip(b"\0")
     assert not state.begun(rows).any()
-    kernels.begin(rows[1])
+    kernels_arrival.begin(rows[1])
     assert rows[1] == state.fresh(1)[0]
     assert state.begun(rows).tolist() == [False, True, False]
     assert state.plain(rows).tobytes() == state.fresh(3).tobytes()
