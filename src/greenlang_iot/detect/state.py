@@ -7,12 +7,15 @@ Kernels touch a series once per reading in random order, so a row is one contigu
 checkpoint stores named fields, so the layout may change.
 """
 
+import contextlib
+import mmap
+
 import numpy as np
 import numpy.typing as npt
 
 from greenlang_iot.detect.kernels_siblings import SIBLING
 from greenlang_iot.detect.kernels_tail import EXCESS, START
-from greenlang_iot.model.batches import I64
+from greenlang_iot.model.batches import I64, U8
 from greenlang_iot.model.directory import Directory
 
 Rows = npt.NDArray[np.void]
@@ -20,6 +23,8 @@ Rows = npt.NDArray[np.void]
 LINE = 64
 PIECE = 16_384
 """Rows that are looked at or copied at a time, where all are."""
+UNTOUCHED = 4_194_304
+"""Bytes of rows from which on they get memory of their own."""
 HALF = 12
 """Hours of half a day."""
 PIECES = 14
@@ -152,10 +157,19 @@ NOISE_CUSUM = 0.5
 
 
 def aligned(n: int, dtype: np.dtype[np.void]) -> Rows:
-    """`n` zeroed rows that begin on a cache line."""
-    raw = np.zeros(n * dtype.itemsize + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + n * dtype.itemsize].view(dtype)
+    """`n` zeroed rows that begin on a cache line; of many rows, memory that nothing touches until they are."""
+    size = n * dtype.itemsize
+    raw = _untouched(size) if size >= UNTOUCHED else np.zeros(size + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + size].view(dtype)
+
+
+def _untouched(size: int) -> U8:
+    """Zeros straight from the kernel: malloc may give memory that was used before, and calloc then writes all of it."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
 
 
 def unheard(n: int) -> Rows:
