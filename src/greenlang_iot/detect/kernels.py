@@ -26,14 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from greenlang_iot.detect.kernels_arrival import (
-    MAX_COUNT,
-    RUN_FLOOR,
-    arrive,
-    begin,
-    fold_seq,
-    identify,
-)
+from greenlang_iot.detect.kernels_arrival import MAX_COUNT, RUN_FLOOR, arrive, recognise
 from greenlang_iot.detect.kernels_context import DOUBT, HOUR_NS, half_of, residual, settled, week_of
 from greenlang_iot.detect.kernels_habit import is_habit
 from greenlang_iot.detect.kernels_lanes import (
@@ -104,7 +97,6 @@ from greenlang_iot.model.flags import (
     DETECTOR_STUCK,
     LEARNING,
     NOT_LEARNT,
-    RETAINED,
     SUSPECT,
     TOLD,
 )
@@ -453,15 +445,8 @@ def score_batch(
             x = float(peek(value, i))
             outcome = 0
             if x - x == 0.0:  # neither NaN nor infinite: decode rejects these
-                flag = int(peek(flags, i))
-                row = rows[np.uint64(at)]
-                if row["spike_tail"] == 0.0:
-                    begin(row)
-                time, number = int(peek(ts, i)), fold_seq(int(peek(seq, i)), flag)
-                flag |= identify(row, time, int(peek(bits, i)), number, connection)
-                poke(flags, i, flag)
-                if flag & RETAINED == 0:
-                    row["heard_ns"] = clock_ns
+                row, time = rows[np.uint64(at)], int(peek(ts, i))
+                flag = recognise(row, i, ts, bits, seq, flags, connection, clock_ns)
                 if flag & NOT_LEARNT == 0:
                     hours = time // HOUR_NS
                     half = halves[np.uint64(half_of(at, hours))]

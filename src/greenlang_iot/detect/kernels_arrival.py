@@ -102,6 +102,22 @@ def met_again(row: Row, k: int, bits: int, connection: int) -> int:
     return DUPLICATE if here else REPLAYED
 
 
+@fused
+def recognise(
+    row: Row, i: int, ts: I64, bits: I64, seq: I64, flags: U16, connection: int, clock_ns: int
+) -> int:
+    """The flags of reading `i`, with what its identity earns; its row remembers it, and when the series was heard."""
+    if row["spike_tail"] == 0.0:
+        begin(row)
+    flag = int(peek(flags, i))
+    number = fold_seq(int(peek(seq, i)), flag)
+    flag |= identify(row, int(peek(ts, i)), int(peek(bits, i)), number, connection)
+    poke(flags, i, flag)
+    if flag & RETAINED == 0:
+        row["heard_ns"] = clock_ns
+    return flag
+
+
 @leaf
 def follow_run(row: Row, x: float) -> None:
     """Count equal values in a row; a finished run tells what is usual."""
@@ -164,13 +180,6 @@ def recognise_batch(
             continue
         at = int(peek(series, i))
         row = rows[np.uint64(at)]
-        if row["spike_tail"] == 0.0:
-            begin(row)
-        flag, time = int(peek(flags, i)), int(peek(ts, i))
-        number = fold_seq(int(peek(seq, i)), flag)
-        flag |= identify(row, time, int(peek(bits, i)), number, connection)
-        poke(flags, i, flag)
-        if flag & RETAINED == 0:
-            row["heard_ns"] = clock_ns
+        flag = recognise(row, i, ts, bits, seq, flags, connection, clock_ns)
         if flag & NOT_LEARNT == 0:
-            arrive(row, limits[np.uint64(peek(kind, at))], x, time)
+            arrive(row, limits[np.uint64(peek(kind, at))], x, int(peek(ts, i)))
