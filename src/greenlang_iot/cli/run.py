@@ -46,7 +46,7 @@ def run(
     import orjson
 
     from greenlang_iot.devices.registry import load as load_registry
-    from greenlang_iot.model.imports import without_system_cas
+    from greenlang_iot.mqtt.tls import without_system_cas
     from greenlang_iot.observe.logs import configure
 
     with without_system_cas():

@@ -13,7 +13,7 @@ import gc
 def load() -> None:
     """Import a shard, and load every kernel."""
     gc.disable()
-    from greenlang_iot.model.imports import without_system_cas
+    from greenlang_iot.mqtt.tls import without_system_cas
 
     with without_system_cas():
         import greenlang_iot.runtime.shard
