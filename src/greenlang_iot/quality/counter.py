@@ -10,6 +10,7 @@ count, as its largest needs: some 60 for a device that sends four metrics every 
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +59,7 @@ _NOW = {
 }
 """A window's fields, where they are counted in a row."""
 Column = npt.NDArray[np.integer]
+Some = TypeVar("Some", I32, Column)
 MISTYPED = frozenset({Reason.UNKNOWN_UNIT, Reason.NOT_A_NUMBER, Reason.BAD_SHAPE})
 """Rejects that are inconsistent, too: of another unit or type than agreed."""
 
@@ -135,7 +137,7 @@ class QualityCounter:
         if directory.n_devices != old.n_devices or not same.all():
             fresh = {LEAST_LAG: NO_LAG}
 
-            def taken_over(new: Column, old: Column) -> Column:
+            def taken_over(new: Some, old: Some) -> Some:
                 new[:kept][same] = old[:kept][same]
                 return new
 
