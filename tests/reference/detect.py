@@ -1,4 +1,4 @@
-"""The slow, obvious twin of `detect/kernels.py`: one object per series, one reading at a time.
+"""The slow, obvious twin of the kernels of `detect/`: one object per series, one reading at a time.
 
 Fields that the rows keep as float32 are rounded where they are stored (`f32`).
 """
