@@ -2,7 +2,8 @@
 
 Every raw score becomes −log10 of the share of normal readings at least as extreme:
 
-spike   z = |value − level| / spread. Up to z = 2 the Gaussian tail; beyond, a power of z whose
+spike   z = |value − level| / spread, or where the hour or the week says better what to expect, the residual
+        in its usual errors, if that is farther. Up to z = 2 the Gaussian tail; beyond, a power of z whose
         exponent is what this series showed lately (Hill's estimate; never lighter than Gaussian).
 shift   two one-sided CUSUMs of z, clipped at 4 so that one reading alone proves nothing;
         exponential tail with the mean of this series' own positive CUSUMs.
@@ -24,7 +25,7 @@ from typing import Any
 from greenlang_iot.detect.kernels_arrival import MAX_COUNT, RUN_FLOOR, arrive
 from greenlang_iot.detect.kernels_baseline import learn, stay_outside
 from greenlang_iot.detect.kernels_context import DOUBT, residual, settled
-from greenlang_iot.detect.kernels_habit import is_habit
+from greenlang_iot.detect.kernels_habit import is_habit, is_rest
 from greenlang_iot.detect.kernels_lanes import (
     BAND,
     BASE,
@@ -39,7 +40,9 @@ from greenlang_iot.detect.kernels_lanes import (
     LEAN_MEAN,
     LEAN_SD,
     LEVEL,
+    MISSED,
     OUTSIDE,
+    RECORDS,
     RESIDUAL,
     SECONDS,
     SEEN,
@@ -73,7 +76,7 @@ from greenlang_iot.detect.kernels_lanes import (
     Z,
     weight,
 )  # fmt: skip
-from greenlang_iot.detect.kernels_news import is_told
+from greenlang_iot.detect.kernels_news import QUIET_AFTER_HABIT, is_told
 from greenlang_iot.detect.kernels_tail import beyond, pace
 from greenlang_iot.detect.limits import COUNTER, RESOLUTION
 from greenlang_iot.model.batches import F32, F64
@@ -189,7 +192,8 @@ def meet(
     poke(t, STRAY_EXCESS + k, row["stray_excess"])
     if enabled & (1 << DETECTOR_CONTEXT):
         strayed, error, record = residual(row, half, week, y, hours)
-        poke(s, SETTLED + k, 1.0 + record if settled(row, hours) else 0.0)
+        poke(s, SETTLED + k, 1.0 if settled(row, hours) else 0.0)
+        poke(s, RECORDS + k, record)
         poke(s, RESIDUAL + k, strayed)
         poke(s, ERROR + k, error)
         if row["seen"] < MAX_COUNT:
@@ -205,6 +209,7 @@ def meet(
         poke(t, LEAN_SD + k, row["lean_sd"])
     else:
         poke(s, SETTLED + k, 0.0)
+        poke(s, RECORDS + k, 0.0)
         poke(s, RESIDUAL + k, 0.0)
         poke(s, ERROR + k, 0.0)
     return JUDGED
@@ -234,7 +239,10 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
     threshold = float(peek(t, THRESHOLD + k))
     z, seen = peek(s, Z + k), peek(s, SEEN + k)
     best, strange = peek(s, USUAL_SCORE + k), peek(s, STRANGE + k)
-    detector = DETECTOR_SHIFT if peek(s, SHIFT + k) > peek(s, SPIKE + k) else DETECTOR_SPIKE
+    missed = peek(s, MISSED + k) > 0.0  # it is no spike, but for its hour
+    detector = DETECTOR_CONTEXT if missed else DETECTOR_SPIKE
+    if peek(s, SHIFT + k) > peek(s, SPIKE + k):
+        detector = DETECTOR_SHIFT
     if not enabled & (1 << DETECTOR_SPIKE) and peek(s, SHIFT + k) <= 0.0:
         detector = DETECTOR_NONE
     agreed = max(min(best, strange) - AGREED_FROM, 0.0)
@@ -249,7 +257,8 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
             if stuck > best:
                 best, detector = stuck, DETECTOR_STUCK
     suspect = best >= threshold
-    calm = row["quiet"] == 0  # nothing was told lately
+    quiet = int(row["quiet"])
+    calm = quiet == 0  # nothing was told lately
     told = is_told(row, suspect, detector, best, threshold)
     violated = violation(
         limit,
@@ -259,15 +268,20 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
         peek(s, SECONDS + k),
         peek(s, BAND + k),
     )
-    if suspect and not told and violated == DETECTOR_NONE and detector != DETECTOR_STUCK:
-        told = is_habit(row, ts, best)
+    if suspect and violated == DETECTOR_NONE and detector != DETECTOR_STUCK:
+        if told:
+            daily = quiet <= QUIET_AFTER_HABIT and is_rest(row, ts)
+        else:
+            told = daily = is_habit(row, ts, best)
+        if daily:
+            row["quiet"] = QUIET_AFTER_HABIT
     if violated != DETECTOR_NONE:
         suspect, told, best, detector = True, False, max(best, CERTAIN), violated
     if told:
         best = TOLD_SHARE * threshold
     if not told and violated == DETECTOR_NONE and seen >= TAIL_KNOWN:
         rate = pace(seen)
-        if calm:
+        if calm and not missed:
             row["usual_start"], row["usual_excess"] = beyond(
                 max(peek(s, SPIKE + k), peek(s, SHIFT + k)),
                 float(peek(t, USUAL_START + k)),

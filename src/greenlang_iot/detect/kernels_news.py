@@ -11,6 +11,8 @@ Row = Any
 QUIET_SHARE = 0.06  # of the readings seen
 QUIET_LEAST = 25.0
 QUIET_MOST = 140.0
+QUIET_AFTER_HABIT = 12
+"""And what is told because it comes every day: a nightly job must not hide what comes hours later."""
 
 
 @leaf
