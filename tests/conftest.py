@@ -1,6 +1,23 @@
-"""For all tests: hypothesis judges values, not the speed of the machine it runs on."""
+"""For all tests: hypothesis judges values, not the speed of the machine it runs on; and what every worker
+would do for nothing while it collects."""
 
+import gc
+
+import pytest
 from hypothesis import settings
+
+from greenlang_iot.model.imports import import_without
 
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+
+# it brings a grammar of Unicode that takes 1.6 s to build, for a format that no schema of ours has
+import_without("jsonschema", "rfc3987_syntax")
+gc.disable()  # until all is collected: what is imported stays
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported is never looked through again: tests that collect garbage take it from here."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()

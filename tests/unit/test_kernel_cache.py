@@ -2,6 +2,7 @@
 
 import ast
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,11 @@ def test_another_clone_and_other_flags_have_a_cache_of_their_own(
     assert len(folders) == 3
 
 
+def index(*entries: str) -> bytes:
+    """As numba writes one: its version and what it holds, each pickled."""
+    return pickle.dumps("0.1") + pickle.dumps(("stamp", entries))
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two sealed kernels."""
@@ -32,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(kernel_cache, "COMPILED", tmp_path / "complete")
     (tmp_path / "decode").mkdir()
     for name in ("one.nbi", "one.1.nbc", "two.nbi", "two.1.nbc"):
-        (tmp_path / "decode" / name).write_bytes(name.encode() * 100)
+        (tmp_path / "decode" / name).write_bytes(index(name * 100))
     kernel_cache.seal()
     return tmp_path
 
@@ -44,7 +50,28 @@ def test_what_is_as_it_was_sealed_stays(cache: Path) -> None:
     assert kernel_cache.COMPILED.exists()
 
 
-@pytest.mark.parametrize("damage", [b"", b"one.nbi" * 50, b"one.nbj" * 100])
+def test_an_index_with_a_signature_more_stays(cache: Path) -> None:
+    """Another command called the kernel with other types: nothing is compiled anew for that."""
+    (cache / "decode" / "one.nbi").write_bytes(index("one.nbi" * 100, "one.2.nbc"))
+    assert kernel_cache.drop_damaged() == []
+    assert kernel_cache.COMPILED.exists()
+
+
+WHOLE = index("one.nbi" * 100)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        WHOLE[:-200],
+        WHOLE.replace(b"nbi", b"nbj"),
+        WHOLE + b"more",
+        b"\xff" * 2_000,
+        b"." * 2_000,
+    ],
+    ids=["empty", "cut", "another byte", "longer", "noise", "pickles of nothing"],
+)
 def test_a_damaged_kernel_is_compiled_anew_and_that_is_said(cache: Path, damage: bytes) -> None:
     (cache / "decode" / "one.nbi").write_bytes(damage)
     assert kernel_cache.drop_damaged() == ["decode/one.nbi"]

@@ -1,6 +1,9 @@
 """Latency: from the moment a message is due at the loader to its PUBACK there, at shares of capacity and with
-sinks that answer at once or late."""
+sinks that answer at once or late. Beside it the same without what was due while the machine stalled and until that was
+worked off (`stalls`).
+"""
 
+import json
 import time
 from collections.abc import Callable
 
@@ -9,6 +12,7 @@ from greenlang_iot.bench.ladders import Ladder
 from greenlang_iot.bench.measure import sustain
 from greenlang_iot.bench.rung import Rung
 from greenlang_iot.bench.stage import Setup, Stage
+from greenlang_iot.bench.stalls import felt, watch
 
 SHARES = (0.1, 0.5, 0.8, 0.95)
 RATE = 50_000
@@ -29,7 +33,7 @@ def run(seconds: float, say: Callable[[str], None]) -> Ladder:
             for name, rate in ({f"{RATE:,} a second": RATE} | rates).items():
                 title = f"{name}, sinks +{delay} ms"
                 say(title)
-                row = _at(stage, rate, seconds)
+                row = _at(stage, rate, seconds, capacity)
                 done.rows.append({"name": title, "asked": round(rate)} | row)
         counts = stage.loader.ask()
     if counts["sent"] != counts["acked"] or counts["disorder"] or counts["lost"]:
@@ -37,14 +41,18 @@ def run(seconds: float, say: Callable[[str], None]) -> Ladder:
     return done
 
 
-def _at(stage: Stage, rate: float, seconds: float) -> dict[str, float]:
+def _at(stage: Stage, rate: float, seconds: float, capacity: float) -> dict[str, float]:
     stage.loader.ask(f"rate {rate}")
     stage.loader.ask("go")
     time.sleep(min(1.0, seconds))
     before = stage.loader.ask("fresh")
-    time.sleep(seconds)
+    found = watch(seconds, stage.other_cores)
+    stage.loader.ask("beside " + json.dumps(felt(found, rate / capacity)))
     after = stage.loader.ask()
     stage.loader.ask("pause")
     taken = after["time"] - before["time"]
     reached = round((after["acked"] - before["acked"]) / taken)
-    return {"messages_per_s": reached} | {k: round(v, 2) for k, v in after["latency_ms"].items()}
+    beside = {f"{k} beside": v for k, v in after["latency_beside_ms"].items() if k != "max"}
+    figures = {k: round(v, 2) for k, v in (after["latency_ms"] | beside).items()}
+    stalled = sum(b - a for a, b in found) / taken
+    return {"messages_per_s": reached} | figures | {"stalled": round(stalled, 4)}

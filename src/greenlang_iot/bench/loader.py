@@ -3,7 +3,8 @@
 `python -m greenlang_iot.bench.loader LOAD`, LOAD being a `Load` as JSON: listens (with TLS, certificate in
 its folder), prints its port; waits for subscriptions; then obeys lines on stdin and answers each with its
 counts: `go` send, `pause` stop sending and answer when all is acknowledged, `rate N` messages a second
-(0: as fast as taken), `fresh` forget the latencies so far, `stats`, `end`.
+(0: as fast as taken), `fresh` forget the latencies so far, `beside S` leave out what was due in the intervals S (JSON, monotonic
+seconds) in `latency_beside_ms`, `stats`, `end`.
 Messages outstanding stay within each client's Receive Maximum; acknowledgements are checked to come in
 order. A subscription at another QoS than the load's gets nothing. MQTT 5 and 3.1.1, as the client asks
 (without Receive Maximum, 65,535 may be outstanding).
@@ -22,6 +23,7 @@ import re
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +34,7 @@ import mqtt5
 import numpy as np
 import uvloop
 
+from greenlang_iot.bench.stalls import Interval, without
 from greenlang_iot.bench.workload import SITES, Workload, topic
 from greenlang_iot.mqtt.tls import ssl_context
 from greenlang_iot.settings.model import TlsSettings
@@ -135,7 +138,7 @@ class Subscriber(asyncio.Protocol):
             now = time.monotonic()
             while self._due and self._due[0][0] <= self.acked:
                 _, since = self._due.popleft()
-                self.loader.latencies.append(now - since)
+                self.loader.latencies.append((since, now - since))
         self.loader.acked(self)
         if not self.loader.rate:
             self.pump()  # at a rate `tick` does
@@ -316,7 +319,10 @@ class Loader:
         self.load = load
         self.going = False
         self.rate = 0.0
-        self.latencies: list[float] = []
+        self.latencies: list[
+            tuple[float, float]
+        ] = []  # due (monotonic seconds), seconds until its PUBACK
+        self.beside: list[Interval] = []
         self.subscribers: list[Subscriber] = []
         self.lost = 0  # subscribers that left
         self.idle = asyncio.Event()
@@ -355,11 +361,12 @@ class Loader:
                 for subscriber in self.subscribers:
                     subscriber.pump()
 
-    def latency_ms(self) -> dict[str, float]:
-        """Percentiles over what was acknowledged since `fresh`, a write at a time."""
-        if not self.latencies:
+    def latency_ms(self, beside: Sequence[Interval] = ()) -> dict[str, float]:
+        """Percentiles over what was acknowledged since `fresh` and not due in one of these, a write at a time."""
+        known = np.array(self.latencies).reshape(-1, 2)
+        values = known[without(beside, known[:, 0]), 1] * 1e3
+        if not len(values):
             return {}
-        values = np.array(self.latencies) * 1e3
         p50, p99, p999 = np.percentile(values, (50, 99, 99.9)).tolist()
         return {"p50": p50, "p99": p99, "p99.9": p999, "max": float(values.max())}
 
@@ -373,6 +380,7 @@ class Loader:
             "cpu_s": time.process_time(),
             "time": time.monotonic(),
             "latency_ms": self.latency_ms(),
+            "latency_beside_ms": self.latency_ms(self.beside),
         }
 
 
@@ -406,6 +414,9 @@ async def serve(load: Load) -> None:
             loader.rate = float(line[5:])
         elif line == "fresh":
             loader.latencies.clear()
+            loader.beside = []
+        elif line.startswith("beside "):
+            loader.beside = json.loads(line[7:])
         elif line == "end":
             break
         print(json.dumps(loader.stats()), flush=True)

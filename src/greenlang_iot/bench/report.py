@@ -15,7 +15,15 @@ COST = {
     "spread": "spread of the unit",
     "verified": "verified",
 }
-LATENCY = {"messages_per_s": "messages/s", "p50": "p50 ms", "p99": "p99 ms", "p99.9": "p99.9 ms"}
+LATENCY = {
+    "messages_per_s": "messages/s",
+    "p50": "p50 ms",
+    "p99": "p99 ms",
+    "p99.9": "p99.9 ms",
+    "p50 beside": "p50 ms beside stalls",
+    "p99 beside": "p99 ms beside stalls",
+    "stalled": "machine stalled, share of the time",
+}
 
 
 def report(folder: Path) -> list[Path]:

@@ -2,11 +2,13 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import sys
 import tempfile
 import zlib
+from collections import deque
 from importlib.metadata import version
 from pathlib import Path
 
@@ -50,14 +52,18 @@ def _cache_folder() -> Path:
 
 
 CACHE_FOLDER = _cache_folder()
-COMPILED = CACHE_FOLDER / "complete"
+COMPILED = CACHE_FOLDER / "sealed.json"
 """Is there once every kernel has been compiled: a start without it takes up to a minute. It holds the
-checksum of every file then."""
+checksum and the size of every file then."""
+_UNKNOWN = [0, 1 << 62]
+"""What no file has: checksum and size."""
+_PICKLES = 2
+"""Of an index: numba's version, and which machine code is for which types."""
 
 
 def seal() -> None:
     """Every kernel is compiled: remember what the files are like. OSError where they cannot be read."""
-    checksums = json.dumps(_checksums(), indent=0).encode()
+    checksums = json.dumps(_contents(), indent=0).encode()
     if not COMPILED.exists() or COMPILED.read_bytes() != checksums:
         temporary = COMPILED.with_suffix(f".{os.getpid()}")
         temporary.write_bytes(checksums)
@@ -68,15 +74,21 @@ def drop_damaged() -> list[str]:
     """Delete what is not as it was sealed, so that it is compiled anew; names of those files.
 
     numba ends with a stack trace at a file that was cut in half, and runs whatever machine code it reads.
-    What was added since (other commands compile kernels of their own) is left alone.
+    What was added since is left alone: other commands compile kernels of their own, or for other types, which
+    makes an index longer.
     """
+    contents = _contents()
     try:
         sealed = json.loads(COMPILED.read_bytes())
     except FileNotFoundError:
         return []
     except ValueError:
-        sealed = dict.fromkeys(_checksums())
-    damaged = [name for name, found in _checksums().items() if sealed.get(name, found) != found]
+        sealed = dict.fromkeys(contents, _UNKNOWN)
+    damaged = [
+        name
+        for name, found in contents.items()
+        if sealed.get(name, found) != found and not _grown(name, sealed[name])
+    ]
     for name in damaged:
         (CACHE_FOLDER / name).unlink(missing_ok=True)
     if damaged:
@@ -84,10 +96,30 @@ def drop_damaged() -> list[str]:
     return damaged
 
 
-def _checksums() -> dict[str, int]:
-    """By name; a few megabytes are read."""
+def _contents() -> dict[str, list[int]]:
+    """CRC-32 and bytes by name; a few megabytes are read."""
     found = {}
     for path in sorted(CACHE_FOLDER.rglob("*.nb?")):
         with contextlib.suppress(FileNotFoundError):  # another process dropped it just now
-            found[path.relative_to(CACHE_FOLDER).as_posix()] = zlib.crc32(path.read_bytes())
+            data = path.read_bytes()
+            found[path.relative_to(CACHE_FOLDER).as_posix()] = [zlib.crc32(data), len(data)]
     return found
+
+
+def _grown(name: str, sealed: list[int]) -> bool:
+    """Is this an index that is whole and longer than it was? numba replaces it in one go."""
+    if not name.endswith(".nbi"):
+        return False
+    import pickletools  # for this rare look only
+
+    try:
+        data = (CACHE_FOLDER / name).read_bytes()
+    except FileNotFoundError:  # another process dropped it just now
+        return False
+    stream = io.BytesIO(data)
+    try:
+        for _ in range(_PICKLES):
+            deque(pickletools.genops(stream), maxlen=0)
+    except ValueError:
+        return False
+    return stream.tell() == len(data) > sealed[1]

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 POLL_EVERY = 0.1
+GATHER = 5
+"""Polls that are left out after one that found something: alerts that come in a row go out together, the first one at once."""
 TICK_EVERY = 1.0
 """Seconds after which the book hears that time goes on, so that silences end, and new outboxes are looked for."""
 RELEASE_EVERY = 5.0
@@ -165,10 +167,10 @@ class Courier:
         try:
             await self._adopt()
             while True:
-                await self._move()
+                found = await self._move()
                 if self._control is not None:
                     self._counters.set(cell("control_up"), float(self._control.connected))
-                await asyncio.sleep(POLL_EVERY)
+                await asyncio.sleep(POLL_EVERY * (GATHER if found else 1))
                 for task in tasks:
                     if task.done():
                         await task

@@ -2,25 +2,33 @@
 
 Kernels are compiled (or loaded from the cache) here and nowhere else: a shard that is killed can never
 leave a half-written cache entry behind, and a restarted one is ready in milliseconds.
+
+What is imported stays, so nobody looks for garbage in it: not meanwhile, and not in a shard, which would copy every page
+that it shares.
 """
 
-import greenlang_iot.runtime.shard  # noqa: F401
-from greenlang_iot.decode.warm import warm as warm_decode
-from greenlang_iot.detect.warm import warm as warm_detect
-from greenlang_iot.encode.warm import warm as warm_encode
-from greenlang_iot.model.kernel_cache import seal
-from greenlang_iot.mqtt.warm import warm as warm_mqtt
-from greenlang_iot.quality.warm import warm as warm_quality
+import gc
 
 
-def warm() -> None:
-    """Load every kernel."""
+def load() -> None:
+    """Import a shard, and load every kernel."""
+    gc.disable()
+    import greenlang_iot.runtime.shard  # noqa: F401
+    from greenlang_iot.decode.warm import warm as warm_decode
+    from greenlang_iot.detect.warm import warm as warm_detect
+    from greenlang_iot.encode.warm import warm as warm_encode
+    from greenlang_iot.model.kernel_cache import seal
+    from greenlang_iot.mqtt.warm import warm as warm_mqtt
+    from greenlang_iot.quality.warm import warm as warm_quality
+
     warm_mqtt()
     warm_decode()
     warm_detect()
     warm_quality()
     warm_encode()
+    seal()
+    gc.freeze()
+    gc.enable()
 
 
-warm()
-seal()
+load()

@@ -113,8 +113,10 @@ def cost(process: Process, line: Pipeline, frames: FrameBatch) -> Cost:
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal bytecodes, peak
         frame.f_trace_opcodes = True
-        bytecodes += event == "opcode"
-        peak = max(peak, sys.getallocatedblocks())
+        if event == "opcode":
+            bytecodes += 1
+        else:
+            peak = max(peak, sys.getallocatedblocks())  # slow: it goes through all pools
         return trace
 
     found = sys.gettrace()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import aiomqtt
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from greenlang_iot.bench.loader import Load, Subscriber
 from greenlang_iot.bench.loader import Loader as BenchLoader
@@ -54,17 +56,26 @@ async def loader(tmp_path: Path) -> AsyncIterator[Loader]:
         yield Loader(process, port, ca_file)
 
 
-@pytest.mark.parametrize("version", [aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311])
+@pytest.mark.parametrize(
+    ("version", "rate"),
+    [(aiomqtt.ProtocolVersion.V5, 0), (aiomqtt.ProtocolVersion.V311, 2_000)],
+    ids=["5", "3.1.1"],
+)
 async def test_messages_in_the_clients_version_until_all_are_acknowledged(
-    loader: Loader, version: aiomqtt.ProtocolVersion
+    loader: Loader, version: aiomqtt.ProtocolVersion, rate: int
 ) -> None:
+    """As fast as the client's Receive Maximum lets it, where it can have one, and at a rate."""
+    few = Properties(PacketTypes.CONNECT)
+    few.ReceiveMaximum = DEVICES + 1
     async with aiomqtt.Client(
         "127.0.0.1",
         loader.port,
         protocol=version,
+        properties=few if version is aiomqtt.ProtocolVersion.V5 else None,
         tls_context=ssl.create_default_context(cafile=loader.ca_file),
     ) as client:
         await client.subscribe("greenlang/+/+/+/telemetry", qos=1)
+        await loader.ask(f"rate {rate}")
         await loader.ask("go")
         seen = []
         async for message in client.messages:

@@ -223,3 +223,21 @@ async def test_influxdb_may_be_away_when_it_starts(
     await asyncio.gather(task, return_exceptions=True)
     await outbox.close()
     await store.close()
+
+
+async def test_alerts_that_come_in_a_row_go_out_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "GATHER", 1_000)  # a second, at the polls of this test
+    got: list[list[str]] = []
+
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        got.append([item["alert_id"] for item in items])
+
+    desk = Desk(tmp_path, deliver, monkeypatch)
+    await desk.put(1)
+    await desk.until(lambda: got == [["alert-1"]])
+    await desk.put(2, 3)
+    await desk.until(lambda: len(got) > 1)
+    assert got == [["alert-1"], ["alert-2", "alert-3"]]
+    await desk.close()
