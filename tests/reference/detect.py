@@ -179,7 +179,7 @@ class Series:
             usual, which = shift, f.DETECTOR_SHIFT
         context, resolution, missed = self.context, self.floor(level), False
         if limits.context:
-            context.meet(y, ts, self.quiet > 0)
+            context.meet(y, ts, seconds, self.quiet > 0)
             error = max(SIGMA * context.error, resolution)
             if context.settled and 0 < error < 0.7 * sigma and abs(context.residual) > z * error:
                 missed = True
@@ -450,7 +450,7 @@ class Context:
     usual_square: Usual = field(default_factory=lambda: Usual(0.6))
     usual_lean: Usual = field(default_factory=lambda: Usual(0.3))
 
-    def meet(self, y: float, ts: int, doubt: bool) -> None:
+    def meet(self, y: float, ts: int, seconds: float, doubt: bool) -> None:
         """What was expected of this reading, and what is known of the series."""
         hours = ts // HOUR
         if self.seen == 0:
@@ -459,7 +459,7 @@ class Context:
         self.knows_a_day = self.seen >= 100 and age >= 48
         self.settled = self.knows_a_day or self.seen >= max(1_000, 720 * age)
         x = clip(y - self.anchor, -1e18, 1e18)
-        self.residual, self.error = self.expect(x, hours, doubt)
+        self.residual, self.error = self.expect(x, hours, seconds, doubt)
 
     def read(self, seconds: float, resolution: float) -> tuple[float, bool]:
         """The raw score, −1 where nothing is judged yet, and whether the value is what was expected."""
@@ -485,7 +485,7 @@ class Context:
         self.seen += 1
         return 1.19 * score if judges else -1.0, as_expected
 
-    def expect(self, x: float, hours: int, doubt: bool) -> tuple[float, float]:
+    def expect(self, x: float, hours: int, seconds: float, doubt: bool) -> tuple[float, float]:
         """How far from the best of three expectations, and how far that usually is."""
         hour, piece = hours % 24, hours // 6 % 28
         level, learnt = self.hours.get(hour, (0.0, 0))
@@ -513,7 +513,8 @@ class Context:
             doubted = 0.2 if doubt else 1.0
             rate = max(28 / (self.seen + 28), 0.005) * doubted
             self.pieces[piece] = f32(offset + rate * week_residual)
-            level += max(1.0 / (learnt + 1), 0.05) * doubted * hour_residual
+            pace = clip(0.05 * seconds / 1_200, 0.05, 0.3)
+            level += max(1.0 / (learnt + 1), pace) * doubted * hour_residual
         self.hours[hour] = f32(level), learnt + 1
         self.slow = f32(self.slow + 0.005 * slow_residual)
         far, half = abs(slow_residual), hour // 12

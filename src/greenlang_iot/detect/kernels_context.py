@@ -35,6 +35,9 @@ SOON_ROWS = 1_000
 SOON_PER_HOUR = 720
 
 HOUR_RATE = 0.05
+HOUR_PACE = 1_200.0
+"""Seconds between readings from which on it grows with them, up to HOUR_RATE_MOST."""
+HOUR_RATE_MOST = 0.3
 HOUR_LEARNT = 20  # readings of an hour after which its level moves at HOUR_RATE
 DOUBT = 0.2  # share of that rate while an anomaly was told lately
 SLOW_RATE = 0.005
@@ -105,7 +108,9 @@ def week_of(series: int, hours: int) -> int:
 
 
 @fused
-def residual(row: Row, half: Row, week: Row, y: float, hours: int) -> tuple[float, float, float]:
+def residual(
+    row: Row, half: Row, week: Row, y: float, hours: int, seconds: float
+) -> tuple[float, float, float]:
     """The reading against the best of its three expectations, their usual error, and its score as a record; all learn from it afterwards.
 
     The first reading of an hour has no residual: what is not known cannot be missed, and the history of a series would
@@ -148,8 +153,10 @@ def residual(row: Row, half: Row, week: Row, y: float, hours: int) -> tuple[floa
         if seen * WEEK_RATE < 2.0 * PIECES:
             week_rate = max(2.0 * PIECES / (seen + 2.0 * PIECES), WEEK_RATE)
         rate = HOUR_RATE
+        if seconds > HOUR_PACE:  # an hour with few readings must not take weeks to follow a trend
+            rate = min(HOUR_RATE / HOUR_PACE * seconds, HOUR_RATE_MOST)
         if learnt < HOUR_LEARNT:
-            rate = max(1.0 / (learnt + 1.0), HOUR_RATE)
+            rate = max(1.0 / (learnt + 1.0), rate)
         if row["quiet"] > 0:
             rate *= DOUBT  # an anomaly of today is not what is usual tomorrow
             week_rate *= DOUBT

@@ -53,6 +53,13 @@ def test_a_spike_that_is_within_the_season_is_one_for_its_hour() -> None:
     assert news(x, HOUR)[1_200].mean() >= 0.6  # 0.04 against the level alone
 
 
+def test_a_trend_under_the_season_hides_no_spike() -> None:
+    """One deviation a day: hours that are met once a day must follow it."""
+    x = hourly(60, 10.0, 58) + np.arange(60 * 24)[:, None] / 24
+    x[1_200] += np.where(x[1_200] > 70.0, -16.0, 16.0)
+    assert news(x, HOUR)[1_200].mean() >= 0.8
+
+
 def test_a_season_that_grows_is_found_though_the_first_day_knew_none() -> None:
     x = hourly(60, 8.0, 52)
     x[1_200:] += hourly(60, 8.0, 53)[1_200:] - 20.0
