@@ -23,22 +23,20 @@ from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.devices.columns import Columns
 from greenlang_iot.devices.reload import Reloaded, reloaded
 from greenlang_iot.formats.catalog import routes
-from greenlang_iot.model.batches import U16, FrameBatch, Publication, Reject
+from greenlang_iot.model.batches import FrameBatch, Reject
 from greenlang_iot.model.directory import Directory
-from greenlang_iot.model.errors import GatewayError, InputError, MqttError
+from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.model.outcomes import Refused, Transition
-from greenlang_iot.mqtt.link import Linger
-from greenlang_iot.mqtt.transport import Connection
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.observe.logs import configure
 from greenlang_iot.pipeline import DEAD_LETTER, OUTBOX, Clock, Pipeline
 from greenlang_iot.quality.counter import QualityCounter
 from greenlang_iot.runtime.checkpoints import Checkpoints, restore
+from greenlang_iot.runtime.connections import Connections
 from greenlang_iot.runtime.durable import DurableSettler, OutboxPort
 from greenlang_iot.runtime.folders import dead_letter_folder, outbox_folder
 from greenlang_iot.runtime.gauges import ShardGauges
-from greenlang_iot.runtime.layout import ConnectionPlan
 from greenlang_iot.runtime.looks import LookingMeter, Looks, answer_looks
 from greenlang_iot.runtime.memory import give_back
 from greenlang_iot.runtime.quality_windows import save_window, window_file
@@ -87,7 +85,7 @@ def _unraisable(failed: "sys.UnraisableHookArgs") -> None:
 
 
 class Shard:
-    """Composes one shard and keeps it ticking; a `ConnectionHandler` for its connections."""
+    """Composes one shard and keeps it ticking."""
 
     def __init__(self, spec: ShardSpec, control: Control, window: Control) -> None:
         self.spec = spec
@@ -102,13 +100,6 @@ class Shard:
         self.counters = Counters.open(spec.counters)
         self.clock = Clock(time.time_ns, time.monotonic)
         self.ledger = Ledger()
-        self.connections: list[Connection] = []
-        self._own: list[Connection] = []  # of the plan; `connections` has retired ones, too
-        self._up: set[int] = set()  # numbers of connections that are subscribed
-        self._owners: dict[int, Connection] = {}  # by connection number, from the first ack on
-        self._numbers = 0
-        self._linger = Linger(settings.batch.linger)
-        self._paused = False
         self._stop = asyncio.Event()
         self._state_file = settings.data_dir / "state" / f"shard-{spec.index}.state"
         self.gauges = ShardGauges(self.counters)
@@ -160,6 +151,9 @@ class Shard:
         )
         self.runners: list[Runner] = factory.runners()
         self.adoptions = factory.adoptions()
+        self.connections = Connections(
+            self.spec, self.counters, self.gauges, self.ledger, self._process
+        )
         self.pipeline = Pipeline(
             Decoder(directory, settings.limits, settings.mqtt.topic, routes(settings.mqtt)),
             self.detector,
@@ -170,31 +164,11 @@ class Shard:
             self,
             self.outbox_port,
             LookingMeter(self.counters, self.looks),
-            self._acknowledge,
-            self._publish,
+            self.connections.acknowledge,
+            self.connections.publish,
             self.clock,
         )
         self.pipeline.clock_suspect = self.watches.clock_suspect
-        for item in self.spec.plan.connections:
-            self._own.append(self._connection(item))
-        self.connections += self._own
-
-    def _connection(self, item: ConnectionPlan, *, retire: bool = False) -> Connection:
-        return Connection(
-            self.settings.mqtt.brokers[item.broker],
-            item.client_id,
-            item.filters,
-            self.settings.mqtt.qos,
-            self.settings.batch,
-            self,
-            self._next_number,
-            linger=self._linger,
-            retire=retire,
-        )
-
-    def _next_number(self) -> int:
-        self._numbers += 1
-        return self._numbers
 
     # ---- what the pipeline calls ------------------------------------------------------------------
 
@@ -203,6 +177,9 @@ class Shard:
         number = self.dead_letters.submit(rejects, received_ns)
         self.counters.add(cell("dead_letters", kind="message"), len(rejects))
         self.dead_letter_settler.add(number, ticket)
+
+    def _process(self, frames: FrameBatch) -> None:
+        self.pipeline.process(frames)
 
     def _announce(self, transitions: Sequence[Transition]) -> None:
         self.pipeline.announce(transitions)
@@ -215,41 +192,6 @@ class Shard:
     def _settle(self, bit: int, first: int, last: int) -> None:
         if last >= first:
             self.pipeline.settle(bit, first, last)
-
-    def _acknowledge(self, connection: int, packet_ids: U16) -> None:
-        owner = self._owners.get(connection)
-        if owner is None:
-            # Messages of a kept session come, and may settle, before the subscription stands.
-            owner = next((c for c in self.connections if c.number == connection), None)
-            if owner is None:
-                self.counters.add(cell("acks_stale"), len(packet_ids))
-                return
-            self._owners[connection] = owner
-        owner.acknowledge(connection, packet_ids)
-
-    def _publish(self, connection: int, publications: Sequence[Publication]) -> None:
-        """At QoS 0, where the messages that ask for it came from."""
-        for owner in self.connections:
-            if owner.number == connection:
-                for item in publications:
-                    owner.publish(item.topic, item.payload)
-
-    # ---- what connections call --------------------------------------------------------------------
-
-    def on_frames(self, frames: FrameBatch) -> None:
-        self.pipeline.process(frames)
-
-    def on_connected(self, connection: int, session_present: bool) -> None:
-        self._up.add(connection)
-        self.counters.add(cell("connects"))
-        self.gauges.connections(self._subscribed(), self._paused)
-
-    def on_disconnected(self, connection: int, reason: str) -> None:
-        self._up.discard(connection)
-        self._owners.pop(connection, None)
-        self.ledger.disconnected(connection)
-        self.counters.add(cell("disconnects", reason=reason))
-        self.gauges.connections(self._subscribed(), self._paused)
 
     # ---- life ---------------------------------------------------------------------------------------
 
@@ -274,9 +216,8 @@ class Shard:
             self._start(runner.run())
         for adoption in self.adoptions:
             self._start(adoption.run())
-        for connection in self.connections:
-            self._start(self._run_connection(connection))
-        self._start(self._retire())
+        for life in self.connections.lives():
+            self._start(life)
         self.pipeline.announce(self._orphaned_alerts)
         self._start(self._load_second_stage_later())
         await self._tick_until_stopped()
@@ -298,7 +239,7 @@ class Shard:
 
     def _ready(self) -> bool:
         """Connections stand and required sinks are open."""
-        return self._all_up() and all(
+        return self.connections.all_up and all(
             self.counters.get(cell("sink_up", sink=runner.name)) == 1
             for runner in self.runners
             if runner.required
@@ -322,15 +263,6 @@ class Shard:
         task = asyncio.ensure_future(coroutine)
         task.add_done_callback(self._ended)
         self._tasks.append(task)
-
-    async def _run_connection(self, connection: Connection) -> None:
-        """A connection that cannot help itself stays away and is said; the others go on."""
-        try:
-            await connection.run()
-        except (MqttError, InputError) as error:
-            log.error(
-                "a connection is given up; the gateway is not ready without it", why=str(error)
-            )
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -366,50 +298,13 @@ class Shard:
         give_back()
         return done
 
-    async def _retire(self) -> None:
-        """Drain the client ids of an earlier layout, after every shard's subscriptions stand: what
-        such an id has subscribed may be another shard's now, and until then nobody else's.
-
-        All at once: until it is unsubscribed, the broker gives each of them what it gives us.
-        """
-        while self.spec.retired and not (self._all_up() and self._peers_up()):
-            await asyncio.sleep(TICK)
-        await asyncio.gather(*(self._retire_one(item) for item in self.spec.retired))
-
-    async def _retire_one(self, item: ConnectionPlan) -> None:
-        connection = self._connection(item, retire=True)
-        if self._paused:
-            connection.pause()
-        self.connections.append(connection)
-        try:
-            await connection.run()
-        except (MqttError, InputError) as error:
-            why = "a client id of an earlier layout is not drained; the next start tries again"
-            log.error(why, client_id=item.client_id, why=str(error))
-            return
-        finally:
-            self.connections.remove(connection)
-        if not self._stop.is_set():  # else it was closed, not drained
-            log.info("retired a client id of an earlier layout", client_id=item.client_id)
-            (self.settings.data_dir / "run" / f"retired-{item.client_id}").touch()
-
-    def _all_up(self) -> bool:
-        return self._subscribed() >= len(self.spec.plan.connections)
-
-    def _peers_up(self) -> bool:
-        up = cell("connections_up")
-        return all(Counters.open(path).get(up) >= wanted for path, wanted in self.spec.peers)
-
-    def _subscribed(self) -> int:
-        return sum(connection.number in self._up for connection in self._own)
-
     async def _tick_until_stopped(self) -> None:
         silence_due = time.monotonic() + 1.0
         while not self._stop.is_set():
             self._tick()
             if time.monotonic() >= silence_due:
                 silence_due = time.monotonic() + 1.0
-                listening = self._all_up() and not self._paused
+                listening = self.connections.all_up and not self.connections.paused
                 self.watches.silence(self.pipeline.decoder.directory, listening)
                 self.gauges.look(self)
                 self._close_quality()
@@ -424,7 +319,7 @@ class Shard:
             runner.check(self.ledger.oldest(runner.bit))
         self.outbox_port.retry()
         self._back_pressure()
-        self.watches.tick(TICK, self._own)
+        self.watches.tick(TICK, self.connections.own)
         self.checkpoints.tick(self.settings.detect.checkpoint_every)
 
     def _back_pressure(self) -> None:
@@ -432,11 +327,8 @@ class Shard:
         over = self.ledger.nbytes > self.settings.runtime.memory_bound or any(
             runner.required and runner.over_queue for runner in self.runners
         )
-        if over != self._paused:
-            self._paused = over
-            for connection in self.connections:
-                connection.pause() if over else connection.resume()
-            self.gauges.connections(self._subscribed(), over)
+        if over != self.connections.paused:
+            self.connections.pause(over=over)
             if over:
                 self.counters.add(cell("pauses"))
                 log.warning("sockets paused: a memory bound is reached", bytes=self.ledger.nbytes)
@@ -477,8 +369,7 @@ class Shard:
 
     async def _drain(self) -> None:
         """Bounded by runtime.drain_timeout; what is not settled then stays unacknowledged."""
-        for connection in self.connections:
-            connection.pause()
+        self.connections.stop()
         try:
             async with asyncio.timeout(self.settings.runtime.drain_timeout):
                 while not self._drained():
@@ -489,7 +380,7 @@ class Shard:
                     await asyncio.sleep(0.005)
         except TimeoutError:
             log.warning("drain timed out", unacknowledged=self.ledger.messages)
-        await asyncio.gather(*(connection.close() for connection in self.connections))
+        await self.connections.close()
         await self.checkpoints.finish()
         closing = [runner.close() for runner in self.runners]
         closing += [self.dead_letters.close(), self.outbox.close()]

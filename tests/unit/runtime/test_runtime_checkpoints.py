@@ -188,6 +188,16 @@ class Site:
         self.gateway = GatewayProcess(folder, settings, registry)
         self.state = folder / "data" / "state" / "shard-0.state"
 
+    @property
+    def saved_ns(self) -> int:
+        """When the newest checkpoint was written; 0: there is none yet."""
+        return self.state.stat().st_mtime_ns if self.state.exists() else 0
+
+    async def saves(self, what: str) -> None:
+        """Until a newer checkpoint is there."""
+        known = self.saved_ns
+        await until(lambda: self.saved_ns > known, what)
+
     def rows(self, columns: str, table: str = "readings") -> list[dict[str, object]]:
         order = "number" if table == "alerts" else "ts"
         sql = f"SELECT {columns} FROM {table} ORDER BY {order}"
@@ -240,10 +250,8 @@ async def test_a_restart_in_mid_stream_neither_alerts_again_nor_forgets(
     await publish(*usual(3 * WARMUP))
     await publish(*[60.0] * 5)
     await until(lambda: len(openings()) == 1, "the alert")
-    saved = site.state.stat().st_mtime_ns
-    await until(lambda: site.state.stat().st_mtime_ns > saved, "one more checkpoint begun before")
-    saved = site.state.stat().st_mtime_ns
-    await until(lambda: site.state.stat().st_mtime_ns > saved, "a checkpoint of all that came")
+    for what in ("a checkpoint", "one that was begun before", "one of all that came"):
+        await site.saves(what)
 
     if how == "SIGTERM":
         await asyncio.to_thread(site.gateway.stop)

@@ -3,19 +3,14 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from tests.fakes.directory import directory
 
 from greenlang_iot.detect.ensemble import Detector
-from greenlang_iot.model.batches import U16
-from greenlang_iot.model.errors import MqttError
-from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime import shard as module
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
@@ -100,78 +95,6 @@ async def test_the_second_stage_is_imported_once_messages_are_taken(
     monkeypatch.setattr(module, "SECOND_STAGE_WITHIN", 0)
     await asyncio.wait_for(shard._load_second_stage_later(), 5)
     assert await asyncio.to_thread(loaded.wait, 5)
-
-
-async def test_a_client_id_that_cannot_be_retired_does_not_end_the_shard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shard = make(tmp_path, "old-1", "old-2")
-    asked: list[str] = []
-
-    class Refused:
-        number = 0
-
-        def __init__(self, plan: ConnectionPlan) -> None:
-            self.plan = plan
-
-        async def run(self) -> None:
-            asked.append(self.plan.client_id)
-            raise MqttError("session taken over", reason="session_taken_over", retryable=False)
-
-    monkeypatch.setattr(shard, "_connection", lambda plan, retire: Refused(plan))
-    await asyncio.wait_for(shard._retire(), 5)
-    assert asked == ["old-1", "old-2"]
-    assert shard.connections == []
-    assert not (tmp_path / "run").exists()
-
-
-async def test_a_client_id_is_not_retired_before_the_other_shards_have_subscribed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else what it had subscribed for another shard would be nobody's for a moment."""
-    other = Counters.create(tmp_path / "shard-1.counters")
-    shard = make(tmp_path, "old")
-    shard.spec = replace(shard.spec, peers=((tmp_path / "shard-1.counters", 2),))
-    asked: list[str] = []
-
-    async def retire_one(plan: ConnectionPlan) -> None:
-        asked.append(plan.client_id)
-
-    monkeypatch.setattr(shard, "_retire_one", retire_one)
-    for up in (0, 1):
-        other.set(cell("connections_up"), up)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(shard._retire(), 0.25)
-        assert asked == []
-    other.set(cell("connections_up"), 2)
-    await asyncio.wait_for(shard._retire(), 5)
-    assert asked == ["old"]
-
-
-async def test_what_settles_before_the_subscription_stands_is_acknowledged_too(
-    tmp_path: Path,
-) -> None:
-    """A broker that kept the session sends messages right after CONNACK, before the SUBACK."""
-
-    class Connected:
-        number = 5
-
-        def __init__(self) -> None:
-            self.acked: list[int] = []
-
-        def acknowledge(self, connection: int, packet_ids: U16) -> None:
-            assert connection == self.number
-            self.acked += packet_ids.tolist()
-
-    shard, connection = make(tmp_path), Connected()
-    shard.connections.append(connection)  # type: ignore[arg-type]
-    shard._acknowledge(5, np.array([1, 2], np.uint16))
-    shard.on_connected(5, True)
-    shard._acknowledge(5, np.array([3], np.uint16))
-    shard.on_disconnected(5, "connection_lost")
-    connection.number = 6
-    shard._acknowledge(5, np.array([4], np.uint16))
-    assert connection.acked == [1, 2, 3]
 
 
 async def test_it_ends_with_its_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
