@@ -6,11 +6,12 @@ size and its square, and a longer one of its sign, that sees what departs slowly
 standard deviations; so does, against the history of the size, the error of the expectation over some 100 readings.
 The score is a weighted sum of the logarithms of the four, so that it rises
 when the series strays in several ways at once, and a heavy tail does not blow it up. Where it is high, it gains more
-if the value is farther from the slow average than any before.
+if the value is farther from the slow average than any before; and what is much farther is strange by itself, whatever the noise.
 
 All of it is relative to the series itself. Two floors keep well-behaved series quiet: a standard
 deviation is never less than a share of its mean, and no residual below the sensor's resolution
-counts. Nothing is judged before the series was seen for two days: the hours are not known before.
+counts. Nothing is judged before the series was seen for two days: the hours are not known before. Where readings come every
+few seconds a day is slow beside them, and a thousand are enough.
 """
 
 import math
