@@ -1,4 +1,4 @@
-"""The slow, obvious twin of `detect/kernels.py`: one object per series, one reading at a time.
+"""The slow, obvious twin of the kernels of `detect/`: one object per series, one reading at a time.
 
 Fields that the rows keep as float32 are rounded where they are stored (`f32`).
 """
@@ -18,7 +18,9 @@ HOUR = 3_600_000_000_000
 
 
 def f32(x: float) -> float:
-    return float(np.float32(x))
+    """As a float32 column keeps it: what is beyond its range is infinite there."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(x))
 
 
 def log(x: float) -> float:
@@ -175,19 +177,30 @@ class Series:
         usual, which = (self.spike_score(z, tail), f.DETECTOR_SPIKE) if limits.spike else (0.0, 0)
         if limits.shift and shift > usual:
             usual, which = shift, f.DETECTOR_SHIFT
+        context, resolution, missed = self.context, self.floor(level), False
+        if limits.context:
+            context.meet(y, ts, seconds, self.quiet > 0)
+            error = max(SIGMA * context.error, resolution)
+            if context.settled and 0 < error < 0.7 * sigma and abs(context.residual) > z * error:
+                missed = True
+                if limits.spike:
+                    spike = self.spike_score(min(abs(context.residual) / error, 1e6), tail)
+                    if not (limits.shift and shift > spike):
+                        usual, which = spike, f.DETECTOR_CONTEXT
+                    else:
+                        usual, which = shift, f.DETECTOR_SHIFT
         belief = min(seen / 4000, 1.0)
         judged = [(self.usual.lowered(usual, belief), which)]
         needed = self.usual.raised(limits.threshold, belief)
         stray = -1.0
         if limits.context:
-            stray, expected_now = self.context.read(
-                y, ts, seconds, self.floor(level), self.quiet > 0
-            )
+            stray, expected_now = context.read(seconds, resolution)
             if expected_now:
                 judged[0] = 0.75 * judged[0][0], which
             strange = self.stray.lowered(stray, min(seen / 20_000, 1.0) ** 2)
-            if self.context.record and strange > 2.0:
-                strange += 1.5
+            if context.record > 0.0:
+                strange += 1.5 if strange > 2.0 else 0.0
+                strange = max(strange, context.record if z > 2.0 else 0.0)
             agreed = 0.5 * min(0.2 / weight, 1.0) * max(min(judged[0][0], strange) - 2.0, 0.0)
             higher = max(judged[0], (strange, f.DETECTOR_CONTEXT), key=lambda one: one[0])
             judged[0] = higher[0] + agreed, higher[1]
@@ -195,7 +208,8 @@ class Series:
             judged.append((1.5 * (self.run - 1) / max(self.usual_run, 10.0), f.DETECTOR_STUCK))
         score, detector = max(judged, key=lambda one: one[0])  # the first of equals
         suspect = score >= limits.threshold
-        calm = self.quiet == 0
+        quiet = self.quiet
+        calm = quiet == 0
         told = self.is_told(suspect, detector, score)
 
         decades = max(needed - 1.342, 0.0)
@@ -210,12 +224,16 @@ class Series:
             suspect, told, score, detector = True, False, max(score, 12.0), f.DETECTOR_RANGE
             violated = True
 
-        if suspect and not told and not violated and detector != f.DETECTOR_STUCK:
-            told = self.habit.has(ts, score)
+        if suspect and not violated and detector != f.DETECTOR_STUCK:
+            if told:
+                daily = quiet <= 12 and self.habit.goes_on(ts)
+            else:
+                told = daily = self.habit.has(ts, score)
+            self.quiet = 12 if daily else self.quiet
         if told:
             score = 0.5 * limits.threshold
         elif not violated and seen >= 50:
-            if calm:
+            if calm and not missed:
                 self.usual.learn(usual, seen)
             if stray >= 0.0:
                 self.stray.learn(stray, seen)
@@ -376,14 +394,22 @@ class Habit:
     days: int = 0
     peak: int = 0
 
+    def off(self, minute: int) -> int | None:
+        """Minutes from the usual time of day, None where it is more than an hour."""
+        near = [self.minute + away for away in range(-60, 61)]  # on a day of 1,440 minutes
+        return next((m - self.minute for m in near if m % 1440 == minute), None)
+
+    def goes_on(self, ts: int) -> bool:
+        near = self.off(ts // (HOUR // 60) % 1440) is not None
+        return self.days >= 3 and near and ts // HOUR - self.hour < 12
+
     def has(self, ts: int, score: float) -> bool:
         minute, hour = ts // (HOUR // 60) % 1440, ts // HOUR
         eighths = min(int(8 * score), 255)
         since = hour - self.hour
         if since > 180:
             self.days = 0
-        near = [self.minute + away for away in range(-60, 61)]  # on a day of 1,440 minutes
-        off = next((m - self.minute for m in near if m % 1440 == minute), None)
+        off = self.off(minute)
         if off is None and self.days > 1:
             self.days -= 1
             return False
@@ -412,7 +438,11 @@ class Context:
     farthest: list[float] = field(
         default_factory=lambda: [0.0, 0.0]
     )  # from the slow level, by half of the day
-    record: bool = False  # was the newest reading clearly farther?
+    record: float = 0.0  # score of the newest reading where it was clearly farther
+    residual: float = 0.0  # of the newest reading, and how far it usually is
+    error: float = 0.0
+    settled: bool = False
+    knows_a_day: bool = False
     size: float = 0.0
     square: float = 0.0
     lean: float = 0.0
@@ -420,13 +450,20 @@ class Context:
     usual_square: Usual = field(default_factory=lambda: Usual(0.6))
     usual_lean: Usual = field(default_factory=lambda: Usual(0.3))
 
-    def read(
-        self, y: float, ts: int, seconds: float, resolution: float, doubt: bool
-    ) -> tuple[float, bool]:
-        """The raw score, −1 where nothing is judged yet, and whether the value is what was expected."""
+    def meet(self, y: float, ts: int, seconds: float, doubt: bool) -> None:
+        """What was expected of this reading, and what is known of the series."""
+        hours = ts // HOUR
         if self.seen == 0:
-            self.anchor, self.first_hour = y, ts // HOUR
-        r, error = self.residual(clip(y - self.anchor, -1e18, 1e18), ts // HOUR, doubt)
+            self.anchor, self.first_hour = y, hours
+        age = hours - self.first_hour
+        self.knows_a_day = self.seen >= 100 and age >= 48
+        self.settled = self.knows_a_day or self.seen >= max(1_000, 720 * age)
+        x = clip(y - self.anchor, -1e18, 1e18)
+        self.residual, self.error = self.expect(x, hours, seconds, doubt)
+
+    def read(self, seconds: float, resolution: float) -> tuple[float, bool]:
+        """The raw score, −1 where nothing is judged yet, and whether the value is what was expected."""
+        r, error = self.residual, self.error
         size = self.size + 0.1 * (abs(r) - self.size)
         sooner = 1.0 - min(seconds, 300.0) / 300.0
         square = self.square + 0.05 * (1.0 - 0.4 * sooner) * (r * r - self.square)
@@ -438,7 +475,7 @@ class Context:
             (self.usual_lean, abs(lean), resolution),
         )
         score, judges, as_expected = 0.0, False, False
-        if self.seen >= 100 and ts // HOUR - self.first_hour >= 48:
+        if self.settled:
             judges, as_expected = True, abs(r) < 2.5 * self.usual_size.mean
             a, b, c = (1.0 + usual.away(x, least) for usual, x, least in judged)
             d = 1.0 + self.usual_size.away(error, resolution)
@@ -446,16 +483,16 @@ class Context:
         for usual, x, least in judged:
             usual.learn(x, least, self.seen)
         self.seen += 1
-        return 1.25 * score if judges else -1.0, as_expected
+        return 1.19 * score if judges else -1.0, as_expected
 
-    def residual(self, x: float, hours: int, doubt: bool) -> tuple[float, float]:
+    def expect(self, x: float, hours: int, seconds: float, doubt: bool) -> tuple[float, float]:
         """How far from the best of three expectations, and how far that usually is."""
         hour, piece = hours % 24, hours // 6 % 28
         level, learnt = self.hours.get(hour, (0.0, 0))
         slow_residual = result = x - self.slow
         error = 0.0
         if learnt == 0:
-            level = x
+            level, result = x, 0.0
         else:
             hour_residual = x - level
             hour_error = self.hour_error + 0.01 * (abs(hour_residual) - self.hour_error)
@@ -476,11 +513,15 @@ class Context:
             doubted = 0.2 if doubt else 1.0
             rate = max(28 / (self.seen + 28), 0.005) * doubted
             self.pieces[piece] = f32(offset + rate * week_residual)
-            level += max(1.0 / (learnt + 1), 0.05) * doubted * hour_residual
+            pace = clip(0.05 * seconds / 1_200, 0.05, 0.3)
+            level += max(1.0 / (learnt + 1), pace) * doubted * hour_residual
         self.hours[hour] = f32(level), learnt + 1
         self.slow = f32(self.slow + 0.005 * slow_residual)
         far, half = abs(slow_residual), hour // 12
-        self.record = far > 1.2 * self.farthest[half]
+        self.record = 0.0
+        if self.knows_a_day and far > 1.2 * self.farthest[half]:
+            factor = min(far / self.farthest[half], 10.0) if self.farthest[half] > 0 else 10.0
+            self.record = LOG10E * (log(self.seen) + 4.0 * log(factor))
         self.farthest[half] = max(self.farthest[half], f32(far))
         return result, error
 

@@ -6,31 +6,39 @@ size and its square, and a longer one of its sign, that sees what departs slowly
 standard deviations; so does, against the history of the size, the error of the expectation over some 100 readings.
 The score is a weighted sum of the logarithms of the four, so that it rises
 when the series strays in several ways at once, and a heavy tail does not blow it up. Where it is high, it gains more
-if the value is farther from the slow average than any before.
+if the value is farther from the slow average than any before; and what is much farther is strange by itself, whatever the noise.
 
 All of it is relative to the series itself. Two floors keep well-behaved series quiet: a standard
 deviation is never less than a share of its mean, and no residual below the sensor's resolution
-counts. Nothing is judged before the series was seen for two days: the hours are not known before.
+counts. Nothing is judged before the series was seen for two days: the hours are not known before. Where readings come every
+few seconds a day is slow beside them, and a thousand are enough.
 """
 
 import math
 from typing import Any
 
 from greenlang_iot.detect.state import HALF, HOT_LINES, PIECE_HOURS, PIECES, ROW_LINES
-from greenlang_iot.model.jit import fused
+from greenlang_iot.model.jit import fused, leaf
 from greenlang_iot.model.kernels_log import log
 
 Row = Any
 """One record of Rows: a view, so what is assigned to its fields stays."""
 
+LOG10E = 0.4342944819032518
 HOUR_NS = 3_600_000_000_000
 HOURS = 2 * HALF
 """Of a day."""
 SETTLED_HOURS = 48
 """Event time after the first reading before which nothing is judged."""
 SETTLED_ROWS = 100
+SOON_ROWS = 1_000
+"""Readings after which a series that is read at least every five seconds is judged: a day is slow beside them."""
+SOON_PER_HOUR = 720
 
 HOUR_RATE = 0.05
+HOUR_PACE = 1_200.0
+"""Seconds between readings from which on it grows with them, up to HOUR_RATE_MOST."""
+HOUR_RATE_MOST = 0.3
 HOUR_LEARNT = 20  # readings of an hour after which its level moves at HOUR_RATE
 DOUBT = 0.2  # share of that rate while an anomaly was told lately
 SLOW_RATE = 0.005
@@ -42,9 +50,13 @@ SIZE_RATE = 0.1
 SQUARE_RATE = 0.05
 LEAN_RATE = 0.02
 RECORD = 1.5
-"""Decades that a strange reading gains which is farther from the slow level than any before in its half of the day."""
+"""Decades that a strange reading gains which is a record: farther from the slow level than any before in its half of the day."""
 FARTHER = 1.2
+"""Times as far that makes it one."""
 RECORD_FROM = 2.0  # score from which on it gains them
+RECORD_POWER = 4.0
+"""Power of the distance with which a record's own share falls: twice as far is 1.2 decades."""
+MOST_FARTHER = 10.0
 BRIEF = 300.0
 """Seconds between readings below which two of the averages become slower: what lasts a while must not be a matter of ten minutes."""
 SQUARE_SOONER = 0.4  # share of their rates that is gone where readings come at once
@@ -56,7 +68,7 @@ SIZE_FLOOR = 0.3
 SQUARE_FLOOR = 0.6
 LEAN_WEIGHT = 0.7
 ERROR_WEIGHT = 0.4
-PER_UNIT = 1.25
+PER_UNIT = 1.19
 """−log10 of the tail share for a unit of the weighted sum: measured, see docs/decisions."""
 REACH = 1e18
 """Larger residuals count as this large: their squares stay within float32."""
@@ -97,8 +109,14 @@ def week_of(series: int, hours: int) -> int:
 
 
 @fused
-def residual(row: Row, half: Row, week: Row, y: float, hours: int) -> tuple[float, float, float]:
-    """The reading against the best of its three expectations, their usual error, and what a record is worth; all learn from it afterwards."""
+def residual(
+    row: Row, half: Row, week: Row, y: float, hours: int, seconds: float
+) -> tuple[float, float, float]:
+    """The reading against the best of its three expectations, their usual error, and its score as a record; all learn from it afterwards.
+
+    The first reading of an hour has no residual: what is not known cannot be missed, and the history of a series would
+    begin with errors that never come again.
+    """
     if row["seen"] == 0:
         row["anchor"] = y
         row["first_hour"] = hours
@@ -109,7 +127,7 @@ def residual(row: Row, half: Row, week: Row, y: float, hours: int) -> tuple[floa
     apart = x - slow
     if learnt == 0:
         half["level"][hour] = x
-        result, error = apart, 0.0
+        result, error = 0.0, 0.0
     else:
         level = float(half["level"][hour])
         usual = x - level
@@ -136,8 +154,10 @@ def residual(row: Row, half: Row, week: Row, y: float, hours: int) -> tuple[floa
         if seen * WEEK_RATE < 2.0 * PIECES:
             week_rate = max(2.0 * PIECES / (seen + 2.0 * PIECES), WEEK_RATE)
         rate = HOUR_RATE
+        if seconds > HOUR_PACE:  # an hour with few readings must not take weeks to follow a trend
+            rate = min(HOUR_RATE / HOUR_PACE * seconds, HOUR_RATE_MOST)
         if learnt < HOUR_LEARNT:
-            rate = max(1.0 / (learnt + 1.0), HOUR_RATE)
+            rate = max(1.0 / (learnt + 1.0), rate)
         if row["quiet"] > 0:
             rate *= DOUBT  # an anomaly of today is not what is usual tomorrow
             week_rate *= DOUBT
@@ -148,13 +168,33 @@ def residual(row: Row, half: Row, week: Row, y: float, hours: int) -> tuple[floa
     row["slow_level"] = slow + SLOW_RATE * apart
     far, farthest = abs(apart), float(half["farthest"])
     half["farthest"] = max(far, farthest)
-    return result, error, RECORD if far > FARTHER * farthest else 0.0
+    return result, error, record_score(row, hours, far, farthest)
+
+
+@fused
+def knows_a_day(row: Row, hours: int) -> bool:
+    """Were all hours of the day, and both of its halves, met before?"""
+    return row["seen"] >= SETTLED_ROWS and hours - int(row["first_hour"]) >= SETTLED_HOURS
+
+
+@leaf
+def record_score(row: Row, hours: int, far: float, farthest: float) -> float:
+    """−log10 of how seldom a reading is so far from the slow level, 0 where it is no record.
+
+    Of n readings the farthest is farther than any before once in n, whatever the noise; that it is so by a factor is as
+    seldom as its power.
+    """
+    if far <= FARTHER * farthest or not knows_a_day(row, hours):
+        return 0.0
+    factor = min(far / farthest, MOST_FARTHER) if farthest > 0.0 else MOST_FARTHER
+    return LOG10E * (log(1.0 * row["seen"]) + RECORD_POWER * log(factor))
 
 
 @fused
 def settled(row: Row, hours: int) -> bool:
-    """Is a reading of this time judged? The hours of a day are not known before."""
-    return row["seen"] >= SETTLED_ROWS and hours - int(row["first_hour"]) >= SETTLED_HOURS
+    """Is a reading of this time judged? The hours of a day are not known before, nor missed where readings come fast."""
+    fast = row["seen"] >= max(SOON_ROWS, SOON_PER_HOUR * (hours - int(row["first_hour"])))
+    return fast or knows_a_day(row, hours)
 
 
 @fused

@@ -32,6 +32,21 @@ MOST_EIGHTHS = 255
 
 
 @leaf
+def minutes_off(row: Row, ts: int) -> int:
+    """How far after the habit's time of day this is, or before it."""
+    minute = (ts // MINUTE_NS) % DAY_MINUTES
+    off = minute - int(row["habit_minute"]) + DAY_MINUTES // 2
+    return off % DAY_MINUTES - DAY_MINUTES // 2
+
+
+@leaf
+def is_rest(row: Row, ts: int) -> bool:
+    """Is this a known habit of today that is not over yet?"""
+    today = ts // (60 * MINUTE_NS) - int(row["habit_hour"]) < APART_HOURS
+    return row["habit_days"] >= DAYS and today and abs(minutes_off(row, ts)) <= NEAR_MINUTES
+
+
+@leaf
 def is_habit(row: Row, ts: int, score: float) -> bool:
     """Is this anomaly, which would be news, what the series does at this time of day? Learns from it."""
     minute = (ts // MINUTE_NS) % DAY_MINUTES
@@ -41,7 +56,7 @@ def is_habit(row: Row, ts: int, score: float) -> bool:
     days, peak = int(row["habit_days"]), int(row["habit_peak"])
     if since > FORGOTTEN_HOURS:
         days = 0
-    off = (minute - int(row["habit_minute"]) + DAY_MINUTES // 2) % DAY_MINUTES - DAY_MINUTES // 2
+    off = minutes_off(row, ts)
     if days == 0 or abs(off) > NEAR_MINUTES:
         if days > 1:
             row["habit_days"] = days - 1

@@ -14,6 +14,7 @@ import numpy as np
 from greenlang_iot.detect.kernels_context import (
     LEAN_RATE,
     LEAN_SOONER,
+    RECORD,
     RECORD_FROM,
     SIZE_FLOOR,
     SIZE_RATE,
@@ -38,12 +39,12 @@ LANES = 16
 MARKS = 4096
 """Series are told apart within a block of lanes by their index modulo this."""
 
-# -- float64: what came, what is expected, and what is said of it (SETTLED: 0, or 1 and what a record is worth)
+# -- float64: what came, what is expected, and what is said of it
 (
     X, LAST, SECONDS, BASE, UNIT, Y, LEVEL, DEVIATION, SPREAD, FLOOR, SEEN, SPIKES, SHIFTS, SETTLED,
-    RESIDUAL, ERROR, Z, CHANGE, SPIKE, SHIFT, USUAL_SCORE, BAND, STRAY, STRANGE,
-) = range(0, 24 * LANES, LANES)  # fmt: skip
-_FLOATS = 24
+    RECORDS, RESIDUAL, ERROR, Z, CHANGE, MISSED, SPIKE, SHIFT, USUAL_SCORE, BAND, STRAY, STRANGE,
+) = range(0, 26 * LANES, LANES)  # fmt: skip
+_FLOATS = 26
 # -- float32
 (
     THRESHOLD, TAIL, UP, DOWN, CUSUM, USUAL_START, USUAL_EXCESS, STRAY_START, STRAY_EXCESS, SIZE,
@@ -77,6 +78,8 @@ TWO = 0.3
 """Two detectors share it: where each keeps to its decades, so much more is reached as often."""
 USUAL_LIGHT = 1.2 * EXCESS
 """Its mean excess must be above this: some faults a day raise it by as much."""
+CLOSER = 0.7
+"""Share of the spread below which the error of the hour or the week must be: then a value that is no spike may be one for its hour."""
 EXPECTED = 2.5
 """Usual sizes of the residual within which a value is what the hour or the week lets expect."""
 EXPECTED_WORTH = 0.75
@@ -156,7 +159,12 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
         kept[UP + k] = up
         kept[DOWN + k] = down
         kept[CUSUM + k] = max(learnt, NOISE_CUSUM) if total > 0.0 else cusum
-        spike = lanes[SPIKES + k] * spike_score(z, weighed)
+        r, usual_error = lanes[RESIDUAL + k], max(SIGMA * lanes[ERROR + k], lanes[FLOOR + k])
+        missed = lanes[SETTLED + k] > 0.0 and 0.0 < usual_error < CLOSER * sigma
+        missed = missed and abs(r) > z * usual_error
+        farther = min((abs(r) if missed else z) / (usual_error if missed else 1.0), MAX_Z)
+        lanes[MISSED + k] = 1.0 if missed else 0.0
+        spike = lanes[SPIKES + k] * spike_score(farther, weighed)
         shift = lanes[SHIFTS + k] * (shift if z > CUSUM_ALLOWANCE else 0.0)
         lanes[SPIKE + k] = spike
         lanes[SHIFT + k] = shift
@@ -164,7 +172,7 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
         # their score here, and how far a value may stray before it is suspect
         start, excess = np.float64(kept[USUAL_START + k]) - TWO, np.float64(kept[USUAL_EXCESS + k])
         belief = min(seen * (1 / USUAL_BELIEVED), 1.0)
-        r, size_mean = lanes[RESIDUAL + k], np.float64(kept[SIZE_MEAN + k])
+        size_mean = np.float64(kept[SIZE_MEAN + k])
         known = lanes[SETTLED + k] > 0.0 and abs(r) < EXPECTED * size_mean
         usual = lowered(max(spike, shift), start, excess, USUAL_LIGHT, belief)
         lanes[USUAL_SCORE + k] = usual * (EXPECTED_WORTH if known else 1.0)
@@ -208,7 +216,9 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
             EXCESS,
             belief * belief,
         )
-        lanes[STRANGE + k] = strange + (lanes[SETTLED + k] - 1.0 if strange > RECORD_FROM else 0.0)
+        record = lanes[RECORDS + k]
+        strange += RECORD if strange > RECORD_FROM and record > 0.0 else 0.0
+        lanes[STRANGE + k] = max(strange, record if z > TAIL_FROM else 0.0)
         rate = long_rate(seen)
         off = capped(size, size_mean, size_unit, seen) - size_mean
         kept[SIZE_MEAN + k] = size_mean + rate * off

@@ -10,7 +10,7 @@ from tests.fakes.directory import directory
 from tests.fakes.readings import MINUTE, readings
 
 from greenlang_iot.detect.ensemble import Detector
-from greenlang_iot.detect.kernels import ADOPT_AFTER
+from greenlang_iot.detect.kernels_baseline import ADOPT_AFTER
 from greenlang_iot.model import flags as f
 from greenlang_iot.model.directory import PROFILES
 from greenlang_iot.model.jit import JIT_DISABLED

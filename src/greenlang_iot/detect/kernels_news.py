@@ -1,0 +1,36 @@
+"""Is an anomaly news? After a suspect reading the next ones are TOLD, until the series was quiet for a while."""
+
+from typing import Any
+
+from greenlang_iot.model.flags import DETECTOR_STUCK
+from greenlang_iot.model.jit import leaf
+
+Row = Any
+"""One record of Rows: a view, so what is assigned to its fields stays."""
+
+QUIET_SHARE = 0.06  # of the readings seen
+QUIET_LEAST = 25.0
+QUIET_MOST = 140.0
+QUIET_AFTER_HABIT = 12
+"""And what is told because it comes every day: a nightly job must not hide what comes hours later."""
+
+
+@leaf
+def is_told(row: Row, suspect: bool, detector: int, score: float, threshold: float) -> bool:
+    """Is this anomaly no news? Every suspect reading prolongs the quiet time of its series."""
+    if detector == DETECTOR_STUCK:
+        # news in the moment in which the run becomes too long
+        return suspect and score * (row["run"] - 2.0) >= threshold * (row["run"] - 1.0)
+    if suspect:
+        return was_quiet(row)
+    if row["quiet"] > 0:
+        row["quiet"] -= 1
+    return False
+
+
+@leaf
+def was_quiet(row: Row) -> bool:
+    """Begin or prolong the quiet time of a series; was it one already?"""
+    quiet = int(row["quiet"])
+    row["quiet"] = int(min(max(QUIET_SHARE * row["seen"], QUIET_LEAST), QUIET_MOST))
+    return quiet > 0

@@ -1,0 +1,106 @@
+"""What is found because it is unusual for this hour, or for this series, though no value of it is far from its level."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from tests.fakes.directory import directory
+from tests.fakes.readings import MINUTE, SECOND, readings
+
+from greenlang_iot.detect.ensemble import Detector
+from greenlang_iot.model import flags as f
+from greenlang_iot.model.jit import JIT_DISABLED
+from greenlang_iot.settings.model import DetectSettings, SecondStageSettings
+
+pytestmark = pytest.mark.skipif(
+    JIT_DISABLED,
+    reason="200,000 readings a test take minutes without the JIT; the bits are the same",
+)
+
+SERIES = 50
+SETTINGS = DetectSettings(second_stage=SecondStageSettings(enabled=False))
+HOUR = 60 * MINUTE
+Matrix = npt.NDArray[np.float64]
+
+
+def verdicts(x: Matrix, interval: int) -> npt.NDArray[np.uint8]:
+    """Of the readings of SERIES sensors, `interval` ns apart, shaped like `x`."""
+    n = len(x)
+    detector = Detector(directory(SERIES, ("m",), units=("Cel",), low=-1000, high=1000), SETTINGS)
+    ts = np.repeat((np.arange(n) + 1) * interval, SERIES)
+    scores = detector.score(readings(np.tile(np.arange(SERIES), n), ts, x.ravel()))
+    return scores.verdict.reshape(x.shape)
+
+
+def news(x: Matrix, interval: int) -> npt.NDArray[np.bool_]:
+    """Which of them opened an alert."""
+    return (verdicts(x, interval) & (f.SUSPECT | f.TOLD)) == f.SUSPECT
+
+
+def hourly(days: int, amplitude: float, seed: int) -> Matrix:
+    """A reading an hour with noise of 1 and a daily season."""
+    at = np.arange(24 * days)[:, None] + np.arange(SERIES)
+    noise = np.random.default_rng(seed).normal(size=(24 * days, SERIES))
+    return 20.0 + amplitude * np.sin(math.tau * at / 24) + noise
+
+
+def test_a_spike_that_is_within_the_season_is_one_for_its_hour() -> None:
+    x = hourly(60, 10.0, 51)
+    clean = news(x, HOUR)
+    assert np.count_nonzero(clean) <= 10  # of 72,000
+    x[1_200] += np.where(x[1_200] > 20.0, -12.0, 12.0)
+    assert news(x, HOUR)[1_200].mean() >= 0.6  # 0.04 against the level alone
+
+
+def test_a_trend_under_the_season_hides_no_spike() -> None:
+    """One deviation a day: hours that are met once a day must follow it."""
+    x = hourly(60, 10.0, 58) + np.arange(60 * 24)[:, None] / 24
+    x[1_200] += np.where(x[1_200] > 70.0, -16.0, 16.0)
+    assert news(x, HOUR)[1_200].mean() >= 0.8
+
+
+def test_a_season_that_grows_is_found_though_the_first_day_knew_none() -> None:
+    x = hourly(60, 8.0, 52)
+    x[1_200:] += hourly(60, 8.0, 53)[1_200:] - 20.0
+    assert news(x, HOUR)[1_200:1_236].any(axis=0).mean() >= 0.9
+
+
+@pytest.mark.parametrize("job", [10.0, 30.0])
+def test_a_nightly_job_does_not_hide_what_comes_hours_later(job: float) -> None:
+    """A job of one reading at two every night; on the ninth day a shift of eight deviations at eight."""
+    at = np.arange(9 * 288)
+    x = 20.0 + np.random.default_rng(54).normal(size=(len(at), SERIES))
+    x[at % 288 == 24] += job
+    faults = slice(8 * 288 + 96, 8 * 288 + 116)
+    x[faults] += 8.0
+    found = news(x, 5 * MINUTE)
+    assert found[at % 288 == 24][5:].mean() <= 0.1  # the job itself is known
+    assert found[faults].any(axis=0).mean() >= 0.9
+
+
+def test_what_is_much_farther_than_ever_is_found_whatever_the_spread() -> None:
+    """A machine that draws 30 or 2 for an hour or so at a time, for twenty days; then 100."""
+    rng = np.random.default_rng(55)
+    n = 20 * 288
+    changes = rng.random((n, SERIES)) < 1 / 15
+    x = np.where(np.cumsum(changes, axis=0) % 2, 30.0, 2.0) + rng.normal(size=(n, SERIES))
+    assert np.count_nonzero(news(x, 5 * MINUTE)) <= 80  # of 288,000
+    x[-1] = 100.0
+    assert ((verdicts(x, 5 * MINUTE)[-1] & f.SUSPECT) != 0).mean() >= 0.9
+
+
+def test_a_series_read_every_second_is_judged_within_the_hour() -> None:
+    """Twice the noise for three minutes, half an hour after the first reading."""
+    x = np.random.default_rng(56).normal(size=(2_000, SERIES))
+    assert np.count_nonzero(news(20.0 + x, SECOND)) <= 5
+    x[1_800:1_980] *= 2.5
+    assert news(20.0 + x, SECOND)[1_800:1_980].any(axis=0).mean() >= 0.9
+
+
+def test_a_day_that_is_not_known_holds_no_records() -> None:
+    """Ten seconds apart, for a day and a half: both halves of the day are new once."""
+    at = np.arange(6_000)[:, None] * 20
+    x = 20.0 + 10.0 * np.sin(math.tau * at / 86_400 + np.arange(SERIES))
+    x = x + np.random.default_rng(57).normal(size=(6_000, SERIES))
+    assert np.count_nonzero(news(x, 4 * SECOND)) <= 10
