@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "greenlang_iot"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in DOCUMENTS}
+PROGRAM: Any = typer.main.get_command(app)  # takes 0.1 s
 each_document = pytest.mark.parametrize("name", TEXTS)
 
 
@@ -94,7 +95,7 @@ def unfolded(block: str) -> list[str]:
 @each_document
 def test_every_command_line_is_understood(name: str) -> None:
     for arguments in commands(TEXTS[name]):
-        command: Any = typer.main.get_command(app)
+        command = PROGRAM
         rest = list(arguments)
         while rest and rest[0] in getattr(command, "commands", {}):
             command = command.commands[rest.pop(0)]
@@ -107,8 +108,7 @@ def test_every_command_line_is_understood(name: str) -> None:
 def test_readme_shows_every_command() -> None:
     found = {tuple(words[:2]) for words in commands(TEXTS["README.md"])}
     shown = {words[0] for words in found} | {" ".join(words) for words in found}
-    every: Any = typer.main.get_command(app)
-    for name, command in every.commands.items():
+    for name, command in PROGRAM.commands.items():
         for path in [f"{name} {sub}" for sub in getattr(command, "commands", {})] or [name]:
             assert path in shown, f"README does not show {path}"
 
