@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+from abc import ABC, abstractmethod
 
 import numpy as np
 
@@ -20,16 +21,16 @@ def spared(content: bytes) -> U8:
     return data
 
 
-class Inbox(asyncio.BufferedProtocol):
+class Inbox(asyncio.BufferedProtocol, ABC):
     """One connection; `take` is given all that is there and says how much of it is done with."""
 
     def __init__(self) -> None:
         self._data: U8 = np.zeros(4 * _ROOM + SPARE, np.uint8)
         self._first = self._end = 0
 
+    @abstractmethod
     def take(self, data: U8, n: int) -> int:
         """Go through data[:n], which has SPARE bytes behind it; return how many are whole requests."""
-        raise NotImplementedError
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]

@@ -38,6 +38,7 @@ from greenlang_iot.bench.stalls import Interval, without
 from greenlang_iot.bench.workload import SITES, Workload, topic
 from greenlang_iot.mqtt.tls import ssl_context
 from greenlang_iot.settings.model import TlsSettings
+from greenlang_iot.simulate.broker_connection import variable_length
 from greenlang_iot.simulate.ca import loopback, server_context
 
 PATIENCE = 60.0
@@ -303,13 +304,8 @@ def broker_at(url: str) -> Place:
 
 def _first_packet(data: bytes) -> tuple[int, int] | None:
     """Where the body of the first packet begins and ends; None: it is not all there."""
-    length = 0
-    for i, byte in enumerate(data[1:5]):
-        length |= (byte & 127) << 7 * i
-        if not byte & 128:
-            end = 2 + i + length
-            return (2 + i, end) if end <= len(data) else None
-    return None
+    length, begin = variable_length(data, 1)
+    return (begin, begin + length) if 0 < begin <= len(data) - length else None
 
 
 class Loader:

@@ -97,7 +97,7 @@ class Connection(asyncio.Protocol):
             length = data[at + 1]
             body = at + 2
             if length & 0x80:
-                length, body = _variable_length(data, at + 1)
+                length, body = variable_length(data, at + 1)
                 if not body:
                     break
             stop = body + length
@@ -282,7 +282,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
 
-def _variable_length(data: bytes, at: int) -> tuple[int, int]:
+def variable_length(data: bytes, at: int) -> tuple[int, int]:
     """(value, where it ends) of the variable byte integer at `at`; (0, 0) while it is incomplete."""
     value = 0
     for i in range(4):
