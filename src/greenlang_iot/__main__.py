@@ -1,6 +1,23 @@
-"""`python -m greenlang_iot`: the command line."""
+"""The program: `greenlang-iot`, and `python -m greenlang_iot`."""
+
+import gc
+import sys
+
+GATEWAYS = ("run", "demo")
+"""Commands that run a gateway: its kernels load (0.2 s sooner) while the command line is imported."""
+
+
+def main() -> None:
+    """Entry point: what takes longest begins first."""
+    if sys.argv[1:2] and sys.argv[1] in GATEWAYS and "--help" not in sys.argv:
+        from greenlang_iot.runtime.forkserver import start_forkserver
+
+        start_forkserver()
+        gc.disable()  # what is imported and read now stays; the gateway enables it
+    from greenlang_iot.cli.main import main as command_line
+
+    command_line()
+
 
 if __name__ == "__main__":
-    from greenlang_iot.cli.main import main
-
     main()

@@ -1,5 +1,6 @@
 """A real Mosquitto for tests, on free loopback ports with its own configuration."""
 
+import asyncio
 import re
 import shutil
 import socket
@@ -74,6 +75,16 @@ class MosquittoServer:
         self.stop()
         log_text = (self._folder / "mosquitto.log").read_text()
         raise RuntimeError(f"Mosquitto did not start: {log_text[-2_000:]}")
+
+    async def until_gone(self, client_id: str) -> None:
+        """Until it has read the DISCONNECT of a client that connected once: all that came before is taken, too.
+
+        A connection of the same client that comes earlier makes it forget what it has not read.
+        """
+        said = f" Client {client_id} disconnected.\n"
+        async with asyncio.timeout(_START_TIMEOUT):
+            while said not in (self._folder / "mosquitto.log").read_text():
+                await asyncio.sleep(0.01)
 
     def stop(self) -> None:
         """Stop it; what its sessions hold is on disk."""

@@ -93,6 +93,7 @@ async def test_messages_arrive_in_order_and_are_not_sent_again(
         await publish(mosquitto.port, client_id, range(500))
         await handler.until(rows=500)
     assert payloads(handler) == expected(range(500))
+    await mosquitto.until_gone(client_id)
     again = Recorder(acknowledge=True)
     async with connected(port, client_id, again, **options):
         await again.until(up=1)
@@ -115,6 +116,7 @@ async def test_what_was_not_acknowledged_comes_again(
         number = connection.number
         packet_ids = np.array([row[3] for row in handler.rows], np.uint16)
         connection.acknowledge(number, packet_ids[:40])
+    await mosquitto.until_gone(client_id)
     await publish(mosquitto.port, client_id, range(100, 200))
     again = Recorder(acknowledge=True)
     async with connected(mosquitto.port, client_id, again, protocol=protocol) as (connection, _):

@@ -46,8 +46,11 @@ def run(
     import orjson
 
     from greenlang_iot.devices.registry import load as load_registry
+    from greenlang_iot.mqtt.tls import without_system_cas
     from greenlang_iot.observe.logs import configure
-    from greenlang_iot.runtime.gateway import Gateway, run_gateway
+
+    with without_system_cas():
+        from greenlang_iot.runtime.gateway import Gateway, run_gateway
     from greenlang_iot.runtime.rules import load_rules
     from greenlang_iot.runtime.service_manager import ServiceManager
     from greenlang_iot.settings.load import load as load_settings

@@ -22,6 +22,8 @@ os.environ["NUMBA_CACHE_DIR"] = str(CACHE_FOLDER)
 
 # numba looks whether SciPy could multiply matrices for it: 0.2 s at every start, for no kernel of ours
 import_without("numba.np.arraymath", "scipy.linalg.cython_blas")
+# and whether somebody's C functions are called by kernels, with a parser of C
+import_without("numba.core.typing.cffi_utils", "cffi")
 import numba  # noqa: E402  (numba reads NUMBA_CACHE_DIR when it is imported)
 
 JIT_DISABLED = bool(numba.config.DISABLE_JIT)

@@ -5,10 +5,12 @@ the slot in which it was measured, so what comes late still completes its slot w
 the newest slot much may still be on its way: what is due and received is asked of the five before it.
 Only slots that are over belong to a window; the first is the first that began after the start.
 
-Memory: 264 bytes per device.
+Memory: 76 bytes per device, and for each of the six slots that are over 4 and one, two or four for each
+count, as its largest needs: some 60 for a device that sends four metrics every ten seconds.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +20,26 @@ from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.reasons import Reason
 from greenlang_iot.quality.kernels import count_batch
 from greenlang_iot.quality.record import (
+    ACCURATE,
+    ARRIVED,
     FIELDS,
     INCONSISTENT,
+    JUDGED,
     LEAST_LAG,
     NEVER,
+    NEWEST,
     NO_LAG,
+    NOW_ACCURATE,
+    NOW_ARRIVED,
+    NOW_INCONSISTENT,
+    NOW_JUDGED,
+    NOW_LEAST_LAG,
+    NOW_ON_TIME,
+    ON_TIME,
     RECEIVED,
     REJECTED,
     RING,
+    ROW,
     SLOTS,
     Window,
     slot_ns,
@@ -36,8 +50,16 @@ REFERENCE_INTERVALS = 2
 """Intervals of a reference sensor that its reading and the one compared with it may lie apart."""
 REFERENCE_AGE_NS = 300_000_000_000
 """The same where the registry gives the reference no interval."""
-_PIECE = 65_536
-"""Devices summed up at a time: a copy of their slots is all the memory that it takes."""
+_NOW = {
+    ARRIVED: NOW_ARRIVED,
+    ON_TIME: NOW_ON_TIME,
+    INCONSISTENT: NOW_INCONSISTENT,
+    JUDGED: NOW_JUDGED,
+    ACCURATE: NOW_ACCURATE,
+}
+"""A window's fields, where they are counted in a row."""
+Column = npt.NDArray[np.integer]
+Some = TypeVar("Some", I32, Column)
 MISTYPED = frozenset({Reason.UNKNOWN_UNIT, Reason.NOT_A_NUMBER, Reason.BAD_SHAPE})
 """Rejects that are inconsistent, too: of another unit or type than agreed."""
 
@@ -52,8 +74,9 @@ class QualityCounter:
         self._begun = self._slot + 1
         self._directory = directory
         self._by_name: dict[str, int] | None = None
-        self._records = _fresh(directory.n_devices)
-        self._newest = np.full(directory.n_devices, np.iinfo(np.int64).min, np.int64)
+        self._rows = _fresh(directory.n_devices)
+        self._rejected: I32 = np.zeros(directory.n_devices, np.int32)  # in the present slot
+        self._over: dict[int, dict[int, Column]] = {}  # by slot, by field; no column is all zeros
         self._due = due(directory)
         self._references = _References(directory)
 
@@ -75,8 +98,8 @@ class QualityCounter:
                 self._slot_ns,
                 self._slot,
                 self._first,
-                self._records,
-                self._newest,
+                self._rows.reshape(-1),
+                self._rows.reshape(-1).view(np.int64),
                 self._references.role,
                 self._directory.tolerance,
                 self._references.value,
@@ -94,8 +117,15 @@ class QualityCounter:
         slot = now_ns // self._slot_ns
         if slot <= self._slot:
             return None
+        if self._slot >= self._begun:
+            self._over[self._slot] = self._now()
+        self._rows[:, RING : RING + len(_NOW)] = 0
+        self._rows[:, NOW_LEAST_LAG] = NO_LAG
+        self._rejected[:] = 0
         for number in range(max(self._slot + 2, slot + 2 - RING), slot + 2):
-            self._by_slot[:, number % RING] = _EMPTY
+            self._rows[:, number % RING] = 0
+        for number in [number for number in self._over if number < slot - SLOTS]:
+            del self._over[number]
         self._slot = slot
         return self._window() if slot > self._begun else None
 
@@ -105,12 +135,18 @@ class QualityCounter:
         kept = min(old.n_devices, directory.n_devices)
         same = old.device.same_as(directory.device)
         if directory.n_devices != old.n_devices or not same.all():
-            records = _fresh(directory.n_devices)
-            newest = np.full(directory.n_devices, np.iinfo(np.int64).min, np.int64)
-            wide, before = (r.reshape(-1, RING * FIELDS) for r in (records, self._records))
-            wide[:kept][same] = before[:kept][same]
-            newest[:kept][same] = self._newest[:kept][same]
-            self._records, self._newest = records, newest
+            fresh = {LEAST_LAG: NO_LAG}
+
+            def taken_over(new: Some, old: Some) -> Some:
+                new[:kept][same] = old[:kept][same]
+                return new
+
+            n = directory.n_devices
+            self._rows = taken_over(_fresh(n), self._rows)
+            self._rejected = taken_over(np.zeros(n, np.int32), self._rejected)
+            for over in self._over.values():
+                for name, column in over.items():
+                    over[name] = taken_over(np.full(n, fresh.get(name, 0), column.dtype), column)
         self._directory = directory
         self._due = due(directory)
         self._references = _References(directory)
@@ -121,30 +157,36 @@ class QualityCounter:
         """Oldest slot of the window that readings may still complete."""
         return max(self._slot - SLOTS, self._begun)
 
-    @property
-    def _by_slot(self) -> npt.NDArray[np.int32]:
-        return self._records.reshape(-1, RING, FIELDS)
+    def _now(self) -> dict[int, Column]:
+        """The counts of the present slot, each as narrow as its largest allows."""
+        columns = {field: self._rows[:, place] for field, place in _NOW.items()}
+        columns[REJECTED] = self._rejected
+        found = {field: _narrow(column) for field, column in columns.items() if column.any()}
+        found[LEAST_LAG] = self._rows[:, NOW_LEAST_LAG].copy()
+        return found
 
     def _window(self) -> Window:
-        slots = [number % RING for number in range(self._first, self._slot)]
-        records = np.empty((len(self._by_slot), FIELDS), np.int64)
-        for at in range(0, len(records), _PIECE):
-            chosen, sums = self._by_slot[at : at + _PIECE, slots], records[at : at + _PIECE]
-            chosen.sum(axis=1, dtype=np.int64, out=sums)
-            sums[:, LEAST_LAG] = chosen[:, :, LEAST_LAG].min(axis=1)
-            sums[:, RECEIVED] -= chosen[:, -1, RECEIVED]
+        records = np.zeros((len(self._rows), FIELDS), np.int64)
+        records[:, LEAST_LAG] = NO_LAG
+        for number in range(self._first, self._slot):
+            over = dict(self._over.get(number, {}))
+            if number < self._slot - 1:
+                over[RECEIVED] = self._rows[:, number % RING]
+            for field, column in over.items():
+                sums = records[:, field]
+                (np.minimum if field == LEAST_LAG else np.add)(sums, column, out=sums)
         from_ns, to_ns = self._first * self._slot_ns, self._slot * self._slot_ns
         due_seconds = (to_ns - self._slot_ns - from_ns) / 1e9
         return Window(from_ns, to_ns, self._due * due_seconds, records)
 
     def _reject(self, rejects: Sequence[Reject]) -> None:
         """Rejected readings, and a whole message as one, of devices that are known."""
-        here = self._by_slot[:, self._slot % RING]
         for reject in rejects:
             device = self._device(reject)
             if device >= 0:
-                here[device, REJECTED] += max(reject.readings, 1)
-                here[device, INCONSISTENT] += sum(why in MISTYPED for _, why in reject.paths)
+                self._rejected[device] += max(reject.readings, 1)
+                mistyped = sum(why in MISTYPED for _, why in reject.paths)
+                self._rows[device, NOW_INCONSISTENT] += mistyped
 
     def _device(self, reject: Reject) -> int:
         """Index of a reject's device; −1 where it is not known."""
@@ -176,8 +218,9 @@ class _References:
         self.age_ns: I64 = np.where(interval > 0, REFERENCE_INTERVALS * interval, REFERENCE_AGE_NS)
 
 
-_EMPTY: I32 = np.zeros(FIELDS, np.int32)
-_EMPTY[LEAST_LAG] = NO_LAG
+def _narrow(column: Column) -> Column:
+    """A copy, of whole numbers of one, two or four bytes."""
+    return column.astype(np.min_scalar_type(int(column.max())))
 
 
 def due(directory: Directory) -> F64:
@@ -190,10 +233,11 @@ def due(directory: Directory) -> F64:
 
 
 def _fresh(devices: int) -> I32:
-    """Records that begin on a cache line."""
-    size = devices * RING * FIELDS
-    raw: I32 = np.empty(size + 16, np.int32)
+    """Rows that begin on a cache line: int32[devices, ROW]."""
+    size = devices * ROW
+    raw: I32 = np.zeros(size + 16, np.int32)
     start = -raw.ctypes.data % 64 // 4
-    records = raw[start : start + size]
-    records.reshape(-1, FIELDS)[:] = _EMPTY
-    return records
+    rows = raw[start : start + size].reshape(devices, ROW)
+    rows[:, NOW_LEAST_LAG] = NO_LAG
+    rows.view(np.int64)[:, NEWEST] = np.iinfo(np.int64).min
+    return rows

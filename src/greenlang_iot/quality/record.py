@@ -1,4 +1,4 @@
-"""What is counted of a device in a slot of time, and a window of such counts: known to shards and parent."""
+"""What is counted of a device, and a window of such counts: known to shards and parent."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,21 @@ SLOTS = 6
 RING = 8
 """Slots kept: six of the window, the present one, and the next (clocks run ahead)."""
 FIELDS = 8
-"""Fields of a record, int32: half a cache line."""
+"""Fields of a window's record."""
 RECEIVED, ARRIVED, ON_TIME, INCONSISTENT, JUDGED, ACCURATE, REJECTED, LEAST_LAG = range(FIELDS)
 NO_LAG = 2**31 - 1
 """LEAST_LAG (ms) of a slot in which nothing arrived."""
 NEVER = -(2**62)
 """Time of a reference that has said nothing yet."""
+
+ROW = 16
+"""int32s that are counted of a device, a cache line: RECEIVED of RING slots, what arrived in the present one,
+and (int64) the event time of its newest reading."""
+NOW_ARRIVED, NOW_ON_TIME, NOW_INCONSISTENT, NOW_JUDGED, NOW_ACCURATE, NOW_LEAST_LAG = range(
+    RING, RING + 6
+)
+NEWEST = 7
+"""Place in a row of int64s."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -6,8 +6,6 @@ import sys
 from importlib.machinery import ModuleSpec
 from multiprocessing import forkserver
 
-import greenlang_iot.observe.plain  # noqa: F401  (before anything else takes structlog)
-
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
@@ -40,3 +38,4 @@ def start_forkserver() -> None:
         ["greenlang_iot.observe.plain", "greenlang_iot.runtime.preload"]
     )
     forkserver.ensure_running()
+    import greenlang_iot.observe.plain  # noqa: F401  (before anything else takes structlog)

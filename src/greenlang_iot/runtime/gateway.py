@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import gc
 import json
 import os
 import time
@@ -127,6 +128,8 @@ class Gateway:
             if signals:
                 install_signals(asyncio.get_running_loop(), self.stop, reloader.soon)
             supervisor.start()
+            gc.freeze()
+            gc.enable()
             tasks = [
                 asyncio.ensure_future(coroutine)
                 for coroutine in (

@@ -13,7 +13,12 @@ import gc
 def load() -> None:
     """Import a shard, and load every kernel."""
     gc.disable()
-    import greenlang_iot.runtime.shard  # noqa: F401
+    from greenlang_iot.mqtt.tls import without_system_cas
+
+    with without_system_cas():
+        import greenlang_iot.runtime.shard
+        import greenlang_iot.sinks.influx
+        import greenlang_iot.sinks.kafka  # noqa: F401
     from greenlang_iot.decode.warm import warm as warm_decode
     from greenlang_iot.detect.warm import warm as warm_detect
     from greenlang_iot.encode.warm import warm as warm_encode

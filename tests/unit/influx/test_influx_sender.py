@@ -1,6 +1,7 @@
 """The sender against the stand-in: nothing lost, the right lines refused, failures said as they are."""
 
 import asyncio
+import ssl
 
 import pytest
 from pydantic import SecretStr
@@ -263,3 +264,23 @@ async def test_tls_that_fails_is_said(server: InfluxDB2) -> None:
 async def test_close_is_idempotent(server: InfluxDB2, sender: InfluxSender) -> None:
     await sender.close()
     await sender.close()
+
+
+@pytest.mark.parametrize(("plain", "read"), [(True, 0), (False, 1)], ids=["http", "https"])
+async def test_the_systems_cas_are_read_for_tls_only(
+    server: InfluxDB2, monkeypatch: pytest.MonkeyPatch, plain: bool, read: int
+) -> None:
+    """They take 0.05 s of every start."""
+    seen = []
+    monkeypatch.setattr(
+        ssl.SSLContext, "load_default_certs", lambda context, *_: seen.append(context)
+    )
+    url = server.url if plain else "https://127.0.0.1:1"
+    sender = InfluxSender(configured(server, url=url))
+    if plain:
+        await sender.open()
+    else:
+        with pytest.raises(SinkError):
+            await sender.open()
+    await sender.close()
+    assert len(seen) == read

@@ -262,3 +262,28 @@ def test_what_is_due_follows_the_intervals() -> None:
     registry.enabled[1] = 0
     registry.interval_ns[0] = 0
     assert due(registry).tolist() == [pytest.approx(0.1), 0.0]
+
+
+@pytest.mark.parametrize("readings_a_slot", [0, 255, 256, 65_536])
+def test_a_window_adds_up_slots_of_any_size_also_over_a_reload(readings_a_slot: int) -> None:
+    """Slots that are over are kept as narrow as their counts; devices move and keep theirs."""
+    counter = QualityCounter(directory(2), SETTINGS, START)
+    begin = START // SLOT * SLOT + SLOT
+    for slot, sent in enumerate((3, readings_a_slot, 300)):
+        now = begin + slot * SLOT + SECOND
+        counter.close(now)
+        if sent:
+            give(counter, [Arrival(1, now - k, now, within=k % 2 == 0) for k in range(sent)])
+        counter.grow(directory(3 + slot))
+    window = counter.close(begin + 3 * SLOT)
+    assert window is not None
+    total = 3 + readings_a_slot + 300
+    found = window.records
+    assert found.shape == (5, 8)
+    assert found[1, [ARRIVED, ON_TIME, JUDGED]].tolist() == [total] * 3
+    assert found[1, ACCURATE] == 2 + (readings_a_slot + 1) // 2 + 150
+    assert found[1, INCONSISTENT] == total - len([s for s in (3, readings_a_slot, 300) if s])
+    assert found[1, RECEIVED] == total - 300
+    assert found[1, LEAST_LAG] == 0
+    assert (found[[0, 2, 3, 4], :LEAST_LAG] == 0).all()
+    assert (found[[0, 2, 3, 4], LEAST_LAG] == NO_LAG).all()

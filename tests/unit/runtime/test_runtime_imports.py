@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = ("numba", "river", "duckdb", "pyarrow", "aiokafka")
 
 
@@ -53,8 +55,47 @@ def test_who_sends_alerts_needs_no_kernels() -> None:
 
 def test_logs_do_without_rich_and_the_terminal_has_it() -> None:
     code = (
-        "import sys, greenlang_iot.runtime.forkserver, greenlang_iot.observe.logs; "
+        "import sys; from multiprocessing import forkserver; forkserver.ensure_running = lambda: None; "
+        "from greenlang_iot.runtime.forkserver import start_forkserver; start_forkserver(); "
+        "import greenlang_iot.observe.logs; "
         "assert 'rich' not in sys.modules; "
         "from rich.console import Console"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["run", "--config", "nowhere.yaml"], "before the command line"),
+        (["run", "--help"], "never"),
+        (["version"], "never"),
+    ],
+    ids=" ".join,
+)
+def test_the_fork_server_starts_before_the_command_line(arguments: list[str], wanted: str) -> None:
+    code = (
+        "import sys; from multiprocessing import forkserver; seen = []; "
+        "forkserver.ensure_running = lambda: seen.append('typer' in sys.modules); "
+        f"sys.argv = ['greenlang-iot', *{arguments}]; "
+        "from greenlang_iot.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('never' if not seen else 'later' if seen[0] else 'before the command line')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == wanted
+
+
+def test_aiohttp_reads_no_certificates_that_nobody_uses() -> None:
+    """0.05 s for each of its two contexts, in every process; contexts of ours read them as ever."""
+    code = (
+        "import ssl; read = ssl.SSLContext.load_default_certs\n"
+        "seen = []\n"
+        "def load_default_certs(context, *rest): seen.append(context); read(context, *rest)\n"
+        "ssl.SSLContext.load_default_certs = load_default_certs\n"
+        "import greenlang_iot.runtime.preload, aiohttp; assert not seen\n"
+        "ours = ssl.create_default_context(); assert seen == [ours]\n"
+        "assert ssl.SSLContext.set_default_verify_paths is ssl._ssl._SSLContext.set_default_verify_paths"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
