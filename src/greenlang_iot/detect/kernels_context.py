@@ -195,7 +195,7 @@ def settled(row: Row, hours: int) -> bool:
     """Is a reading of this time judged? The hours of a day are not known before, nor missed where readings come fast."""
     if knows_a_day(row, hours):
         return True
-    return row["seen"] >= max(SOON_ROWS, SOON_PER_HOUR * (hours - int(row["first_hour"])))
+    return int(row["seen"]) >= max(SOON_ROWS, SOON_PER_HOUR * (hours - int(row["first_hour"])))
 
 
 @fused
