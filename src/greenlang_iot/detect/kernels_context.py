@@ -193,8 +193,9 @@ def record_score(row: Row, hours: int, far: float, farthest: float) -> float:
 @fused
 def settled(row: Row, hours: int) -> bool:
     """Is a reading of this time judged? The hours of a day are not known before, nor missed where readings come fast."""
-    fast = row["seen"] >= max(SOON_ROWS, SOON_PER_HOUR * (hours - int(row["first_hour"])))
-    return fast or knows_a_day(row, hours)
+    if knows_a_day(row, hours):
+        return True
+    return int(row["seen"]) >= max(SOON_ROWS, SOON_PER_HOUR * (hours - int(row["first_hour"])))
 
 
 @fused

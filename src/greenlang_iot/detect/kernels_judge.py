@@ -281,12 +281,12 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
         best = TOLD_SHARE * threshold
     if not told and violated == DETECTOR_NONE and seen >= TAIL_KNOWN:
         rate = pace(seen)
-        if calm and not missed:
+        if calm:
             row["usual_start"], row["usual_excess"] = beyond(
                 max(peek(s, SPIKE + k), peek(s, SHIFT + k)),
                 float(peek(t, USUAL_START + k)),
                 float(peek(t, USUAL_EXCESS + k)),
-                rate,
+                0.0 if missed else rate,
             )
         if peek(s, STRAY + k) >= 0.0:
             row["stray_start"], row["stray_excess"] = beyond(
