@@ -1,7 +1,7 @@
 """What is the same arithmetic for every reading, for up to LANES readings of different series at a time.
 
-A reading is judged in three steps: `kernels.meet` lays out a lane of it, `weigh_lanes` computes all lanes in one loop,
-which the compiler turns into vector instructions, and `kernels.judge` decides and learns. One reading by itself
+A reading is judged in three steps: `kernels_judge.meet` lays out a lane of it, `weigh_lanes` computes all lanes in one loop,
+which the compiler turns into vector instructions, and `kernels_judge.judge` decides and learns. One reading by itself
 costs about twice as much: a dependent chain of divisions, square roots and logarithms.
 
 Lanes are columns of two flat arrays, `lanes` (float64) and `kept` (float32: fields of the rows as they are,

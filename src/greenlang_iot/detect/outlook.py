@@ -1,6 +1,6 @@
 """What a series would be expected to say next, for whoever looks at it. Pure.
 
-The same sums as `kernels.judge`, for many series at once and without learning: the two are held
+The same sums as `kernels_judge.judge`, for many series at once and without learning: the two are held
 together by a test.
 """
 
