@@ -28,11 +28,20 @@ class Measured:
     rss: int = 0
     loader_cpu: float = 0.0
     segments: list[float] = field(default_factory=list)  # CPU ns a message, one by one
+    bursts: list[float] = field(
+        default_factory=list
+    )  # of each: the mean of the unit before and after
     rates: list[float] = field(default_factory=list)
 
     @property
     def cpu_ns_per_message(self) -> float:
         return self.cpu_ns / max(self.messages, 1)
+
+    @property
+    def paired(self) -> float:
+        """Median over the segments of their cost in units of their own bursts: a machine that changes its speed
+        within the run has changed both."""
+        return float(np.median(np.array(self.segments) / np.array(self.bursts)))
 
     @property
     def messages_per_s(self) -> float:
@@ -46,6 +55,7 @@ def report(measured: Measured, unit: Unit, verified: bool) -> dict[str, Any]:
         "cpu_ns_per_message": round(measured.cpu_ns_per_message, 1),
         "unit_ns": round(unit.ns, 1),
         "ratio": round(measured.cpu_ns_per_message / unit.ns, 3),
+        "ratio_paired": round(measured.paired, 3),
         "messages_per_s": round(measured.messages_per_s),
         "rss_mb": round(measured.rss / 1e6, 1),
         "verified": verified,
@@ -125,6 +135,7 @@ def measure(
         result.cpu_ns += used
         result.loader_cpu += after["cpu_s"] - before["cpu_s"]
         result.segments.append(used / max(messages, 1))
+        result.bursts.append(sum(unit.bursts[-2:]) / 2)
         result.rates.append(messages / elapsed)
     result.rss = rss_bytes(pids)
     return result

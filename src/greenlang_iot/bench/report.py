@@ -9,6 +9,7 @@ from greenlang_iot.model.errors import InputError
 COST = {
     "cpu_ns_per_message": "CPU ns/message",
     "ratio": "× orjson.loads",
+    "ratio_paired": "× its own bursts",
     "messages_per_s": "messages/s",
     "rss_mb": "RSS MB",
     "ready_s": "ready after s",

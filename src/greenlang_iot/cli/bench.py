@@ -19,7 +19,7 @@ app.command()(detect)
 _STALLED = """stalled: share of the time in which the machine itself computed several times slower than usual (a witness
 sees it); p99 beside: without what was due then, and until that was worked off.
 """
-_HEAD = ("CPU ns/msg", "x orjson", "msg/s", "RSS MB", "verified")
+_HEAD = ("CPU ns/msg", "x orjson", "paired", "msg/s", "RSS MB", "verified")
 _INSIDE = {
     "spool": "both sinks away",
     "zstd": "Kafka zstd",
@@ -252,6 +252,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         sys.stdout.write(
             f"{row['name']:32}{row['cpu_ns_per_message']:>12,.0f}{row['ratio']:>12.2f}"
+            f"{row.get('ratio_paired', math.nan):>12.2f}"
             f"{row['messages_per_s']:>12,}{row.get('rss_mb', ''):>12}"
             f"{row.get('verified', '')!s:>12}\n"
         )

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from greenlang_iot.bench.ladders import LADDERS
+from greenlang_iot.bench.measure import Measured
 from greenlang_iot.bench.report import report
 from greenlang_iot.bench.results import compare, read, write
 from greenlang_iot.model.errors import InputError
@@ -21,6 +22,7 @@ def row(ratio: float, spread: float = 0.05, name: str = "everything on") -> dict
         "cpu_ns_p10": cost * 0.97,
         "cpu_ns_p90": cost * 1.03,
         "ratio": ratio,
+        "ratio_paired": ratio + 0.1,
         "messages_per_s": 1_000_000,
         "rss_mb": 400.0,
         "ready_s": 2.5,
@@ -57,7 +59,7 @@ def test_a_report_holds_every_row_and_what_was_wrong(tmp_path: Path) -> None:
     written = {path.name for path in report(tmp_path)}
     assert written == {"report.md", "features.png", "latency.png"}
     text = (tmp_path / "report.md").read_text()
-    assert "| QoS 0 | 320.0 | 0.8 | 1,000,000 | 400.0 | 2.5 | 0.05 | yes |" in text
+    assert "| QoS 0 | 320.0 | 0.8 | 0.9 | 1,000,000 | 400.0 | 2.5 | 0.05 | yes |" in text
     assert "| 50,000 a second | 50,000 | 4 | 9 | 11 |" in text
     assert "- QoS 0: something" in text
 
@@ -76,3 +78,13 @@ def test_every_rung_has_settings_that_hold(tmp_path: Path) -> None:
             file = tmp_path / "settings.yaml"
             file.write_text(yaml.safe_dump(rung.changes))
             assert load([file], {}).settings, f"{name}: {rung.name}"
+
+
+def test_a_machine_that_changes_its_speed_within_a_run_changes_both_sides_of_the_paired_ratio() -> (
+    None
+):
+    measured = Measured(
+        messages=3_000, cpu_ns=1_600_000, segments=[400.0, 400.0, 800.0], bursts=[400, 400, 800]
+    )
+    assert measured.paired == 1.0
+    assert measured.cpu_ns_per_message / 400 == pytest.approx(4 / 3)
