@@ -356,7 +356,7 @@ class Field:
     # ---- looking on -------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        while not self._watching.wait(0.2):
+        while not self._watching.wait(0.05):  # a shard that was killed is back within 0.2 s
             status, body = self.gateway.get("/readyz")
             if status == 503:
                 for reason in body.get("reasons", []):
