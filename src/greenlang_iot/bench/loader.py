@@ -315,9 +315,8 @@ class Loader:
         self.load = load
         self.going = False
         self.rate = 0.0
-        self.latencies: list[
-            tuple[float, float]
-        ] = []  # due (monotonic seconds), seconds until its PUBACK
+        # a write each: when it was due (monotonic seconds), seconds until its PUBACK
+        self.latencies: list[tuple[float, float]] = []
         self.beside: list[Interval] = []
         self.subscribers: list[Subscriber] = []
         self.lost = 0  # subscribers that left

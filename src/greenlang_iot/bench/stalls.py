@@ -1,7 +1,7 @@
 """Stalls of the machine itself: moments in which a core computes several times slower than it did just before.
 
 Virtual machines and processors that are too warm do that for tens of milliseconds; whoever measures a p99 measures it, too. A
-witness sees them: it does the same small piece of work, which touches no memory, again and again, in thread CPU time. A core that
+witness sees them: it does the same small piece of work, which hardly touches memory, again and again, in thread CPU time. A core that
 is only shared with others is no stall: what waits for a core takes no CPU time.
 """
 
@@ -31,16 +31,18 @@ def watch(seconds: float, cores: set[int]) -> list[Interval]:
     """Look for so long, on these cores; returns what was found, in monotonic seconds."""
     mine = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
-    until = time.monotonic() + seconds
     at: list[float] = []
     took: list[int] = []
-    while (now := time.monotonic()) < until:
-        begun = time.thread_time_ns()
-        sum(_WORK)
-        took.append(time.thread_time_ns() - begun)
-        at.append(now)
-        time.sleep(EVERY)
-    os.sched_setaffinity(0, mine)
+    try:
+        until = time.monotonic() + seconds
+        while (now := time.monotonic()) < until:
+            begun = time.thread_time_ns()
+            sum(_WORK)
+            took.append(time.thread_time_ns() - begun)
+            at.append(now)
+            time.sleep(EVERY)
+    finally:
+        os.sched_setaffinity(0, mine)
     return stalls(at, took)
 
 
@@ -62,13 +64,14 @@ def stalls(at: list[float], took: list[int]) -> list[Interval]:
 
 
 def felt(found: list[Interval], share: float) -> list[Interval]:
-    """When each is felt at a share of capacity: by what was on its way, and until its backlog is worked off."""
-    drain = min(share, 0.99) / (1.0 - min(share, 0.99))
+    """When each is felt: by what was on its way, and until its backlog is worked off. share: of capacity, that is asked for."""
+    share = min(share, 0.99)
+    drain = share / (1.0 - share)
     return [(a - ON_ITS_WAY, b + (b - a) * drain + SETTLES) for a, b in found]
 
 
 def without(found: Sequence[Interval], moments: F64) -> npt.NDArray[np.bool_]:
-    """Per moment: it is in none of the intervals."""
+    """bool[n] of moments float64[n], in monotonic seconds: it is in none of the intervals."""
     result = np.ones(len(moments), np.bool_)
     for a, b in found:
         result &= (moments < a) | (moments > b)

@@ -14,6 +14,7 @@ import numpy as np
 from greenlang_iot.detect.kernels_context import (
     LEAN_RATE,
     LEAN_SOONER,
+    LOG10E,
     RECORD,
     RECORD_FROM,
     SIZE_FLOOR,
@@ -53,7 +54,6 @@ _FLOATS = 26
 _KEPT = 18
 
 SIGMA = 1.2533141373155001  # standard deviation / mean absolute deviation of Gaussian noise
-LOG10E = 0.4342944819032518
 PER_LOG10E = 1 / LOG10E
 TAIL_FROM = 2.0
 LIGHTEST = 0.112  # exponent of a tail that no noise but Gaussian has: 5.14 sigma are five decades

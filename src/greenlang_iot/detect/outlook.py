@@ -6,11 +6,11 @@ together by a test.
 
 import numpy as np
 
+from greenlang_iot.detect.kernels_context import LOG10E
 from greenlang_iot.detect.kernels_lanes import (
     DOUBTED,
     HEAVIER,
     LIGHTEST,
-    LOG10E,
     MAX_REACH,
     NEW_ROWS,
     SIGMA,

@@ -23,7 +23,7 @@ LOOK_EVERY = 0.1
 
 
 class Connections:
-    """A `ConnectionHandler` that gives what comes to `process`; its names are those of the plan, and beside them those to retire."""
+    """The connections of the plan and, while they last, those that are retired; a `ConnectionHandler` that gives what comes to `process`."""
 
     def __init__(
         self,

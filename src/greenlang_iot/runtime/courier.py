@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 POLL_EVERY = 0.1
 GATHER = 5
-"""Polls that are left out after one that found something: alerts that come in a row go out together, the first one at once."""
+"""Times POLL_EVERY after a poll that found something: alerts that come in a row go out together, the first one at once."""
 TICK_EVERY = 1.0
 """Seconds after which the book hears that time goes on, so that silences end, and new outboxes are looked for."""
 RELEASE_EVERY = 5.0
