@@ -88,7 +88,9 @@ class Screen:
 
     def finish(self, published: int, done: "Summary", result: "Reconciliation") -> None:
         """Print the reconciliation."""
-        table = Table(title="Reconciliation: the fleet's manifest against lake and dead letter")
+        # not the table's title, which is no wider than the table
+        self._console.print("Reconciliation: the fleet's manifest against lake and dead letter")
+        table = Table()
         table.add_column("what")
         table.add_column("count", justify="right")
         for name, value in (
