@@ -161,9 +161,7 @@ def score_batch(
 
 
 @fused
-def ask_for(
-    at: int, day_line: int, week_line: int, rows: Rows, kind: I32, siblings: Rows
-) -> None:
+def ask_for(at: int, day_line: int, week_line: int, rows: Rows, kind: I32, siblings: Rows) -> None:
     """Have the cache lines brought that a reading of this series will touch, if it is of the hour of those before."""
     for line in range(HOT_LINES):
         prefetch(rows, at, line)

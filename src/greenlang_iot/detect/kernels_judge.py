@@ -194,9 +194,7 @@ def meet(
     poke(t, STRAY_START + k, row["stray_start"])
     poke(t, STRAY_EXCESS + k, row["stray_excess"])
     if enabled & (1 << DETECTOR_CONTEXT):
-        strayed, error, record = residual(
-            row, half, week, y, hours, hour, piece, seconds
-        )
+        strayed, error, record = residual(row, half, week, y, hours, hour, piece, seconds)
         poke(s, SETTLED + k, 1.0 if settled(row, hours) else 0.0)
         poke(s, RECORDS + k, record)
         poke(s, RESIDUAL + k, strayed)
