@@ -7,7 +7,7 @@ from greenlang_iot.model.errors import InputError
 
 
 def test_latency_is_not_measured_through_a_real_broker() -> None:
-    with pytest.raises(InputError, match="is its own broker, .* leave --broker out"):
+    with pytest.raises(InputError, match=r"is its own broker, .* leave --broker out"):
         ladder("latency", broker="mqtts://127.0.0.1:8883")
 
 
