@@ -370,7 +370,9 @@ class _KafkaTarget:
             return False
         try:
             await self._publish(self._topic, key, line)
-        except Exception as error:  # also a mistake of ours: who waits for this must not wait for ever
+        except (
+            Exception
+        ) as error:  # also a mistake of ours: who waits for this must not wait for ever
             self._failures += 1
             refused = isinstance(error, SinkError) and not (error.retryable or error.down)
             if not refused:
