@@ -207,9 +207,10 @@ class AlertStore:
 
     def _is_applied(self, entry: Entry) -> bool:
         """The snapshot had it already: as one that was not written yet."""
-        document = entry.get("t")
-        known = self.book.alerts.get(document["alert_id"]) if document is not None else None
-        return known is not None and known.last["number"] >= document["number"]
+        if "t" not in entry:
+            return False
+        known = self.book.alerts.get(entry["t"]["alert_id"])
+        return known is not None and bool(known.last["number"] >= entry["t"]["number"])
 
 
 def _transitions(entries: Iterable[Entry]) -> list[Document]:

@@ -144,11 +144,11 @@ async def test_files_that_are_moved_away_make_room(tmp_path: Path) -> None:
     while not writer.stats.digested["max_bytes"]:
         await writer.durable(writer.submit([reject("before")], 0))
     kept = writer.stats.kept
-    for path in [p for p in folder.iterdir() if p.name.startswith("dead-letters-")]:  # noqa: ASYNC240
+    for path in [p for p in folder.iterdir() if p.name.startswith("dead-letters-")]:
         path.rename(away / path.name)
     await writer.durable(writer.submit([reject("seen")], 0))  # a digest at most
     await writer.durable(writer.submit([reject("after")], 0))
-    assert writer.stats.nbytes == sum(p.stat().st_size for p in folder.glob("dead-*"))  # noqa: ASYNC240
+    assert writer.stats.nbytes == sum(p.stat().st_size for p in folder.glob("dead-*"))
     await writer.close()
     assert [f.device for f in read_dead_letters(away)] == ["before"] * kept
     assert [f.device for f in read_dead_letters(folder) if f.kind == "message"] == ["after"]
