@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 def restore(detector: Detector, path: Path) -> int:
-    """Take over the checkpoint at `path`; returns how many series. ValueError says why it is refused."""
+    """Take over the checkpoint at `path`; returns how many series. ValueError and OSError say why not."""
     with open(path, "rb") as file:
         if path.stat().st_size == 0:
             return detector.restore(b"")

@@ -200,8 +200,10 @@ class Courier:
         """New transitions of the shards into the book; True if there were any."""
         async with self._one_at_a_time:
             try:
-                found = await self._read()
-                await self._release()
+                try:
+                    found = await self._read()
+                finally:
+                    await self._release()  # also of a full journal: nothing else makes room in it
             except (OSError, SpoolFull) as error:
                 if not self._failing:
                     log.error("the disk fails the alerts; it is tried again", why=str(error))
@@ -217,7 +219,7 @@ class Courier:
         found = False
         room = all(len(t.waiting) < MAX_BEHIND for t in self._targets if not t.most)
         for reader in self._outboxes() if room else ():
-            items = reader.poll()
+            items = reader.undelivered or reader.poll()  # first what could not be taken, or not all
             if items:
                 found = True
                 await self._store.take(items)

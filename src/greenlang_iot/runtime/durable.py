@@ -3,10 +3,14 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.sinks.outbox import Outbox
 from greenlang_iot.spool.log import SpoolFull
+
+AT_ONCE: Final = 100
+"""Transitions in one record of the outbox: a storm in one would never fit into a small one."""
 
 
 class DurableSettler:
@@ -63,7 +67,11 @@ class OutboxPort:
         return not self._waiting and self._settler.idle
 
     def submit(self, transitions: Sequence[Transition], ticket: int) -> None:
-        self._waiting.append((transitions, ticket))
+        last = max(0, len(transitions) - 1) // AT_ONCE * AT_ONCE
+        for first in range(0, len(transitions), AT_ONCE):
+            self._waiting.append(
+                (transitions[first : first + AT_ONCE], ticket if first == last else 0)
+            )
         self.retry()
 
     def retry(self) -> None:

@@ -1,9 +1,12 @@
 """A reload between parent and shard: one request and one answer over a pipe."""
 
 import asyncio
+import itertools
+import os
+import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 import structlog
 
@@ -23,6 +26,8 @@ Control: TypeAlias = "Connection[Any, Any]"
 ANSWER_WITHIN: Final = 30.0
 """Seconds; a shard that takes longer is looked after by its heartbeat."""
 
+_numbers = itertools.count(1)
+
 
 @dataclass(slots=True, frozen=True)
 class Answer:
@@ -40,14 +45,17 @@ class Reloading(Protocol):
 
 def ask(control: Control, registry: Columns, settings: Settings, rules: RuleSet) -> Answer:
     """The parent's side, in a thread."""
+    number = next(_numbers)
+    until = time.monotonic() + ANSWER_WITHIN
     try:
-        control.send((registry, settings, rules))
-        if not control.poll(ANSWER_WITHIN):
-            return Answer(error=f"no answer within {ANSWER_WITHIN:g} s")
-        answer: Answer = control.recv()
+        control.send((number, registry, settings, rules))
+        while control.poll(max(until - time.monotonic(), 0)):
+            answered, answer = control.recv()
+            if answered == number:  # else that of a reload that was not waited for any more
+                return cast(Answer, answer)
     except (OSError, EOFError):
         return Answer(error="the shard ended meanwhile; it starts again with the new registry")
-    return answer
+    return Answer(error=f"no answer within {ANSWER_WITHIN:g} s")
 
 
 def answer_reloads(shard: Reloading, control: Control) -> None:
@@ -56,7 +64,7 @@ def answer_reloads(shard: Reloading, control: Control) -> None:
 
     def requested() -> None:
         try:
-            columns, settings, rules = control.recv()
+            number, columns, settings, rules = control.recv()
         except (OSError, EOFError):
             loop.remove_reader(control.fileno())  # the parent is gone; so are we, in a moment
             return
@@ -65,10 +73,15 @@ def answer_reloads(shard: Reloading, control: Control) -> None:
             done = shard.reload(registry, settings, rules)
         except (InputError, OSError) as error:
             answer = Answer(error=str(error))
+        except BaseException:
+            try:
+                log.error("a reload failed half-way: the shard starts again", exc_info=True)
+            finally:  # some of it holds the old registry, some the new one
+                os._exit(1)
         else:
             answer = Answer(done.added, done.removed, done.moved)
             columns.forget()
             log.info("reloaded", devices=registry.n_devices, series=registry.n_series)
-        control.send(answer)
+        control.send((number, answer))
 
     loop.add_reader(control.fileno(), requested)

@@ -352,7 +352,7 @@ class Shard:
         for path in files:
             try:
                 count = restore(self.detector, path)
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 log.error(
                     "checkpoint refused: its series start anew", file=str(path), why=str(error)
                 )

@@ -121,7 +121,11 @@ class AlertStore:
             self._unwritten += change(self._clock_ns())
             while self._unwritten:
                 entries = self._unwritten[:ENTRIES_AT_ONCE]
-                number = self._journal.append(orjson.dumps(entries), len(entries))
+                body = orjson.dumps(entries)
+                while len(entries) > 1 and len(body) > self._journal.max_bytes // 4:
+                    entries = entries[: len(entries) // 2]  # else it might never fit
+                    body = orjson.dumps(entries)
+                number = self._journal.append(body, len(entries))
                 del self._unwritten[: len(entries)]
                 await self._journal.durable(number)
                 self._tell(Published(number, _transitions(entries)))
@@ -147,7 +151,12 @@ class AlertStore:
         if number <= self._journal.released:
             return
         async with self._one_at_a_time:
-            state = {"version": VERSION, "applied": self._journal.last, **self.book.snapshot()}
+            state = {
+                "version": VERSION,
+                "applied": self._journal.last,
+                "unwritten": self._unwritten,  # the book has them, the journal does not yet
+                **self.book.snapshot(),
+            }
             content = orjson.dumps(state)
             await asyncio.to_thread(replace_durably, self._files, self._path, content)
             self._journal.release(number)
@@ -168,6 +177,7 @@ class AlertStore:
             if snapshot["version"] != VERSION:
                 raise ValueError(f"its version is {snapshot['version']}, not {VERSION}")
             self.book.restore(snapshot)
+            self._unwritten = list(snapshot.get("unwritten", ()))
             return int(snapshot["applied"])
         except FileNotFoundError:
             return 0
@@ -181,6 +191,7 @@ class AlertStore:
                 why=str(error),
             )
             self.book = Book(self.book.settings, self.book.rules)
+            self._unwritten = []
             return 0
 
     def _replay(self, in_snapshot: int) -> list[Published]:
@@ -188,11 +199,18 @@ class AlertStore:
         found = []
         for record in self._journal.read(0):
             entries = orjson.loads(record.body)
-            if record.number > in_snapshot:
-                for entry in entries:
+            for entry in entries if record.number > in_snapshot else ():
+                if not self._is_applied(entry):
                     self.book.apply(entry)
             found.append(Published(record.number, _transitions(entries)))
         return found
+
+    def _is_applied(self, entry: Entry) -> bool:
+        """The snapshot had it already: as one that was not written yet."""
+        if "t" not in entry:
+            return False
+        known = self.book.alerts.get(entry["t"]["alert_id"])
+        return known is not None and bool(known.last["number"] >= entry["t"]["number"])
 
 
 def _transitions(entries: Iterable[Entry]) -> list[Document]:

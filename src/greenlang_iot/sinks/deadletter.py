@@ -30,6 +30,8 @@ from greenlang_iot.spool.files import OS_FILES, Files, replace_durably
 FILE_BYTES = 1 << 26
 MAX_PENDING = 1 << 26
 """Bytes that may wait in memory for the disk or for Kafka; beyond it: digests."""
+PUBLISHED_AT_ONCE = 250
+"""Dead letters that Kafka is given together."""
 MAX_BUCKETS = 10_000
 """Devices whose rate is followed; the longest unseen is forgotten first."""
 ASK_AGAIN = 5.0
@@ -167,7 +169,8 @@ class _Buckets:
         tokens, since = self._tokens.pop(device, (self._burst, now_ns))
         tokens = min(self._burst, tokens + max(0, now_ns - since) * 1e-9 * self._rate)
         taken = tokens >= 1.0
-        self._tokens[device] = (tokens - 1.0 if taken else tokens, max(now_ns, since))
+        # not the later of the two: a clock that was ahead for a day would stop the refill for a day
+        self._tokens[device] = (tokens - 1.0 if taken else tokens, now_ns)
         if len(self._tokens) > MAX_BUCKETS:
             self._tokens.popitem(last=False)
         return taken
@@ -184,7 +187,8 @@ class _FileTarget:
         files.make_folder(folder)
         existing = _letter_files(folder, files)
         self._next_file = _file_number(existing[-1]) + 1 if existing else 1
-        self._stored = sum(files.size(path) for path in existing)
+        self._stored = self._measure()
+        self._path = folder  # of the open file
         self._fd: int | None = None
         self._file_size = 0
         self._pending: list[tuple[int, bytes]] = []
@@ -240,6 +244,7 @@ class _FileTarget:
             newest = max(digested, batch[-1][0] if batch else 0)
             try:
                 if digested > self._digests_durable:
+                    self._stored = self._measure()  # files may have been moved away, to make room
                     content = b"".join(line + b"\n" for line in digests)
                     replace_durably(self._files, self._folder / DIGEST_FILE, content)
                     self._digests_durable = digested
@@ -257,19 +262,29 @@ class _FileTarget:
             self.durable = max(self.durable, newest)
 
     def _write(self, lines: list[bytes]) -> None:
-        if self._file_size >= FILE_BYTES:
+        if self._file_size >= FILE_BYTES or not self._size(self._path):  # or it was moved away
             self._leave_file()
         fresh = self._fd is None
         if self._fd is None:
-            path = self._folder / f"dead-letters-{self._next_file:012d}.jsonl"
+            self._path = self._folder / f"dead-letters-{self._next_file:012d}.jsonl"
             self._next_file += 1
-            self._fd = self._files.create(path)
+            self._fd = self._files.create(self._path)
             self._file_size = 0
         self._files.write(self._fd, lines)
         self._files.sync(self._fd)
         if fresh:
             self._files.sync_folder(self._folder)
         self._file_size += sum(map(len, lines))
+
+    def _measure(self) -> int:
+        """Bytes of the files that are there now. OSError."""
+        return sum(map(self._size, _letter_files(self._folder, self._files)))
+
+    def _size(self, path: Path) -> int:
+        try:
+            return self._files.size(path)
+        except FileNotFoundError:
+            return 0
 
     def _leave_file(self) -> None:
         if self._fd is not None:
@@ -327,8 +342,9 @@ class _KafkaTarget:
 
     async def _run(self) -> None:
         while self.durable < self._newest:
-            newest, batch, digests = self._newest, self._pending, self._digests
-            self._pending, self._digests = [], {}
+            batch, digests = self._pending[:PUBLISHED_AT_ONCE], self._digests
+            self._pending, self._digests = self._pending[PUBLISHED_AT_ONCE:], {}
+            newest = batch[-1][0] if self._pending else self._newest
             items = [(key, line) for _, key, line in batch]
             items += [(reason.encode(), line) for reason, (_, line) in digests.items()]
             taken = await asyncio.gather(*(self._offer(key, line) for key, line in items))
@@ -354,7 +370,9 @@ class _KafkaTarget:
             return False
         try:
             await self._publish(self._topic, key, line)
-        except (SinkError, OSError) as error:
+        except (
+            Exception
+        ) as error:  # also a mistake of ours: who waits for this must not wait for ever
             self._failures += 1
             refused = isinstance(error, SinkError) and not (error.retryable or error.down)
             if not refused:

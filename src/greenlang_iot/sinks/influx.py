@@ -6,6 +6,7 @@ import zlib
 from collections import deque
 
 from greenlang_iot.encode.escapes import readings_in
+from greenlang_iot.model.errors import InputError, SinkError
 from greenlang_iot.model.outcomes import Outcome, Refused
 from greenlang_iot.model.pieces import Body, Pieces
 from greenlang_iot.settings.model import InfluxSettings
@@ -36,7 +37,10 @@ class InfluxSender:
             self._params = {"db": settings.bucket, "precision": "ns"}
 
     async def open(self) -> None:
-        await self._http.open()
+        try:
+            await self._http.open()
+        except InputError as error:  # a certificate is being replaced, or was taken away
+            raise SinkError(str(error), reason="tls", down=True) from error
 
     async def close(self) -> None:
         await self._http.close()

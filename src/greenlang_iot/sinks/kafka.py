@@ -25,7 +25,7 @@ from aiokafka.producer.message_accumulator import MessageBatch
 from aiokafka.structs import TopicPartition
 
 from greenlang_iot.encode.bodies import pieces
-from greenlang_iot.model.errors import SinkError
+from greenlang_iot.model.errors import InputError, SinkError
 from greenlang_iot.model.outcomes import Outcome, Refused
 from greenlang_iot.model.pieces import Body, Pieces
 from greenlang_iot.settings.model import KafkaSettings
@@ -267,9 +267,11 @@ class KafkaSender:
             self._waiting -= 1
 
     async def _start(self) -> AIOKafkaProducer:
-        producer = AIOKafkaProducer(
-            **client_options(self._settings), enable_idempotence=True, acks="all"
-        )
+        try:
+            options = client_options(self._settings)
+        except InputError as error:  # a certificate is being replaced, or was taken away
+            raise SinkError(str(error), reason="tls", down=True) from error
+        producer = AIOKafkaProducer(**options, enable_idempotence=True, acks="all")
         never_join(producer.client)
         try:
             await producer.start()

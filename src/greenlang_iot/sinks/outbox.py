@@ -85,6 +85,11 @@ class OutboxReader:
         """The last transition of every alert that was not resolved at the durable position."""
         return list(self._open.values())
 
+    @property
+    def undelivered(self) -> list[dict[str, Any]]:
+        """What `poll` returned since the last `delivered()`."""
+        return list(self._given)
+
     def poll(self, records: int = 1000) -> list[dict[str, Any]]:
         """The next durable transitions (`Transition.as_dict()`), in order. OSError."""
         found = []

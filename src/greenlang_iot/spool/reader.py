@@ -123,19 +123,24 @@ class SegmentReader:
             if segment.first > self.position:
                 found.append(Damage(self.position, segment.first - 1))
                 self.position = segment.first
-            for item in self._new(segment):
-                found.append(item)
-                nbytes -= len(item.body) if isinstance(item, Record) else 0
-                if len(found) >= records or nbytes <= 0:
-                    return found
+            try:
+                for item in self._new(segment):
+                    found.append(item)
+                    nbytes -= len(item.body) if isinstance(item, Record) else 0
+                    if len(found) >= records or nbytes <= 0:
+                        return found
+            except OSError:
+                if found:
+                    return found  # the position is behind them: they are given out now or never
+                raise
         return found
 
     def _new(self, segment: Segment) -> Iterator[Record | Damage]:
         """Items of the segment from `position` on; moves the position item by item."""
         if segment != self._segment:
-            self._segment, self._offset, self._expected = segment, 0, segment.first
             if self._sync:
                 self._files.sync_folder(self._folder)
+            self._segment, self._offset, self._expected = segment, 0, segment.first
         try:
             size = self._files.size(segment.path)
             if size <= self._offset:

@@ -18,7 +18,11 @@ from greenlang_iot.model.batches import Reject
 from greenlang_iot.model.errors import InputError, SinkError
 from greenlang_iot.model.outcomes import DeadLetter, Refused
 from greenlang_iot.settings.model import DeadLetterSettings
-from greenlang_iot.sinks.deadletter import DeadLetterWriter, read_dead_letters
+from greenlang_iot.sinks.deadletter import (
+    PUBLISHED_AT_ONCE,
+    DeadLetterWriter,
+    read_dead_letters,
+)
 
 SCHEMA = jsonschema.Draft202012Validator(
     json.loads((Path(__file__).parents[3] / "docs/schemas/dead-letter-v1.json").read_text())
@@ -117,6 +121,39 @@ async def test_a_device_over_its_rate_is_digested_alone(tmp_path: Path) -> None:
     ]
 
 
+async def test_a_clock_that_was_set_back_digests_nobody(tmp_path: Path) -> None:
+    writer = DeadLetterWriter(DeadLetterSettings(device_rate=1), tmp_path)
+    day = 86_400 * SECOND
+    for now in (day, 0, SECOND, 2 * SECOND):  # a day ahead at first, then right
+        number = writer.submit([reject("d1", b"%d" % now)], now)
+    await writer.durable(number)
+    await writer.close()
+    # at the moment of the step nothing is known to have passed; from then on it is one a second
+    assert [f.ts_ns for f in read_dead_letters(tmp_path) if f.kind == "message"] == [
+        day,
+        SECOND,
+        2 * SECOND,
+    ]
+
+
+async def test_files_that_are_moved_away_make_room(tmp_path: Path) -> None:
+    bound = DeadLetterSettings(device_rate=1e6, max_bytes=3000)
+    folder, away = tmp_path / "letters", tmp_path / "away"
+    away.mkdir()
+    writer = DeadLetterWriter(bound, folder)
+    while not writer.stats.digested["max_bytes"]:
+        await writer.durable(writer.submit([reject("before")], 0))
+    kept = writer.stats.kept
+    for path in [p for p in folder.iterdir() if p.name.startswith("dead-letters-")]:
+        path.rename(away / path.name)
+    await writer.durable(writer.submit([reject("seen")], 0))  # a digest at most
+    await writer.durable(writer.submit([reject("after")], 0))
+    assert writer.stats.nbytes == sum(p.stat().st_size for p in folder.glob("dead-*"))
+    await writer.close()
+    assert [f.device for f in read_dead_letters(away)] == ["before"] * kept
+    assert [f.device for f in read_dead_letters(folder) if f.kind == "message"] == ["after"]
+
+
 async def test_total_bytes_are_bounded_exactly_and_over_restarts(tmp_path: Path) -> None:
     bound = DeadLetterSettings(device_rate=1e6, max_bytes=3000)
     for restart in (1, 2):
@@ -193,6 +230,40 @@ async def test_what_kafka_refuses_for_good_goes_to_the_files(tmp_path: Path) -> 
     await writer.close()
     assert [key for _, key, _ in topic.published] == [b"d1", b"d3", b"d4"]
     assert [letter.device for letter in read_dead_letters(tmp_path)] == ["d2"]
+
+
+async def test_whatever_publishing_raises_nothing_waits_for_ever(tmp_path: Path) -> None:
+    topic = Topic()
+    topic.answer = lambda key: InputError("tls.ca_file ca.crt cannot be read")
+    writer = DeadLetterWriter(DeadLetterSettings(target="kafka"), tmp_path, topic.publish)
+    await asyncio.wait_for(writer.durable(writer.submit([reject("d1")], 0)), 5)
+    await asyncio.wait_for(writer.durable(writer.submit([reject("d2")], 0)), 5)
+    await writer.close()
+    assert [letter.device for letter in read_dead_letters(tmp_path)] == ["d1", "d2"]
+
+
+async def test_kafka_is_given_some_at_a_time_in_order(tmp_path: Path) -> None:
+    """Tens of thousands at once took the loop for longer than a shard may stand still."""
+    topic = Topic()
+    under_way = most = 0
+
+    async def publish(name: str, key: bytes, value: bytes) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await topic.publish(name, key, value)
+        under_way -= 1
+
+    writer = DeadLetterWriter(DeadLetterSettings(target="kafka", device_rate=1), tmp_path, publish)
+    devices = [f"d{n:04d}" for n in range(2_000)]
+    first = writer.submit([reject(device) for device in devices], 0)
+    last = writer.submit([reject("d0000", b"over its rate")], 0)
+    await writer.durable(first)
+    await writer.durable(last)
+    await writer.close()
+    assert most <= PUBLISHED_AT_ONCE + 1
+    assert [key.decode() for _, key, _ in topic.published if key != b"device_rate"] == devices
+    assert [decode(v).count for _, key, v in topic.published if key == b"device_rate"] == [1]
 
 
 async def test_while_kafka_is_away_dead_letters_go_to_the_files(tmp_path: Path) -> None:

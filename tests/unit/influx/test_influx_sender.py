@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -259,6 +260,17 @@ async def test_tls_that_fails_is_said(server: InfluxDB2) -> None:
         await sender.open()
     await sender.close()
     assert raised.value.reason in ("tls", "reset", "refused")
+
+
+async def test_certificates_that_are_being_replaced_are_a_sink_that_is_away(
+    server: InfluxDB2, tmp_path: Path
+) -> None:
+    tls = TlsSettings(ca_file=tmp_path / "ca.crt")
+    sender = InfluxSender(configured(server, url="https://127.0.0.1:1", tls=tls))
+    with pytest.raises(SinkError, match=r"tls.ca_file .* cannot be read: No such file") as raised:
+        await sender.open()
+    await sender.close()
+    assert (raised.value.reason, raised.value.down) == ("tls", True)
 
 
 async def test_close_is_idempotent(server: InfluxDB2, sender: InfluxSender) -> None:

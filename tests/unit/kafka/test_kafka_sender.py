@@ -3,16 +3,18 @@
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from aiokafka import errors
 from aiokafka.structs import TopicPartition
+from tests.fakes.pki import Pki
 
 from greenlang_iot.encode.bodies import BODY_VERSION
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.model.outcomes import Outcome
-from greenlang_iot.settings.model import KafkaSettings
+from greenlang_iot.settings.model import KafkaSettings, TlsSettings
 from greenlang_iot.sinks import kafka
 from greenlang_iot.sinks.kafka import KafkaSender
 from greenlang_iot.sinks.kafka_batches import (
@@ -253,6 +255,21 @@ async def test_authorisation_is_down_and_tried_again_next_time(fake: type[FakePr
     await until(lambda: len(fake.made) == 2 and bool(fake.made[1].batches))
     fake.made[1].answer(0)
     assert await again == Outcome(1)
+
+
+async def test_certificates_that_are_being_replaced_are_read_again(
+    fake: type[FakeProducer], tmp_path: Path
+) -> None:
+    """A file that is missing for a moment is a sink that is away, not the end of the shard."""
+    ca_file = tmp_path / "ca.crt"
+    one = sender(security_protocol="SSL", tls=TlsSettings(ca_file=ca_file))
+    with pytest.raises(SinkError, match=r"tls.ca_file .* cannot be read: No such file") as caught:
+        await one.open()
+    assert (caught.value.reason, caught.value.down) == ("tls", True)
+    Pki(tmp_path).ca_file.rename(ca_file)
+    await one.open()
+    assert len(fake.made) == 1
+    await one.close()
 
 
 async def test_what_is_remembered_is_bounded() -> None:

@@ -47,11 +47,17 @@ def opened(number: int) -> Transition:
 class Desk:
     """A courier with one target, and an outbox of one shard."""
 
-    def __init__(self, folder: Path, deliver: Deliver, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, folder: Path, deliver: Deliver, monkeypatch: pytest.MonkeyPatch, **alerts: object
+    ) -> None:
         monkeypatch.setattr(courier_module, "POLL_EVERY", 0.001)
         monkeypatch.setattr(courier_module, "BACKOFF_MAX", 0.001)
         settings = Settings.model_validate(
-            {"data_dir": folder, "alerts": {"mqtt": False}, "sinks": {"lake": {"enabled": False}}}
+            {
+                "data_dir": folder,
+                "alerts": {"mqtt": False, **alerts},
+                "sinks": {"lake": {"enabled": False}},
+            }
         )
         self.counters = Counters.create(folder / "counters")
         self.store = AlertStore(folder / "alerts", settings.alerts)
@@ -141,6 +147,31 @@ async def test_a_full_disk_does_not_end_it(tmp_path: Path, monkeypatch: pytest.M
     full[0] = False
     await desk.put(2)
     await desk.until(lambda: got == ["alert-1", "alert-2"])
+    await desk.until(lambda: OutboxReader(desk.folder).poll() == [])
+    await desk.close()
+
+
+async def test_a_full_journal_is_emptied_and_nothing_of_a_storm_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A target that is away keeps the journal full; when it is back all goes on by itself."""
+    monkeypatch.setattr(courier_module, "RELEASE_EVERY", 0.001)
+    got: list[str] = []
+    back = asyncio.Event()
+
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        if not back.is_set():
+            raise SinkError("away", reason="away", down=True)
+        got.extend(item["alert_id"] for item in items)
+
+    desk = Desk(tmp_path, deliver, monkeypatch, outbox_max_bytes=300_000, group_devices=0)
+    everybody = [opened(n) for n in range(3_000)]
+    for first in range(0, 3_000, 1_000):
+        desk.outbox.append(everybody[first : first + 1_000])
+    await desk.until(lambda: desk.courier._failing)
+    back.set()
+    await desk.until(lambda: len(got) == 3_000)
+    assert sorted(got) == sorted(t.alert_id for t in everybody)
     await desk.until(lambda: OutboxReader(desk.folder).poll() == [])
     await desk.close()
 

@@ -47,6 +47,19 @@ async def test_it_drains_although_no_checkpoint_can_be_written(tmp_path: Path) -
     await asyncio.wait_for(life, 10)
 
 
+async def test_it_starts_although_a_checkpoint_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It costs learning, never readings: one that another user wrote ended every start."""
+    (tmp_path / "state" / "shard-1.state").mkdir(parents=True)  # root may read any file
+    shard = make(tmp_path)
+    life = asyncio.ensure_future(shard.run())
+    await until(lambda: life.done() or hasattr(shard, "pipeline"))
+    shard._stop.set()
+    await asyncio.wait_for(life, 10)
+    assert "checkpoint refused: its series start anew" in capsys.readouterr().out
+
+
 async def test_a_drain_does_not_wait_for_the_second_stage_to_be_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,28 @@ async def test_a_full_journal_keeps_what_it_could_not_write(tmp_path: Path) -> N
     await s.close()
 
 
+async def test_what_a_full_journal_could_not_write_is_told_after_a_restart(tmp_path: Path) -> None:
+    bound = {"outbox_max_bytes": 300_000, "group_devices": 0}
+    s = store(tmp_path, **bound)
+    heard = Heard(s)
+    count = await fill(s)
+    await s.delivered(heard.published[-1].number)  # the snapshot has what the journal has not
+    told, said = set(heard.ids), s.book.snapshot()
+    await s.close()
+    s = store(tmp_path, **bound)
+    heard = Heard(s)
+    async with asyncio.timeout(10):
+        while f"a{count}.99-1" not in heard.ids:
+            with contextlib.suppress(SpoolFull):
+                await s.take([])
+            await asyncio.sleep(0.001)
+    assert told | set(heard.ids) == {f"a{c}.{n}-1" for c in range(1, count + 1) for n in range(100)}
+    await s.close()
+    s = store(tmp_path, **bound)
+    assert s.book.snapshot() == said  # and nothing of it is applied twice
+    await s.close()
+
+
 async def test_a_listener_that_left_hears_nothing(tmp_path: Path) -> None:
     s = store(tmp_path)
     heard: list[Published] = []

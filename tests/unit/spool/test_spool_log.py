@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import shutil
 import stat
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from tests.fakes.disk import Crash, FullDisk, SimulatedDisk
 
 from greenlang_iot.model.pieces import Pieces
+from greenlang_iot.spool.files import OsFiles
 from greenlang_iot.spool.format import RECORD_SIZE, Damage, FormatError, Record
 from greenlang_iot.spool.log import SegmentLog, SpoolFull
 from greenlang_iot.spool.reader import SegmentReader, list_segments, unlink_before
@@ -353,6 +355,30 @@ def test_a_tail_goes_on_after_a_failed_sync() -> None:
     assert numbers(reader.poll()) == [3, 4]
     disk.power_loss()
     assert numbers(SegmentReader(Path("/log"), files=disk).poll()) == [1, 2, 3, 4]
+
+
+def test_a_read_that_fails_half_way_leaves_nothing_out(tmp_path: Path) -> None:
+    class FailsOnce(OsFiles):
+        failing: Path | None = None
+
+        def read(self, path: Path, offset: int, size: int) -> bytes:
+            if path == self.failing:
+                self.failing = None
+                raise OSError(errno.EMFILE, "Too many open files")
+            return super().read(path, offset, size)
+
+    written = opened(tmp_path, segment_bytes=100)
+    fill(written, 3)
+    assert len(list_segments(tmp_path)) == 3
+    files = FailsOnce()
+    files.failing = list_segments(tmp_path)[1].path
+    reader = SegmentReader(tmp_path, files=files)
+    found: list[int] = []
+    for _ in range(3):
+        with contextlib.suppress(OSError):
+            found += numbers(reader.poll())
+    assert found == [1, 2, 3]
+    written.close_blocking()
 
 
 def test_a_gap_is_reported(tmp_path: Path) -> None:
