@@ -223,10 +223,26 @@ async def test_a_partition_without_a_leader_waits_in_the_queue(queued: list[Mess
         while not broker.requests:
             await asyncio.sleep(0)
         assert broker.requests == [[0, 2]]
+        assert sender._producer is not None
+        assert sender._producer._sender._in_flight <= {0}
         broker.leaders = (0, 1, 0)
         assert await task == Outcome(4)
     assert broker.requests == [[0, 2], [1]]
     assert len(queued) == 1
+
+
+async def test_nothing_overtakes_what_is_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = Broker(leaders=(0, -1, 0))
+    async with sending(broker) as sender:
+        await sender.open()
+        first = asyncio.create_task(sender.send(body((1, [b"a"])), 1))
+        await asyncio.sleep(0)
+        assert sender._producer is not None
+        assert len(sender._producer._message_accumulator._batches) == 1
+        monkeypatch.setattr(sender._producer.client.cluster, "leader_for_partition", lambda _: 1)
+        second = asyncio.create_task(sender.send(body((1, [b"b"])), 1))
+        assert await first == await second == Outcome(1)
+    assert broker.values(1) == [b"a", b"b"]
 
 
 @pytest.mark.parametrize("late", [0, NOT_LEADER])
@@ -354,6 +370,7 @@ async def test_the_sequence_wraps_to_zero() -> None:
         broker.log[0].append(Written(1, -1, [b""]))  # so that 0 is what is expected
         assert await sender.send(body((0, [b"b"])), 1) == Outcome(1)
     assert [w.sequence for w in broker.log[0] if w.values in ([b"a"], [b"b"])] == [2**31 - 1, 0]
+    assert broker.producers == 1
 
 
 async def test_a_request_on_its_way_does_not_hold_up_the_end() -> None:
