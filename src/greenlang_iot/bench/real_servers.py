@@ -6,6 +6,7 @@ import urllib.parse
 import urllib.request
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 TIMEOUT = 60.0
 
@@ -16,11 +17,16 @@ def kafka_records(bootstrap: str, topic: str) -> int:
 
 
 async def _kafka_records(bootstrap: str, topic: str) -> int:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        (described,) = await admin.describe_topics([topic])
+    finally:
+        await admin.close()
+    places = [TopicPartition(topic, one["partition"]) for one in described["partitions"]]
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
     await consumer.start()
     try:
-        cluster = await consumer._client.fetch_all_metadata()
-        places = [TopicPartition(topic, p) for p in cluster.partitions_for_topic(topic) or ()]
         ends = await consumer.end_offsets(places)
         return int(sum(ends.values()))
     finally:

@@ -105,15 +105,15 @@ def ladder(
         str, typer.Option(help="servers: mqtts://[user:password@]host:port, a throw-away one.")
     ] = "",
     ca_file: Annotated[str, typer.Option(help="servers: who signed its certificate.")] = "",
-    kafka: Annotated[str, typer.Option(help="servers: host:port, a throw-away one.")] = "",
+    kafka: Annotated[str, typer.Option(help="servers, latency: host:port, a throw-away one.")] = "",
     influxdb: Annotated[
-        str, typer.Option(help="servers: http://host:port of a throw-away InfluxDB 1.x.")
+        str, typer.Option(help="servers, latency: http://host:port of a throw-away InfluxDB 1.x.")
     ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Run after run of the gateway, each with one thing changed.
 
-    `servers` puts real ones in the place of ours. They get the load and keep it: give it none that you need.
+    `servers` puts real ones in the place of ours, and `latency` can. They get the load and keep it: give it none that you need.
 
     Example: greenlang-iot bench ladder features --results bench/results
 
@@ -123,7 +123,11 @@ def ladder(
     from greenlang_iot.bench.results import write
 
     if name == "latency":
-        done = latency.run(seconds, _next)
+        if broker:
+            raise InputError(
+                "ladder latency is its own broker, because that sees the acknowledgements: leave --broker out"
+            )
+        done = latency.run(seconds, _next, kafka, influxdb)
     elif name == "servers":
         rungs = ladders.servers(broker, ca_file, kafka, influxdb)
         if len(rungs) == 1:

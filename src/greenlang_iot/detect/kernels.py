@@ -6,7 +6,7 @@ What a reading is worth is in kernels_judge and kernels_lanes; here blocks of re
 import numpy as np
 
 from greenlang_iot.detect.kernels_arrival import recognise
-from greenlang_iot.detect.kernels_context import HOUR_NS, half_of, week_of
+from greenlang_iot.detect.kernels_context import HOUR_NS, lines_of, places_of
 from greenlang_iot.detect.kernels_judge import JUDGED, TOLD_SHARE, judge, meet
 from greenlang_iot.detect.kernels_lanes import (
     BAND,
@@ -22,7 +22,7 @@ from greenlang_iot.detect.kernels_lanes import (
 )  # fmt: skip
 from greenlang_iot.detect.kernels_news import was_quiet
 from greenlang_iot.detect.kernels_siblings import apart_score
-from greenlang_iot.detect.state import HOT_LINES, Rows
+from greenlang_iot.detect.state import HOT_LINES, NO_TS, ROW_LINES, Rows
 from greenlang_iot.model.batches import F32, F64, I32, I64, U8, U16
 from greenlang_iot.model.flags import (
     DETECTOR_NONE,
@@ -76,6 +76,9 @@ def score_batch(
     Readings are taken in blocks of up to LANES of different series, which know nothing of each other: what
     comes out does not depend on where a block ends.
     """
+    # what follows from the hour alone is computed when it changes
+    hour_ns, hours, hour, piece = NO_TS, 0, 0, 0
+    day_line, week_line = HOT_LINES, HOT_LINES
     i = 0
     while i < n:
         used = 0
@@ -89,12 +92,28 @@ def score_batch(
                 row, time = rows[np.uint64(at)], int(peek(ts, i))
                 flag = recognise(row, i, ts, bits, seq, flags, connection, clock_ns)
                 if flag & NOT_LEARNT == 0:
-                    hours = time // HOUR_NS
-                    half = halves[np.uint64(half_of(at, hours))]
-                    week = weeks[np.uint64(week_of(at, hours))]
+                    if time < hour_ns or time >= hour_ns + HOUR_NS:
+                        hours = time // HOUR_NS
+                        hour_ns = hours * HOUR_NS
+                        hour, piece = places_of(hours)
+                        day_line, week_line = lines_of(hours)
+                    half = halves[np.uint64(ROW_LINES * at + day_line)]
+                    week = weeks[np.uint64(ROW_LINES * at + week_line)]
                     limit = limits[np.uint64(peek(kind, at))]
                     outcome = meet(
-                        row, half, week, limit, x, time, hours, warmup, lanes, kept, used
+                        row,
+                        half,
+                        week,
+                        limit,
+                        x,
+                        time,
+                        hours,
+                        hour,
+                        piece,
+                        warmup,
+                        lanes,
+                        kept,
+                        used,
                     )
             if outcome == JUDGED:
                 poke(marks, at & (MARKS - 1), 1)
@@ -115,15 +134,7 @@ def score_batch(
             at = int(peek(series, j))
             time = int(peek(ts, j))
             if i + k < n:
-                ask_for(
-                    int(peek(series, i + k)),
-                    int(peek(ts, i + k)),
-                    rows,
-                    halves,
-                    weeks,
-                    kind,
-                    siblings,
-                )
+                ask_for(int(peek(series, i + k)), day_line, week_line, rows, kind, siblings)
             poke(marks, at & (MARKS - 1), 0)
             row, limit = rows[np.uint64(at)], limits[np.uint64(peek(kind, at))]
             s, d, v = judge(row, limit, time, lanes, kept, k)
@@ -146,19 +157,16 @@ def score_batch(
             poke(z, j, signed)
             poke(change, j, peek(lanes, CHANGE + k))
         for k in range(i + used, min(i + LANES, n)):
-            ask_for(int(peek(series, k)), int(peek(ts, k)), rows, halves, weeks, kind, siblings)
+            ask_for(int(peek(series, k)), day_line, week_line, rows, kind, siblings)
 
 
 @fused
-def ask_for(
-    at: int, ts: int, rows: Rows, halves: Rows, weeks: Rows, kind: I32, siblings: Rows
-) -> None:
-    """Have the cache lines brought that a reading of this series and time will touch."""
+def ask_for(at: int, day_line: int, week_line: int, rows: Rows, kind: I32, siblings: Rows) -> None:
+    """Have the cache lines brought that a reading of this series will touch, if it is of the hour of those before."""
     for line in range(HOT_LINES):
         prefetch(rows, at, line)
-    hours = ts // HOUR_NS
-    prefetch(halves, half_of(at, hours))
-    prefetch(weeks, week_of(at, hours))
+    prefetch(rows, at, day_line)
+    prefetch(rows, at, week_line)
     prefetch(kind, at)
     if len(siblings):
         prefetch(siblings, at)

@@ -17,7 +17,7 @@ few seconds a day is slow beside them, and a thousand are enough.
 import math
 from typing import Any
 
-from greenlang_iot.detect.state import HALF, HOT_LINES, PIECE_HOURS, PIECES, ROW_LINES
+from greenlang_iot.detect.state import HALF, HOT_LINES, PIECE_HOURS, PIECES
 from greenlang_iot.model.jit import fused, leaf
 from greenlang_iot.model.kernels_log import log
 
@@ -97,20 +97,25 @@ def sooner(seconds: float) -> float:
 
 
 @fused
-def half_of(series: int, hours: int) -> int:
-    """The record of `state.halves` that a reading touches. hours: since 1970, of its event time."""
-    return ROW_LINES * series + HOT_LINES + hours % HOURS // HALF
+def lines_of(hours: int) -> tuple[int, int]:
+    """Which cache lines of its row a reading touches besides the first ones: (of the day, of the week).
+
+    hours: since 1970, of its event time.
+    """
+    day = HOT_LINES + hours % HOURS // HALF
+    week = HOT_LINES + 2 + hours // (PIECE_HOURS * PIECES) % 2
+    return day, week
 
 
 @fused
-def week_of(series: int, hours: int) -> int:
-    """The record of `state.weeks` that a reading touches."""
-    return ROW_LINES * series + HOT_LINES + 2 + hours // (PIECE_HOURS * PIECES) % 2
+def places_of(hours: int) -> tuple[int, int]:
+    """Where in these lines the hour stands, and the piece of the week."""
+    return hours % HALF, hours // PIECE_HOURS % PIECES
 
 
 @fused
 def residual(
-    row: Row, half: Row, week: Row, y: float, hours: int, seconds: float
+    row: Row, half: Row, week: Row, y: float, hours: int, hour: int, piece: int, seconds: float
 ) -> tuple[float, float, float]:
     """The reading against the best of its three expectations, their usual error, and its score as a record; all learn from it afterwards.
 
@@ -121,7 +126,6 @@ def residual(
         row["anchor"] = y
         row["first_hour"] = hours
     x = min(max(y - float(row["anchor"]), -REACH), REACH)
-    hour = hours % HALF
     learnt = int(half["seen"][hour])
     slow = float(row["slow_level"])
     apart = x - slow
@@ -138,7 +142,6 @@ def residual(
         slower = of_slow < of_hour
         result = apart if slower else usual
         error = of_slow if slower else of_hour
-        piece = hours // PIECE_HOURS % PIECES
         offset, of_week = float(week["level"][piece]), float(week["error"])
         within = usual - offset
         if hours - int(row["first_hour"]) >= WEEK_HOURS:

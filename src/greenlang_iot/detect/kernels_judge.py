@@ -138,6 +138,8 @@ def meet(
     x: float,
     ts: int,
     hours: int,
+    hour: int,
+    piece: int,
     warmup: int,
     s: F64,
     t: F32,
@@ -145,7 +147,8 @@ def meet(
 ) -> int:
     """Note what came, and lay out lane `k` of what is judged of it (kernels_lanes).
 
-    half, week: the lines of `state.halves` and `state.weeks` that hold the hour of `ts`, which is `hours` since 1970.
+    half, week: the lines of `state.halves` and `state.weeks` that hold the hour of `ts`, which is `hours` since 1970 and
+    stands there at `hour` and `piece` (kernels_context.places_of).
     Returns JUDGED, or the verdict of what is not judged: LEARNING or 0.
     """
     last = float(row["last_value"])
@@ -191,7 +194,7 @@ def meet(
     poke(t, STRAY_START + k, row["stray_start"])
     poke(t, STRAY_EXCESS + k, row["stray_excess"])
     if enabled & (1 << DETECTOR_CONTEXT):
-        strayed, error, record = residual(row, half, week, y, hours, seconds)
+        strayed, error, record = residual(row, half, week, y, hours, hour, piece, seconds)
         poke(s, SETTLED + k, 1.0 if settled(row, hours) else 0.0)
         poke(s, RECORDS + k, record)
         poke(s, RESIDUAL + k, strayed)
