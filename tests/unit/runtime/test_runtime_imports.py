@@ -1,7 +1,11 @@
 """The parent starts with what it needs: everything heavy is loaded by shards, or when somebody looks."""
 
+import contextlib
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +92,26 @@ def test_the_fork_server_starts_before_the_command_line(arguments: list[str], wa
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == wanted
+
+
+def test_a_start_that_fails_leaves_no_fork_server_compiling(tmp_path: Path) -> None:
+    """On a cold cache it went on for a minute, on every core that the next try needs."""
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    run = [sys.executable, "-m", "greenlang_iot", "run", "--config", "nowhere.yaml"]
+    # not a pipe: whoever waits for its end would wait for the fork server, which has it too
+    done = subprocess.run(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
+    assert done.returncode == 2
+    ours = f"XDG_CACHE_HOME={tmp_path}".encode()
+
+    def left() -> list[str]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if ours in path.read_bytes().split(b"\0"):
+                    found.append(path.parent.name)
+        return found
+
+    until = time.monotonic() + 5
+    while left() and time.monotonic() < until:  # the kernel needs a moment to end a process
+        time.sleep(0.01)
+    assert left() == []
