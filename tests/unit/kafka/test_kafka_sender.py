@@ -62,7 +62,9 @@ class FakeProducer:
             _get_conn=None,
         )
         self._sender = SimpleNamespace(sender_task=None)
-        self._message_accumulator = SimpleNamespace(_append_batch=self._append)
+        # Something is queued: nothing goes past the queue (test_kafka_direct.py).
+        self._message_accumulator = SimpleNamespace(_append_batch=self._append, _batches=[None])
+        self._txn_manager = None
         type(self).made.append(self)
 
     async def _metadata(self) -> FakeCluster:
