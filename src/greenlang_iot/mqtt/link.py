@@ -22,21 +22,44 @@ CLOSE_WITHIN = 2.0
 """Seconds for the last bytes and the TLS goodbye; then the connection is cut."""
 
 
+LONGEST = 4
+"""Times its setting that a linger lasts at most."""
+BUSY, CALM = 0.9, 0.75
+"""Shares of its core that a shard uses, above which the linger becomes longer, and below which shorter."""
+
+
+def clocks() -> tuple[float, float]:
+    """Seconds: of the clock, and of CPU that this thread has used."""
+    return time.monotonic(), time.thread_time()
+
+
 class Linger:
-    """One clock for all links of a shard: `seconds` after the first byte on any of them, all go through
+    """One clock for all links of a shard: some time after the first byte on any of them, all go through
     what they have, one after the other, so that the sinks get it in one chunk.
+
+    The time is `seconds` while the shard has time to spare, and up to LONGEST times that while it has none: what a
+    flush costs whatever its size is then shared by more messages. (In a thread that always shares its core it stays
+    `seconds`.)
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, clocks: Callable[[], tuple[float, float]] = clocks) -> None:
         self._seconds = seconds
+        self._clocks = clocks
         self._waiting: dict[Callable[[], None], None] = {}  # in the order in which bytes came
         self._timer: asyncio.TimerHandle | None = None
+        self._times = 1
+        self._before = clocks()
+
+    @property
+    def seconds(self) -> float:
+        """How long the next one lasts."""
+        return self._seconds * self._times
 
     def add(self, process: Callable[[], None]) -> None:
         """Call `process` when the time is over; once, however often it is added."""
         self._waiting[process] = None
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._over)
+            self._timer = asyncio.get_running_loop().call_later(self.seconds, self._over)
 
     def discard(self, process: Callable[[], None]) -> None:
         """It need not be called any more."""
@@ -44,10 +67,21 @@ class Linger:
 
     def _over(self) -> None:
         self._timer = None
+        self._adapt()
         for process in list(self._waiting):
             if process in self._waiting:  # those before may have ended others
                 self.discard(process)
                 process()
+
+    def _adapt(self) -> None:
+        """By how much of the time since the last one was work."""
+        wall, cpu = self._before
+        self._before = self._clocks()
+        used = (self._before[1] - cpu) / max(self._before[0] - wall, 1e-9)
+        if used > BUSY:
+            self._times = min(2 * self._times, LONGEST)
+        elif used < CALM:
+            self._times = max(self._times // 2, 1)
 
 
 class Link(asyncio.BufferedProtocol):

@@ -118,17 +118,19 @@ class Direct:
                 outcome = request.decoded(answer)
         except Exception as error:
             outcome = error
-        if outcome is None:
-            for part in flight.parts.values():
-                if part.pending is flight:  # not handed to another producer since
-                    part.pending, part.acked = None, True
-            flight.written()
-        else:
-            await self._give_over(flight, producer, outcome)
-        sender._in_flight.remove(flight.node)
-        sender._muted_partitions.difference_update(flight.parts)
-        if self._queue._batches and not self._queue._waiter_future.done():
-            self._queue._waiter_future.set_result(None)
+        try:
+            if outcome is None:
+                for part in flight.parts.values():
+                    if part.pending is flight:  # not handed to another producer since
+                        part.pending, part.acked = None, True
+                flight.written()
+            else:
+                await self._give_over(flight, producer, outcome)
+        finally:
+            sender._in_flight.remove(flight.node)
+            sender._muted_partitions.difference_update(flight.parts)
+            if self._queue._batches and not self._queue._waiter_future.done():
+                self._queue._waiter_future.set_result(None)
 
     async def _give_over(self, flight: Flight, producer: tuple[int, int], outcome: Any) -> None:
         """Have aiokafka's handler do what it does after such an answer or error of its own request."""
