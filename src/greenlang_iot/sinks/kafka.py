@@ -183,12 +183,13 @@ class KafkaSender:
         loop = asyncio.get_running_loop()
         while delivery.pending:
             delivery.changed.clear()
-            alarm = loop.call_at(min(deadline, loop.time() + PROBE_EVERY), delivery.changed.set)
+            until = min(deadline, loop.time() + PROBE_EVERY)
+            alarm = loop.call_at(until, delivery.changed.set)
             try:
                 await delivery.changed.wait()
             finally:
                 alarm.cancel()
-            if not delivery.pending or loop.time() < alarm.when():
+            if not delivery.pending or loop.time() < until:
                 continue
             if loop.time() >= deadline:
                 raise SinkError(
