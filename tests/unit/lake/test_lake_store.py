@@ -160,7 +160,7 @@ async def test_a_damaged_file_stops_neither_compaction_nor_queries(
     await send(tmp_path / "shard-0", bodies)
     lake = Lake(tmp_path, SETTINGS)
     lake.compact(DAY)
-    cut, scratched, *_ = sorted((tmp_path / "readings").glob("*.parquet"))  # noqa: ASYNC240
+    cut, scratched, *_ = sorted((tmp_path / "readings").glob("*.parquet"))
     cut.write_bytes(cut.read_bytes()[:-4])
     data = bytearray(scratched.read_bytes())
     data[4:400] = bytes(396)
@@ -172,7 +172,7 @@ async def test_a_damaged_file_stops_neither_compaction_nor_queries(
     assert cut.with_suffix(".damaged").exists()
     assert rows(tmp_path, COUNT) == [(6000, 6000, 4000, 9999)]
     assert again.compact(34 * DAY).merged == 0
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("*.tmp"))  # noqa: ASYNC240
 
 
 async def test_a_file_that_goes_between_listing_and_reading(
