@@ -23,6 +23,10 @@ from greenlang_iot.model.errors import SinkError
 from greenlang_iot.sinks.influx_http import Answer
 
 
+LONGEST_WAIT = 300.0
+"""Seconds of a Retry-After that are waited at most: who says more, a proxy in maintenance, is asked again."""
+
+
 class Verdict(Enum):
     DONE = "done"
     REFUSED = "refused"  # some lines of the body are refused; the others are to be sent again
@@ -65,14 +69,14 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds to wait, from a Retry-After in seconds or as an HTTP date; None without a usable one."""
     value = headers.get("Retry-After", "").strip()
     if value.isdecimal():
-        return float(value)
+        return min(float(value), LONGEST_WAIT)
     try:
         until = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if until.tzinfo is None:
         until = until.replace(tzinfo=dt.UTC)
-    return max(0.0, until.timestamp() - now)
+    return min(max(0.0, until.timestamp() - now), LONGEST_WAIT)
 
 
 def sort_out(
