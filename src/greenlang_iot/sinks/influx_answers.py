@@ -22,7 +22,6 @@ from enum import Enum
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.sinks.influx_http import Answer
 
-
 LONGEST_WAIT = 300.0
 """Seconds of a Retry-After that are waited at most: who says more, a proxy in maintenance, is asked again."""
 
