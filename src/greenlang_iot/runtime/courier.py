@@ -10,6 +10,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -129,6 +130,12 @@ class _Target:
         self.done += count
         if not self.waiting:
             self.wake.clear()
+
+
+def _say_why(what: str, ended: asyncio.Future[None]) -> None:
+    """What ran beside a target and does not come back by itself."""
+    if not ended.cancelled() and (error := ended.exception()) is not None:
+        log.error(what, why=str(error) or repr(error))
 
 
 class Courier:
@@ -298,6 +305,7 @@ class Courier:
 
         notifier = make_notifier(settings, self._store.book, self._settings.instance)
         running = asyncio.ensure_future(notifier.run())
+        running.add_done_callback(partial(_say_why, f"{settings.name} is not told again of alerts"))
 
         async def close() -> None:
             running.cancel()
@@ -321,6 +329,7 @@ class Courier:
             self._settings.mqtt.brokers[0], self._settings.instance
         )
         running = asyncio.ensure_future(control.run())
+        running.add_done_callback(partial(_say_why, "alerts do not go to MQTT any more"))
 
         async def deliver(items: list[dict[str, Any]]) -> None:
             await control.publish_alerts([Transition.from_dict(item) for item in items])
