@@ -183,20 +183,16 @@ class KafkaSender:
         loop = asyncio.get_running_loop()
         while delivery.pending:
             delivery.changed.clear()
-            until = min(deadline, loop.time() + PROBE_EVERY)
-            alarm = loop.call_at(until, delivery.changed.set)
             try:
-                await delivery.changed.wait()
-            finally:
-                alarm.cancel()
-            if not delivery.pending or loop.time() < until:
-                continue
-            if loop.time() >= deadline:
-                raise SinkError(
-                    f"Kafka has not acknowledged a chunk for {delivery.topic} in time",
-                    reason="timeout",
-                )
-            await self._probe(delivery.topic, deadline)
+                async with asyncio.timeout_at(min(deadline, loop.time() + PROBE_EVERY)):
+                    await delivery.changed.wait()
+            except TimeoutError:
+                if loop.time() >= deadline:
+                    raise SinkError(
+                        f"Kafka has not acknowledged a chunk for {delivery.topic} in time",
+                        reason="timeout",
+                    ) from None
+                await self._probe(delivery.topic, deadline)
 
     async def _probe(self, topic: str, deadline: float) -> None:
         """Say why nothing is answered: raises SinkError where no broker or no topic is there."""

@@ -199,7 +199,7 @@ async def test_an_answer_between_two_tries_counts() -> None:
 
 
 def test_time_that_is_up_before_the_wait_begins_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In uvloop, where a timer in the past is another kind of handle."""
+    """In uvloop, as in a shard: its timers are not all those of asyncio."""
 
     async def late() -> None:
         one = sender()
