@@ -114,6 +114,8 @@ def _formats(settings: Settings) -> Iterator[Finding]:
 
 
 def _broker(broker: BrokerSettings, place: Place) -> Iterator[Finding]:
+    if not _is_host(broker.host):
+        yield Finding(((*place, "host"),), f"{broker.host!r} is no host name or address")
     tls = broker.tls
     if tls is not None:
         yield from _tls(tls, (*place, "tls"))
@@ -272,6 +274,14 @@ def _bounds(settings: Settings) -> Iterator[Finding]:
         if part.segment_bytes > part.max_bytes:
             places: tuple[Place, ...] = ((*place, "segment_bytes"), (*place, "max_bytes"))
             yield Finding(places, f"must not be above max_bytes ({part.max_bytes})")
+
+
+def _is_host(host: str) -> bool:
+    """Whether it can be looked up at all: what cannot is no broker that is away."""
+    try:
+        return bool(host.encode("idna")) and not re.search(r"\s", host)
+    except UnicodeError:  # an empty label, or one that is too long
+        return False
 
 
 def _is_loopback(host: str) -> bool:
