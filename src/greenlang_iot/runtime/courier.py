@@ -226,15 +226,16 @@ class Courier:
         found = False
         room = all(len(t.waiting) < MAX_BEHIND for t in self._targets if not t.most)
         for reader in self._outboxes() if room else ():
-            items = reader.undelivered or reader.poll()  # first what could not be taken, or not all
-            if items:
-                found = True
-                await self._store.take(items)
+            again = reader.undelivered  # it is in the book, if not in its journal yet
+            items = [] if again else reader.poll()
+            found = found or bool(items)
             for item in items:
                 if item["state"] == "resolved":
                     for other in self._readers.values():
                         if other is not reader:
                             other.forget(item["alert_id"])
+            if items or again:
+                await self._store.take(items)
             reader.delivered()
         return found
 
