@@ -36,13 +36,15 @@ class Written:
 
 @dataclass(slots=True)
 class Broker:
-    """Node 0, leader of every partition.
+    """Two nodes at one address.
 
+    leaders: of the partitions, −1 where there is none.
     script: for request number n (from 0) and its partitions: SILENT, CUT (no answer, the batches are
     written), GARBAGE, or what differs from 0 among the partitions' errors. held: requests wait for it.
     """
 
     version: int = 7
+    leaders: tuple[int, ...] = (0, 0, 0)
     script: Callable[[int, list[int]], str | dict[int, int]] = lambda n, partitions: {}
     held: asyncio.Event | None = None
     requests: list[list[int]] = field(default_factory=list)  # the partitions of each
@@ -74,11 +76,15 @@ class Broker:
                 struct.pack(">hhh", *api) for api in apis
             )
         if key == 3:
-            out = struct.pack(">iih", 1, 0, 9) + b"127.0.0.1" + struct.pack(">ih", self.port, -1)
+            out = struct.pack(">i", 2)
+            for node in range(2):
+                out += (
+                    struct.pack(">ih", node, 9) + b"127.0.0.1" + struct.pack(">ih", self.port, -1)
+                )
             out += struct.pack(">iihh", 0, 1, 0, len(TOPIC)) + TOPIC.encode()
             out += b"\0" + struct.pack(">i", PARTITIONS)
-            for partition in range(PARTITIONS):
-                out += struct.pack(">hiiiiii", 0, partition, 0, 1, 0, 1, 0)
+            for partition, leader in enumerate(self.leaders):
+                out += struct.pack(">hiiiiii", 0, partition, leader, 1, 0, 1, 0)
             return out
         if key == 22:
             self.producers += 1
@@ -198,6 +204,69 @@ async def test_a_chunk_is_one_request_and_sequences_go_on(
     assert queued == []
 
 
+async def test_each_broker_gets_a_request_of_its_own() -> None:
+    broker = Broker(
+        leaders=(0, 1, 0), script=lambda n, partitions: {1: NOT_LEADER} if n < 2 else {}
+    )
+    async with sending(broker) as sender:
+        assert await sender.send(EACH, 4) == Outcome(4)
+        assert await sender.send(LATER, 3) == Outcome(3)
+    assert sorted(broker.requests) == [[0, 2], [0, 2], [1], [1]]
+    assert [broker.values(p) for p in range(3)] == [[b"a", b"b", b"e"], [b"c"], [b"d", b"f", b"g"]]
+
+
+async def test_a_partition_without_a_leader_waits_in_the_queue(queued: list[MessageBatch]) -> None:
+    broker = Broker(leaders=(0, -1, 0))
+    async with sending(broker) as sender:
+        await sender.open()
+        task = asyncio.create_task(sender.send(EACH, 4))
+        while not broker.requests:
+            await asyncio.sleep(0)
+        assert broker.requests == [[0, 2]]
+        assert sender._producer is not None
+        assert sender._producer._sender._in_flight <= {0}
+        broker.leaders = (0, 1, 0)
+        assert await task == Outcome(4)
+    assert broker.requests == [[0, 2], [1]]
+    assert len(queued) == 1
+
+
+async def test_nothing_overtakes_what_is_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = Broker(leaders=(0, -1, 0))
+    async with sending(broker) as sender:
+        await sender.open()
+        first = asyncio.create_task(sender.send(body((1, [b"a"])), 1))
+        await asyncio.sleep(0)
+        assert sender._producer is not None
+        assert len(sender._producer._message_accumulator._batches) == 1
+        monkeypatch.setattr(sender._producer.client.cluster, "leader_for_partition", lambda _: 1)
+        second = asyncio.create_task(sender.send(body((1, [b"b"])), 1))
+        assert await first == await second == Outcome(1)
+    assert broker.values(1) == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("late", [0, NOT_LEADER])
+async def test_an_answer_after_the_producer_was_given_up_counts_for_nothing(
+    late: int, queued: list[MessageBatch]
+) -> None:
+    broker = Broker(script=lambda n, partitions: {1: late} if n == 0 else {}, held=asyncio.Event())
+    assert broker.held is not None
+    async with sending(broker) as sender:
+        await sender.open()
+        task = asyncio.create_task(sender.send(EACH, 4))
+        while sender._direct is None or not sender._direct.flights:
+            await asyncio.sleep(0)
+        (flight,) = sender._direct.flights
+        sender._replace()
+        broker.held.set()
+        await asyncio.wait([flight])
+        assert sender.resent == 4, "they may be written"
+        assert await task == Outcome(4)
+    assert broker.requests == [[0, 1, 2], [0, 1, 2]]
+    assert [written.producer for written in broker.log[0]] == [1, 2]
+    assert queued == []
+
+
 async def test_what_one_partition_answers_is_aiokafkas_to_try_again(
     queued: list[MessageBatch],
 ) -> None:
@@ -301,6 +370,7 @@ async def test_the_sequence_wraps_to_zero() -> None:
         broker.log[0].append(Written(1, -1, [b""]))  # so that 0 is what is expected
         assert await sender.send(body((0, [b"b"])), 1) == Outcome(1)
     assert [w.sequence for w in broker.log[0] if w.values in ([b"a"], [b"b"])] == [2**31 - 1, 0]
+    assert broker.producers == 1
 
 
 async def test_a_request_on_its_way_does_not_hold_up_the_end() -> None:

@@ -1,6 +1,7 @@
 """The clock that all connections of a shard share."""
 
 import asyncio
+import socket
 from functools import partial
 
 from hypothesis import given
@@ -45,6 +46,34 @@ async def test_what_was_discarded_is_not_called_also_by_one_that_is_called_befor
     linger.add(away)
     await over(linger)
     assert calls == ["away"]
+
+
+async def test_what_is_woken_is_read_before_it_is_gone_through() -> None:
+    """The loop looks at its sockets between the two."""
+    linger, calls = Linger(0.001), []
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+
+    def wake() -> bool:
+        calls.append("wake")
+        far.send(b"x")
+        return True
+
+    def read() -> None:
+        calls.append("read")
+        near.recv(1)
+        linger.add(lambda: calls.append("what was read"), wake=lambda: False)
+
+    loop.add_reader(near, read)
+    try:
+        linger.add(lambda: calls.append("process"), wake)
+        linger.add(lambda: None, lambda: False)
+        await over(linger)
+    finally:
+        loop.remove_reader(near)
+        near.close()
+        far.close()
+    assert calls == ["wake", "read", "process", "what was read"]
 
 
 class Shares:
