@@ -571,7 +571,7 @@ class Side:
         if self.known:
             whole = self.sign * (self.turn - other.turn)
             room = 8.0 * self.varies + 0.1 * whole
-            if room < 0.4 * whole:
+            if 1e-6 * abs(self.turn) < room < 0.4 * whole:
                 self.far = self.sign * (f32(self.turn + self.sign * room) - f32(self.turn))
             between = self.count >= 60 and max(self.varies, other.varies) < 0.1 * whole
             if between or self.longest < 2.0 * self.stay:

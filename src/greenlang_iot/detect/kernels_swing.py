@@ -53,6 +53,8 @@ TURN_DEVIATIONS = 8.0
 TURN_SHARE = 0.1
 TURN_MOST = 0.4
 """A turn is out of the way by so many usual deviations and this share of the swing, if that is less than so much of the swing."""
+FINEST = 1e-6
+"""Of the turn: what float32 does not tell apart is not judged."""
 LEARNT_DEVIATIONS = 3.0
 QUARTER_DAY = 21_600.0
 FARTHEST = 1e30
@@ -79,7 +81,7 @@ def unlike(row: Row, x: float, seconds: float, over: bool) -> float:
 def lasting(row: Row, side: int, length: int, x: float) -> float:
     """The score of a stay that lasts, and of how far it went."""
     turn, far = np.float64(row["swing_turn"][side]), np.float64(row["swing_far"][side])
-    score = AT_LIMIT * length / np.float64(row["swing_long"][side])
+    score: float = AT_LIMIT * length / np.float64(row["swing_long"][side])
     score = score if score > AT_LIMIT else 0.0
     beyond = (x - turn) / (far - turn)  # never 0 / 0: where nothing is too far, it is a far limit
     return max(score, AT_LIMIT * beyond if beyond > 1.0 else 0.0)
@@ -89,8 +91,10 @@ def lasting(row: Row, side: int, length: int, x: float) -> float:
 def turned(row: Row, side: int, length: int, farthest: float, seconds: float) -> float:
     """The series is on the other side. The score of the stay that is over, which is learnt."""
     count, other = int(row["swing_count"][side]), int(row["swing_count"][1 - side])
-    stay, longest = np.float64(row["swing_stay"][side]), np.float64(row["swing_longest"][side])
-    turn, varies = np.float64(row["swing_turn"][side]), np.float64(row["swing_varies"][side])
+    stay: float = np.float64(row["swing_stay"][side])
+    longest: float = np.float64(row["swing_longest"][side])
+    turn: float = np.float64(row["swing_turn"][side])
+    varies: float = np.float64(row["swing_varies"][side])
     facing = np.float64(row["swing_turn"][1 - side])
     sign = 1.0 if side == 1 else -1.0
     whole = sign * (turn - facing)
@@ -129,7 +133,7 @@ def turned(row: Row, side: int, length: int, farthest: float, seconds: float) ->
         long = FARTHEST
         whole = sign * (turn - facing)
         room = TURN_DEVIATIONS * varies + TURN_SHARE * whole
-        if room < TURN_MOST * whole:
+        if FINEST * abs(turn) < room < TURN_MOST * whole:
             far = turn + sign * room
         unsteady = max(varies, np.float64(row["swing_varies"][1 - side]))
         between = count >= UNEVEN_COUNTED and unsteady < UNEVEN_FIRM * whole

@@ -87,3 +87,15 @@ def test_stays_of_no_length_are_judged_between_two_levels_only() -> None:
     level = np.where(x[7_199] > 16.0, 30.0, 2.0)
     x[7_200:7_800] = level + rng.normal(size=(600, SERIES))
     assert news(x)[7_200:7_800].any(axis=0).mean() >= 0.8
+
+
+def test_a_first_reading_far_away_leaves_no_turn_that_is_too_far() -> None:
+    """Places are kept above the first reading in float32, which tells no more of them than 64 apart."""
+    x, _ = pump(64)
+    x[0] = 1e9
+    detector = Detector(directory(SERIES, ("m",), units=("Cel",), low=-1e10, high=1e10), SETTINGS)
+    n = len(x)
+    ts = np.repeat((np.arange(n) + 1) * MINUTE, SERIES)
+    scores = detector.score(readings(np.tile(np.arange(SERIES), n), ts, x.ravel()))
+    assert scores.score[3 * 1_440 * SERIES :].max() < 30.0
+    assert np.count_nonzero(scores.verdict[3 * 1_440 * SERIES :] == f.SUSPECT) <= 8
