@@ -21,3 +21,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Nanobind, of DuckDB, calls a leak what nobody looks through at the end."""
+    gc.unfreeze()

@@ -9,14 +9,23 @@ GATEWAYS = ("run", "demo")
 
 def main() -> None:
     """Entry point: what takes longest begins first."""
-    if sys.argv[1:2] and sys.argv[1] in GATEWAYS and "--help" not in sys.argv:
-        from greenlang_iot.runtime.forkserver import start_forkserver
+    if not (sys.argv[1:2] and sys.argv[1] in GATEWAYS and "--help" not in sys.argv):
+        _command_line()
+        return
+    from greenlang_iot.runtime.forkserver import end_forkserver, start_forkserver
 
-        start_forkserver()
-        gc.disable()  # what is imported and read now stays; the gateway enables it
-    from greenlang_iot.cli.main import main as command_line
+    start_forkserver()
+    gc.disable()  # what is imported and read now stays; the gateway enables it
+    try:
+        _command_line()
+    finally:
+        end_forkserver()
 
-    command_line()
+
+def _command_line() -> None:
+    from greenlang_iot.cli.main import main
+
+    main()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import NamedTuple
 
+import numpy as np
+
 from greenlang_iot.model.batches import U16
 
 
@@ -83,7 +85,7 @@ class Ledger:
         """
         self._newest += 1
         ticket = self._newest
-        some_zero = len(packet_ids) and not packet_ids.min()
+        some_zero = np.count_nonzero(packet_ids) < len(packet_ids)
         kept = packet_ids[packet_ids != 0] if some_zero else packet_ids.copy()
         self._entries[ticket] = _Entry(connection, kept, required, nbytes, now)
         self.messages += len(kept)

@@ -79,14 +79,15 @@ class Alerter:
 
     def _rows(self, series: I32, verdict: U8) -> list[int]:
         """Rows to look at: a series that gets an alert in this batch is followed through all of it."""
-        any_suspect = np.bitwise_or.reduce(verdict, initial=0) & SUSPECT
-        touched = series[(verdict & SUSPECT) != 0] if any_suspect else series[:0]
-        self.active[touched] |= TOUCHED
         active = self.active.take(series)
-        self.active[touched] &= ~TOUCHED & 0xFF
-        rows: list[int] = []
-        if np.bitwise_or.reduce(active, initial=0):
-            rows = np.flatnonzero(active).tolist()
+        if np.bitwise_or.reduce(verdict, initial=0) & SUSPECT:
+            touched = series[(verdict & SUSPECT) != 0]
+            self.active[touched] |= TOUCHED
+            active = self.active.take(series)
+            self.active[touched] &= ~TOUCHED & 0xFF
+        if not np.count_nonzero(active):
+            return []
+        rows: list[int] = np.flatnonzero(active).tolist()
         return rows
 
     def evaluate_rejects(self, rejects: list[Reject]) -> list[Transition]:

@@ -198,8 +198,8 @@ def peers(
 
 @app.command()
 def compare(
-    before: Annotated[Path, typer.Argument(help="Results of a ladder.")],
-    after: Annotated[Path, typer.Argument(help="Results of the same one.")],
+    before: Annotated[Path, typer.Argument(metavar="OLD", help="Results of a ladder.")],
+    after: Annotated[Path, typer.Argument(metavar="NEW", help="Results of the same one.")],
     as_json: AsJson = False,
 ) -> None:
     """Judge two runs of a ladder, with their noise: faster, slower, or no difference that shows.

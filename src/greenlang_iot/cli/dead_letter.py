@@ -82,7 +82,9 @@ def _said_by(topic: str, template: str) -> str:
 
 @app.command()
 def show(
-    ident: Annotated[str, typer.Argument(help="Name of the dead letter, from the list.")],
+    ident: Annotated[
+        str, typer.Argument(metavar="ID", help="Name of the dead letter, from the list.")
+    ],
     config: ConfigFiles = CONFIG_FILES,
     as_json: AsJson = False,
 ) -> None:
@@ -126,7 +128,9 @@ def show(
 
 @app.command()
 def replay(
-    idents: Annotated[list[str] | None, typer.Argument(help="Names, from the list.")] = None,
+    idents: Annotated[
+        list[str] | None, typer.Argument(metavar="ID", help="Names, from the list.")
+    ] = None,
     config: ConfigFiles = CONFIG_FILES,
     device: Device = None,
     reason: Reason = None,

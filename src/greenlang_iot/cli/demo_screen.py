@@ -116,6 +116,12 @@ class Screen:
             if name not in ("missed", "false_alerts"):
                 for example in examples:
                     self._console.print(f"  {name}: {printable(example)}", highlight=False)
+        if result.missed or result.false_alerts:
+            self._console.print(
+                "Alerts do not decide: a machine that is busy with other things holds the fleet up, its devices "
+                "are silent for moments, and alerts say so.",
+                highlight=False,
+            )
         verdict = (
             Text("RECONCILED", "bold green") if result.ok else Text("NOT RECONCILED", "bold red")
         )

@@ -105,7 +105,7 @@ def list_devices(
 
 @app.command()
 def show(
-    device: Annotated[str, typer.Argument(help="Device id.")],
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="Device id.")],
     devices_file: DevicesFile = REGISTRY,
     as_json: AsJson = False,
 ) -> None:
@@ -157,7 +157,7 @@ def show(
 
 @app.command("import")
 def import_devices(
-    source: Annotated[Path, typer.Argument(help="Devices (CSV).")],
+    source: Annotated[Path, typer.Argument(metavar="CSV", help="Devices (CSV).")],
     output: Annotated[Path, typer.Option(help="Registry to write (JSON); must not exist yet.")],
     types: Annotated[
         Path | None,

@@ -45,8 +45,15 @@ def ask(
         )
         response = connection.getresponse()
         return response.status, json.loads(response.read())
-    except (OSError, HTTPException, ValueError) as error:
-        raise GatewayError(f"no gateway answers at {where} ({error}): is it running?") from error
+    except OSError as error:
+        from greenlang_iot.mqtt.words import system_words
+
+        why = system_words(error)
+        raise GatewayError(f"no gateway answers at {where} ({why}): is it running?") from error
+    except (HTTPException, ValueError) as error:
+        raise GatewayError(
+            f"what answers at {where} is no gateway: is admin.port right?"
+        ) from error
     finally:
         connection.close()
 

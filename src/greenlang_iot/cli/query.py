@@ -28,7 +28,9 @@ class Format(StrEnum):
 
 
 def query(
-    sql: Annotated[str, typer.Argument(help="One SELECT over readings, alerts, quality.")],
+    sql: Annotated[
+        str, typer.Argument(metavar="SQL", help="One SELECT over readings, alerts, quality.")
+    ],
     lake: Annotated[
         Path | None, typer.Option(help="Folder of the lake; default: what the settings say.")
     ] = None,

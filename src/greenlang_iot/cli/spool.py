@@ -43,7 +43,11 @@ def status(
         print_json({"folder": str(folder), "spools": rows})
         return
     if not rows:
-        say(f"no spool in {folder}: the gateway has not run with it yet")
+        sinks = settings.sinks
+        why = "the gateway has not run with it yet"
+        if not (sinks.influxdb.enabled or sinks.kafka.enabled):
+            why = "it is InfluxDB's and Kafka's, and neither is enabled"
+        say(f"no spool in {folder}: {why}")
     out = console()
     for row in rows:
         waits = "empty"

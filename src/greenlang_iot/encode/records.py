@@ -73,6 +73,7 @@ class RecordEncoder:
             self._out = np.empty(self._partitions * stride + SLACK, np.uint8)
             self._start = np.arange(self._partitions, dtype=np.int64) * stride + kernels.HEADER
             self._cursor = self._start.copy()
+            self._empty = int(np.add.reduce(self._start))  # what the cursors add up to
 
     def append(self, batch: ReadingBatch, scores: ScoreBatch) -> int:
         before = self.rows
@@ -114,7 +115,7 @@ class RecordEncoder:
 
     def _measure(self) -> None:
         self._open_rows = int(np.add.reduce(self._count))
-        self._open_size = int(np.add.reduce(self._cursor) - np.add.reduce(self._start))
+        self._open_size = int(np.add.reduce(self._cursor)) - self._empty
 
     def _partition(self, series: int) -> int:
         return int(self._texts.heads[4 * self._texts.place[2 * series] + 2])
@@ -123,11 +124,14 @@ class RecordEncoder:
         """The body; where it fills much of the buffer, pieces of that, and a new buffer is taken."""
         given = self._compression == "none" and 2 * self.size > len(self._out)
         parts: list[Body] = [bytes([BODY_VERSION]), *self._closed]
-        for partition in np.flatnonzero(self._count):
-            parts += self._finish(int(partition))
+        columns = self._count, self._start, self._cursor, self._base_ms, self._max_ms
+        for partition, open_batch in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+            if open_batch[0]:
+                parts += self._finish(partition, *open_batch)
+        self._cursor[:] = self._start
+        self._count[:] = 0
         self._closed = []
-        self._closed_rows = self._closed_size = 0
-        self._measure()
+        self._closed_rows = self._closed_size = self._open_rows = self._open_size = 0
         if not given:
             return b"".join(parts)
         self._out = np.empty_like(self._out)
@@ -136,15 +140,18 @@ class RecordEncoder:
     def _close(self, partition: int) -> None:
         """Put the partition's open batch aside."""
         self._closed_rows += int(self._count[partition])
-        head, batch = self._finish(partition)
+        columns = self._count, self._start, self._cursor, self._base_ms, self._max_ms
+        head, batch = self._finish(partition, *(int(column[partition]) for column in columns))
+        self._cursor[partition] = self._start[partition]
+        self._count[partition] = 0
         self._closed += (head, bytes(batch))
         self._closed_size += len(head) + len(batch)
         self._measure()
 
-    def _finish(self, partition: int) -> tuple[Body, Body]:
-        """End the partition's open batch: what the body holds of it, in the buffer where it is written."""
-        start, stop = int(self._start[partition]), int(self._cursor[partition])
-        records = int(self._count[partition])
+    def _finish(
+        self, partition: int, records: int, start: int, stop: int, base_ms: int, max_ms: int
+    ) -> tuple[Body, Body]:
+        """End a partition's open batch: what the body holds of it, in the buffer where it is written."""
         buffer = self._out.data
         codec, content = _compressed(self._compression, buffer[start:stop])
         if codec:
@@ -152,24 +159,9 @@ class RecordEncoder:
             buffer[start:stop] = content
         begin = start - BATCH_HEADER.size
         BATCH_HEADER.pack_into(
-            buffer,
-            begin,
-            0,
-            stop - begin - 12,
-            -1,
-            2,
-            0,
-            codec,
-            records - 1,
-            int(self._base_ms[partition]),
-            int(self._max_ms[partition]),
-            -1,
-            -1,
-            -1,
-            records,
-        )
-        self._cursor[partition] = start
-        self._count[partition] = 0
+            buffer, begin, 0, stop - begin - 12, -1, 2, 0, codec, records - 1, base_ms, max_ms,
+            -1, -1, -1, records,
+        )  # fmt: skip
         return PIECE.pack(partition, records, stop - begin), buffer[begin:stop]
 
 

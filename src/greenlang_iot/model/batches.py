@@ -43,14 +43,17 @@ class FrameBatch:
     flags: U8  # model.flags.FRAME_*
     received_ns: int = 0  # wall clock (ns since 1970) when the flush began
     received: float = 0.0  # monotonic seconds when its first bytes came, or reading went on
+    _nbytes: int | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def nbytes(self) -> int:
         """Of topics and payloads, an alias counted as its topic. Below 2³², as a flush is."""
-        return sum(
-            int(np.add.reduce(sizes[: self.n].view(np.uint32), dtype=np.uint32))
-            for sizes in (self.topic_len, self.payload_len)
-        )
+        if self._nbytes is None:
+            self._nbytes = sum(
+                int(np.add.reduce(sizes[: self.n].view(np.uint32), dtype=np.uint32))
+                for sizes in (self.topic_len, self.payload_len)
+            )
+        return self._nbytes
 
     def topic(self, frame: int) -> bytes:
         start = int(self.topic_off[frame])

@@ -2,13 +2,15 @@
 
 It receives straight into the session's receive buffer. Bytes are gone through when the buffer is
 nearly full or when the shard's `Linger` is over, never per read: a run of PUBLISH packets costs one
-kernel call.
+kernel call. Meanwhile the operating system wakes nobody for a few bytes (SO_RCVLOWAT): a broker that writes
+each packet by itself would have the loop turn for each.
 """
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,34 +22,82 @@ from greenlang_iot.mqtt.session import Event, Session, State
 
 CLOSE_WITHIN = 2.0
 """Seconds for the last bytes and the TLS goodbye; then the connection is cut."""
+WORTH_READING = 65_536
+"""Bytes for which a link is woken before its linger is over."""
+LONGEST = 4
+"""Times its setting that a linger lasts at most."""
+BUSY, CALM = 0.9, 0.75
+"""Shares of its core that a shard uses, above which the linger becomes longer, and below which shorter."""
+
+
+def clocks() -> tuple[float, float]:
+    """Seconds: of the clock, and of CPU that this thread has used."""
+    return time.monotonic(), time.thread_time()
 
 
 class Linger:
-    """One clock for all links of a shard: `seconds` after the first byte on any of them, all go through
+    """One clock for all links of a shard: some time after the first byte on any of them, all go through
     what they have, one after the other, so that the sinks get it in one chunk.
+
+    The time is `seconds` while the shard has time to spare, and up to LONGEST times that while it has none: what a
+    flush costs whatever its size is then shared by more messages. (In a thread that always shares its core it stays
+    `seconds`.)
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, clocks: Callable[[], tuple[float, float]] = clocks) -> None:
         self._seconds = seconds
-        self._waiting: dict[Callable[[], None], None] = {}  # in the order in which bytes came
+        self._clocks = clocks
+        self._waiting: dict[
+            Callable[[], None], Callable[[], bool]
+        ] = {}  # in the order in which bytes came
         self._timer: asyncio.TimerHandle | None = None
+        self._times = 1
+        self._before = clocks()
 
-    def add(self, process: Callable[[], None]) -> None:
-        """Call `process` when the time is over; once, however often it is added."""
-        self._waiting[process] = None
+    @property
+    def seconds(self) -> float:
+        """How long the next one lasts."""
+        return self._seconds * self._times
+
+    def add(self, process: Callable[[], None], wake: Callable[[], bool] = lambda: False) -> None:
+        """Call `process` when the time is over; once, however often it is added.
+
+        wake: called just before; True where the loop then has something to read first.
+        """
+        self._waiting[process] = wake
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._over)
+            self._timer = asyncio.get_running_loop().call_later(self.seconds, self._over)
 
     def discard(self, process: Callable[[], None]) -> None:
         """It need not be called any more."""
         self._waiting.pop(process, None)
 
     def _over(self) -> None:
+        self._adapt()
+        woken = [wake() for wake in self._waiting.values()]
+        if any(woken):
+            # two turns of the loop, because it looks at its sockets after the first
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._flush)
+        else:
+            self._flush()
+
+    def _flush(self) -> None:
         self._timer = None
         for process in list(self._waiting):
             if process in self._waiting:  # those before may have ended others
                 self.discard(process)
                 process()
+
+    def _adapt(self) -> None:
+        """By how much of the time since the last one was work."""
+        wall, cpu = self._before
+        self._before = self._clocks()
+        used = (self._before[1] - cpu) / max(self._before[0] - wall, 1e-9)
+        if used > BUSY:
+            self._times = min(2 * self._times, LONGEST)
+        elif used < CALM:
+            self._times = max(self._times // 2, 1)
 
 
 class Link(asyncio.BufferedProtocol):
@@ -84,6 +134,8 @@ class Link(asyncio.BufferedProtocol):
         self._blocked = False  # by the window
         self._received = 0.0  # monotonic time of the first bytes of this flush; 0: none yet
         self._reading = True
+        self._socket: Any = None
+        self._dozing = False
         self._ending = False
         self._error: Exception | None = None
         self._acks: list[U8] = []
@@ -134,6 +186,7 @@ class Link(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._socket = transport.get_extra_info("socket")
         self._session.connect(self._loop.time(), clean=self._clean)
         self._made(self)
         self._tick()
@@ -146,12 +199,15 @@ class Link(asyncio.BufferedProtocol):
         if self._ending:
             return  # the bytes are overwritten: the framer was reset
         session.received(nbytes, self._loop.time())
-        if not self._received:
+        first = not self._received
+        if first:
             self._received = time.monotonic()
         if session.framer.nearly_full or session.state is not State.ACTIVE:
             self._process()
         else:
-            self._linger.add(self._process)
+            self._linger.add(self._process, self._wake)
+            if first:
+                self._doze()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._ending:
@@ -179,6 +235,7 @@ class Link(asyncio.BufferedProtocol):
     def _process(self) -> None:
         """Go through the received bytes: frames to the handler, answers to the broker."""
         self._linger.discard(self._process)
+        self._wake()
         try:
             while self._going:
                 try:
@@ -202,6 +259,28 @@ class Link(asyncio.BufferedProtocol):
         if self._ending:
             return False
         return self._session.state is State.CONNECTING or not (self._paused or self._blocked)
+
+    def _doze(self) -> None:
+        """Until the linger is over the kernel need not tell of every few bytes that came."""
+        if not self._dozing:
+            self._dozing = self._tell_from(WORTH_READING)
+
+    def _wake(self) -> bool:
+        """Whether it dozed: what came meanwhile is read next."""
+        if not self._dozing:
+            return False
+        self._dozing = False
+        return self._tell_from(1)
+
+    def _tell_from(self, nbytes: int) -> bool:
+        """Have the kernel tell of received bytes once they are so many; False where it cannot."""
+        if self._socket is None or self._transport.is_closing():
+            return False
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, nbytes)
+        except OSError:
+            return False
+        return True
 
     def _deliver(self) -> None:
         if self._session.framer.frames:
@@ -276,5 +355,6 @@ class Link(asyncio.BufferedProtocol):
         self._send_control()
         self._ending = True
         self._session.framer.reset()  # what still arrives has room and is dropped
+        self._wake()
         self._transport.close()
         self._cut_timer = self._loop.call_later(CLOSE_WITHIN, self._transport.abort)

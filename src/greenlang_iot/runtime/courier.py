@@ -10,6 +10,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -131,6 +132,12 @@ class _Target:
             self.wake.clear()
 
 
+def _say_why(what: str, ended: asyncio.Future[None]) -> None:
+    """What ran beside a target and does not come back by itself."""
+    if not ended.cancelled() and (error := ended.exception()) is not None:
+        log.error(what, why=str(error) or repr(error))
+
+
 class Courier:
     """Runs in the parent, the only one that writes to `store`.
 
@@ -219,15 +226,16 @@ class Courier:
         found = False
         room = all(len(t.waiting) < MAX_BEHIND for t in self._targets if not t.most)
         for reader in self._outboxes() if room else ():
-            items = reader.undelivered or reader.poll()  # first what could not be taken, or not all
-            if items:
-                found = True
-                await self._store.take(items)
+            again = reader.undelivered  # it is in the book, if not in its journal yet
+            items = [] if again else reader.poll()
+            found = found or bool(items)
             for item in items:
                 if item["state"] == "resolved":
                     for other in self._readers.values():
                         if other is not reader:
                             other.forget(item["alert_id"])
+            if items or again:
+                await self._store.take(items)
             reader.delivered()
         return found
 
@@ -298,6 +306,7 @@ class Courier:
 
         notifier = make_notifier(settings, self._store.book, self._settings.instance)
         running = asyncio.ensure_future(notifier.run())
+        running.add_done_callback(partial(_say_why, f"{settings.name} is not told again of alerts"))
 
         async def close() -> None:
             running.cancel()
@@ -321,6 +330,7 @@ class Courier:
             self._settings.mqtt.brokers[0], self._settings.instance
         )
         running = asyncio.ensure_future(control.run())
+        running.add_done_callback(partial(_say_why, "alerts do not go to MQTT any more"))
 
         async def deliver(items: list[dict[str, Any]]) -> None:
             await control.publish_alerts([Transition.from_dict(item) for item in items])

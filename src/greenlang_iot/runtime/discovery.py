@@ -15,6 +15,7 @@ import structlog
 
 from greenlang_iot.formats.catalog import templates
 from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.errors import InputError
 from greenlang_iot.mqtt.client import client_options
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
@@ -86,7 +87,7 @@ class Discovery:
                             seen += 1
                             if seen == MAX_MESSAGES:
                                 break
-        except (aiomqtt.MqttError, OSError, TimeoutError) as error:
+        except (aiomqtt.MqttError, InputError, OSError) as error:  # InputError: certificates
             log.info("no look for unregistered sites", broker=broker.name, why=str(error))
 
     def _note(self, topic: str, payload: object) -> None:

@@ -1,7 +1,9 @@
 """Starts the fork server: imports nothing heavy, so that it is the first thing a command does."""
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 from importlib.machinery import ModuleSpec
 from multiprocessing import forkserver
@@ -39,3 +41,11 @@ def start_forkserver() -> None:
     )
     forkserver.ensure_running()
     import greenlang_iot.observe.plain  # noqa: F401  (before anything else takes structlog)
+
+
+def end_forkserver() -> None:
+    """This process ends: nobody waits for the kernels that may still be compiled, for a minute on a cold cache."""
+    server = getattr(forkserver, "_forkserver")  # noqa: B009 (private: there is no other way)
+    if server._forkserver_pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server._forkserver_pid, signal.SIGKILL)

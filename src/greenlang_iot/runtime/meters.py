@@ -78,7 +78,9 @@ class BatchMeter:
             self._columns(scores.verdict[:n], _VERDICT_CELLS)
 
     def _columns(self, column: np.ndarray, cells: tuple[tuple[int, int], ...]) -> None:
-        seen = int(np.bitwise_or.reduce(column, initial=0))
+        if not np.count_nonzero(column):
+            return
+        seen = int(np.bitwise_or.reduce(column))
         for bit, index in cells:
             if seen & bit:
                 self._counters.add(index, int(np.count_nonzero(column & bit)))

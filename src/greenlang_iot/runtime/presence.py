@@ -10,6 +10,7 @@ import structlog
 
 from greenlang_iot.alerts.presence import Presence
 from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.errors import InputError
 from greenlang_iot.mqtt.client import client_options
 from greenlang_iot.settings.model import BrokerSettings, Settings
 from greenlang_iot.sinks.alert_store import AlertStore
@@ -54,7 +55,7 @@ class PresenceWatch:
                     wait, said = 0.1, ""
                     async for message in client.messages:
                         await self._note(presence, str(message.topic), message.payload)
-            except (aiomqtt.MqttError, OSError) as error:
+            except (aiomqtt.MqttError, InputError, OSError) as error:  # InputError: certificates
                 if str(error) != said:
                     said = str(error)
                     log.warning("presence is not followed", broker=broker.name, why=said)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from itertools import combinations
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from greenlang_iot.formats.catalog import PLAIN, entry_problem
 from greenlang_iot.formats.topics import TopicTemplate, template_problem
@@ -57,8 +57,7 @@ def _notifiers(settings: Settings) -> Iterator[Finding]:
         if notifier.name in names:
             yield Finding(((*place, "name"),), f"{notifier.name!r} names another one already")
         names.add(notifier.name)
-        parts = urlsplit(notifier.url)
-        if notifier.kind != "log" and not (parts.scheme in ("http", "https") and parts.hostname):
+        if notifier.kind != "log" and _url(notifier.url) is None:
             yield Finding(((*place, "url"),), f"a {notifier.kind} needs a url: http(s)://host/…")
         if notifier.template is not None and (problem := body_problem(notifier.template)):
             yield Finding(((*place, "template"),), problem)
@@ -114,6 +113,8 @@ def _formats(settings: Settings) -> Iterator[Finding]:
 
 
 def _broker(broker: BrokerSettings, place: Place) -> Iterator[Finding]:
+    if not _is_host(broker.host):
+        yield Finding(((*place, "host"),), f"{broker.host!r} is no host name or address")
     tls = broker.tls
     if tls is not None:
         yield from _tls(tls, (*place, "tls"))
@@ -193,19 +194,20 @@ def _influxdb(influx: InfluxSettings, max_age: float) -> Iterator[Finding]:
     if influx.version == "1" and (influx.username is None) != (influx.password is None):
         places: tuple[Place, ...] = ((*place, "username"), (*place, "password"))
         yield Finding(places, "InfluxDB 1 takes username and password together, or neither")
-    url = urlsplit(influx.url)
-    if url.scheme not in ("http", "https") or not url.hostname:
+    url = _url(influx.url)
+    host = url.hostname if url is not None else None
+    if url is None or host is None:
         yield Finding(((*place, "url"),), "must look like http://host:8086 or https://host:8086")
     elif url.username is not None or url.password is not None:
         yield Finding(
             ((*place, "url"),), "must not hold a login; use token, or username and password"
         )
-    elif url.scheme == "http" and not _is_loopback(url.hostname):
+    elif url.scheme == "http" and not _is_loopback(host):
         message = "plain HTTP: readings and the token cross the network unprotected"
         yield Finding(((*place, "url"),), message, True)
     if influx.tls is not None:
         yield from _tls(influx.tls, (*place, "tls"))
-        if url.scheme == "http":
+        if url is not None and url.scheme == "http":
             places = ((*place, "url"), (*place, "tls"))
             yield Finding(places, "a tls section is set, and the URL is not https", True)
     if influx.retention and (max_age == 0 or max_age > influx.retention):
@@ -217,7 +219,8 @@ def _kafka(kafka: KafkaSettings) -> Iterator[Finding]:
     place: Place = ("sinks", "kafka")
     for server in kafka.bootstrap_servers.split(","):
         host, _, port = server.strip().rpartition(":")
-        if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        right = port.isdecimal() and 1 <= int(port) <= 65535
+        if not right or not _is_host(host):
             message = f"{server.strip()!r} must be host:port (several with commas between them)"
             yield Finding(((*place, "bootstrap_servers"),), message)
     topics = ("readings_topic", "alerts_topic", "alerts_state_topic", "deadletter_topic")
@@ -272,6 +275,25 @@ def _bounds(settings: Settings) -> Iterator[Finding]:
         if part.segment_bytes > part.max_bytes:
             places: tuple[Place, ...] = ((*place, "segment_bytes"), (*place, "max_bytes"))
             yield Finding(places, f"must not be above max_bytes ({part.max_bytes})")
+
+
+def _url(text: str) -> SplitResult | None:
+    """None where it is no URL of HTTP, or nothing can be asked at it."""
+    try:
+        url = urlsplit(text)
+        right = url.port != 0  # ValueError where it is no port
+    except ValueError:
+        return None
+    right = right and url.scheme in ("http", "https") and _is_host(url.hostname or "")
+    return url if right else None
+
+
+def _is_host(host: str) -> bool:
+    """Whether it can be looked up at all: what cannot is no broker that is away."""
+    try:
+        return bool(host.encode("idna")) and not re.search(r"\s", host)
+    except UnicodeError:  # an empty label, or one that is too long
+        return False
 
 
 def _is_loopback(host: str) -> bool:

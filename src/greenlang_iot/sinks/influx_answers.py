@@ -22,6 +22,9 @@ from enum import Enum
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.sinks.influx_http import Answer
 
+LONGEST_WAIT = 300.0
+"""Seconds of a Retry-After that are waited at most: who says more, a proxy in maintenance, is asked again."""
+
 
 class Verdict(Enum):
     DONE = "done"
@@ -65,14 +68,14 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds to wait, from a Retry-After in seconds or as an HTTP date; None without a usable one."""
     value = headers.get("Retry-After", "").strip()
     if value.isdecimal():
-        return float(value)
+        return min(float(value), LONGEST_WAIT)
     try:
         until = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if until.tzinfo is None:
         until = until.replace(tzinfo=dt.UTC)
-    return max(0.0, until.timestamp() - now)
+    return min(max(0.0, until.timestamp() - now), LONGEST_WAIT)
 
 
 def sort_out(

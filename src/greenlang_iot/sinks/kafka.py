@@ -32,6 +32,7 @@ from greenlang_iot.settings.model import KafkaSettings
 from greenlang_iot.sinks.kafka_batches import (
     FinishedBatch,
     KafkaRecord,
+    Part,
     batch_of,
     codec_of,
     records_of,
@@ -43,6 +44,7 @@ from greenlang_iot.sinks.kafka_client import (
     sink_error,
     why_unreachable,
 )
+from greenlang_iot.sinks.kafka_direct import Direct
 from greenlang_iot.sinks.kafka_request import never_join
 
 PROBE_EVERY: Final = 1.0
@@ -52,24 +54,12 @@ _partition_of = DefaultPartitioner()
 
 
 @dataclass(slots=True, eq=False)
-class _Part:
-    """One record batch: acknowledged, or on its way (`pending`), or to be handed over (again)."""
-
-    partition: int
-    records: int
-    batch: Body
-    acked: bool = False
-    pending: MessageBatch | None = None
-    error: BaseException | None = None
-
-
-@dataclass(slots=True, eq=False)
 class _Delivery:
     """What became of one body so far."""
 
     topic: str
     body: Body | Pieces
-    parts: list[_Part]
+    parts: list[Part]
     refused: list[Refused] = field(default_factory=list)
     failure: BaseException | None = None  # neither poison nor a lost sequence
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -95,8 +85,10 @@ class KafkaSender:
         self._settings = settings
         self._topic = topic
         self._producer: AIOKafkaProducer | None = None
+        self._direct: Direct | None = None  # of that producer
         self._broken = False  # a batch failed: its partition's sequence has a gap
         self._opening = asyncio.Lock()
+        self._waiting = 0  # of those that have to be handed over before others
         self._deliveries: list[_Delivery] = []
         self._discarding: set[asyncio.Task[None]] = set()
 
@@ -108,7 +100,7 @@ class KafkaSender:
     async def send(self, body: Body | Pieces, rows: int) -> Outcome:
         """Deliver a body of encode.bodies; `refused` holds the JSON values of refused records."""
         try:
-            parts = [_Part(*piece) for piece in pieces(body)]
+            parts = [Part(*piece) for piece in pieces(body)]
         except ValueError as error:
             raise SinkError(str(error), reason="bad_body", retryable=False) from error
         return await self._deliver(self._admit(self._topic, body, parts))
@@ -122,7 +114,7 @@ class KafkaSender:
             producer = await self._ready(topic)
             partitions = sorted(await producer.partitions_for(topic))
         batch = batch_of([KafkaRecord(timestamp_ms, key, value)])
-        part = _Part(_partition_of(key, partitions, partitions), 1, batch)
+        part = Part(_partition_of(key, partitions, partitions), 1, batch)
         outcome = await self._deliver(self._admit(topic, batch, [part]))
         if outcome.refused:
             raise SinkError(
@@ -148,8 +140,11 @@ class KafkaSender:
             self._judge(delivery)  # what was answered while nobody waited
             delivery.failure = None  # is tried again
             while not delivery.done:
-                async with self._within(deadline):
-                    self._hand_over(await self._ready(delivery.topic), delivery)
+                producer = self._usable(delivery.topic)
+                if producer is None:
+                    async with self._within(deadline):
+                        producer = await self._ready(delivery.topic)
+                self._hand_over(producer, delivery)
                 await self._answers(delivery, deadline)
                 self._judge(delivery)
                 failure, delivery.failure = delivery.failure, None
@@ -163,7 +158,7 @@ class KafkaSender:
         records = sum(part.records for part in delivery.parts)
         return Outcome(records, delivery.refused)
 
-    def _admit(self, topic: str, body: Body | Pieces, parts: list[_Part]) -> _Delivery:
+    def _admit(self, topic: str, body: Body | Pieces, parts: list[Part]) -> _Delivery:
         """The remembered delivery of the same bytes, or a new one. Raises SinkError when full."""
         for known in self._deliveries:
             if not known.awaited and known.topic == topic and known.body == body:
@@ -222,7 +217,7 @@ class KafkaSender:
     def _judge(delivery: _Delivery) -> None:
         """Clear the errors of the parts: poison is halved or refused, a lost sequence is nothing, any
         other is the delivery's failure."""
-        parts: list[_Part] = []
+        parts: list[Part] = []
         for part in delivery.parts:
             error, part.error = part.error, None
             if error is None or isinstance(error, SEQUENCE):
@@ -241,22 +236,35 @@ class KafkaSender:
 
     # ---- the producer ---------------------------------------------------------------------------
 
+    def _usable(self, topic: str) -> AIOKafkaProducer | None:
+        """The producer, where `_ready` would have nothing to do."""
+        producer = self._producer
+        if producer is None or self._broken or self._waiting:
+            return None
+        known = producer.client.cluster.partitions_for_topic(topic)
+        return producer if known is not None else None
+
     async def _ready(self, topic: str) -> AIOKafkaProducer:
         """The producer, connected and knowing the topic; a new one is given all that is remembered."""
-        async with self._opening:
-            if self._broken:
-                await self._last_answers()
-                self._replace()
-            producer = self._producer
-            if producer is None:
-                producer = self._producer = await self._start()
-                for delivery in self._deliveries:
-                    self._judge(delivery)
-                    with contextlib.suppress(SinkError):  # its own send() reports that
-                        await self._learn(producer, delivery.topic)
-                        self._hand_over(producer, delivery)
-            await self._learn(producer, topic)
-            return producer
+        self._waiting += 1
+        try:
+            async with self._opening:
+                if self._broken:
+                    await self._last_answers()
+                    self._replace()
+                producer = self._producer
+                if producer is None:
+                    producer = self._producer = await self._start()
+                    self._direct = Direct(producer)
+                    for delivery in self._deliveries:
+                        self._judge(delivery)
+                        with contextlib.suppress(SinkError):  # its own send() reports that
+                            await self._learn(producer, delivery.topic)
+                            self._hand_over(producer, delivery)
+                await self._learn(producer, topic)
+                return producer
+        finally:
+            self._waiting -= 1
 
     async def _start(self) -> AIOKafkaProducer:
         try:
@@ -296,9 +304,12 @@ class KafkaSender:
         if self._replaced(producer):
             return  # the caller comes again
         known = producer.client.cluster.partitions_for_topic(delivery.topic) or set()
-        for part in delivery.parts:
-            if part.acked or part.pending is not None or part.error is not None:
-                continue
+        waiting = [
+            part
+            for part in delivery.parts
+            if not part.acked and part.pending is None and part.error is None
+        ]
+        for part in waiting:
             if part.partition not in known:
                 raise SinkError(
                     f"Kafka topic {delivery.topic} has no partition {part.partition}: set "
@@ -306,20 +317,26 @@ class KafkaSender:
                     reason="partition_missing",
                     down=True,
                 )
+
+        def follow(part: Part, batch: MessageBatch) -> None:
+            part.pending = batch
+            batch.future.add_done_callback(
+                lambda _: self._answered(producer, delivery, part, batch)
+            )
+
+        assert self._direct is not None
+        for part in self._direct.send(delivery.topic, waiting, delivery.changed.set, follow):
             batch = producer._message_accumulator._append_batch(
                 FinishedBatch(part.batch, part.records),
                 TopicPartition(delivery.topic, part.partition),
             )
-            part.pending = batch
-            batch.future.add_done_callback(
-                lambda _, part=part, batch=batch: self._answered(producer, delivery, part, batch)
-            )
+            follow(part, batch)
 
     def _answered(
         self,
         producer: AIOKafkaProducer,
         delivery: _Delivery,
-        part: _Part,
+        part: Part,
         batch: MessageBatch,
     ) -> None:
         error = batch.future.exception()
@@ -349,8 +366,9 @@ class KafkaSender:
     def _replace(self) -> None:
         """Give the producer up; what it has not answered is to be handed to the next one."""
         producer, self._producer = self._producer, None
+        direct, self._direct = self._direct, None
         self._broken = False
-        if producer is None:
+        if producer is None or direct is None:
             return
         for delivery in self._deliveries:
             for part in delivery.parts:
@@ -359,7 +377,7 @@ class KafkaSender:
                         self.resent += part.records
                     part.pending = None
                     delivery.changed.set()
-        task = asyncio.get_running_loop().create_task(_discard(producer))
+        task = asyncio.get_running_loop().create_task(_discard(producer, direct))
         self._discarding.add(task)
         task.add_done_callback(self._discarding.discard)
 
@@ -388,17 +406,17 @@ def _topic_missing(topic: str) -> SinkError:
     )
 
 
-def _halves(part: _Part) -> list[_Part]:
+def _halves(part: Part) -> list[Part]:
     records = list(records_of(part.batch))
     codec = codec_of(part.batch)
     middle = len(records) // 2
     return [
-        _Part(part.partition, len(half), batch_of(half, codec))
+        Part(part.partition, len(half), batch_of(half, codec))
         for half in (records[:middle], records[middle:])
     ]
 
 
-async def _discard(producer: AIOKafkaProducer) -> None:
+async def _discard(producer: AIOKafkaProducer, direct: Direct) -> None:
     """Close a producer without waiting for the batches it still has.
 
     `producer.stop()` would wait until all are delivered. Its task lets a request that is on the wire
@@ -406,6 +424,6 @@ async def _discard(producer: AIOKafkaProducer) -> None:
     """
     task = producer._sender.sender_task
     task.cancel()
-    await asyncio.wait([task])
     producer._closed = True
+    await asyncio.wait([task, *direct.flights])
     await producer.client.close()

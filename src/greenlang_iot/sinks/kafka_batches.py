@@ -9,6 +9,7 @@ first `_build`, puts what `_build` returns into a request, and asks `record_coun
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -22,7 +23,17 @@ _CRC_AT = 17
 _ATTRIBUTES_AT = 21
 _PRODUCER_AT = 43
 _PRODUCER = struct.Struct(">qhi")
+_CRC = struct.Struct(">I")
 _NO_LIMIT = 2**31 - 1
+
+
+def finished(batch: Body, identity: tuple[int, int, int]) -> tuple[bytearray, memoryview]:
+    """Header and records of a batch with its producer id, epoch and base sequence; only the header is new."""
+    view = memoryview(batch)
+    header, records = bytearray(view[: BATCH_HEADER.size]), view[BATCH_HEADER.size :]
+    _PRODUCER.pack_into(header, _PRODUCER_AT, *identity)
+    _CRC.pack_into(header, _CRC_AT, crc32c(records, crc32c(header[_ATTRIBUTES_AT:])))
+    return header, records
 
 
 class FinishedBatch(BatchBuilder):  # type: ignore[misc]
@@ -30,7 +41,7 @@ class FinishedBatch(BatchBuilder):  # type: ignore[misc]
 
     def __init__(self, batch: Body, records: int) -> None:
         # BatchBuilder.__init__ would allocate a builder that nobody fills.
-        self._batch = memoryview(batch)
+        self._batch = batch
         self._relative_offset = records
         self._buffer: Pieces | None = None
         self._closed = True
@@ -44,16 +55,26 @@ class FinishedBatch(BatchBuilder):  # type: ignore[misc]
 
     def _build(self) -> Pieces:
         if self._buffer is None:
-            header = bytearray(self._batch[: BATCH_HEADER.size])
-            content = self._batch[BATCH_HEADER.size :]
-            _PRODUCER.pack_into(header, _PRODUCER_AT, *self._producer)
-            crc = crc32c(content, crc32c(header[_ATTRIBUTES_AT:]))
-            struct.pack_into(">I", header, _CRC_AT, crc)
-            self._buffer = Pieces((header, content))
+            self._buffer = Pieces(finished(self._batch, self._producer))
         return self._buffer
 
     def size(self) -> int:
         return len(self._batch)
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """One record batch: acknowledged, or on its way (`pending`), or to be handed over (again).
+
+    pending: a MessageBatch in aiokafka's queue, or the Flight that it is part of.
+    """
+
+    partition: int
+    records: int
+    batch: Body
+    acked: bool = False
+    pending: Any = None
+    error: BaseException | None = None
 
 
 @dataclass(slots=True, frozen=True)

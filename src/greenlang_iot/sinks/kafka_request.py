@@ -9,12 +9,23 @@ test.
 
 import asyncio
 import struct
-from typing import Any
+from io import BytesIO
+from typing import Any, Final
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.produce import ProduceRequest
 
 from greenlang_iot.model.pieces import Body, Pieces
+
+_ANSWERED: Final = {
+    version: struct.Struct(">ihqqq" if version >= 5 else ">ihqq") for version in range(3, 8)
+}
+"""By version of the request, what is answered for a partition: its number, an error, offset, time, ..."""
+
+_DIRECT = struct.Struct(">hhii")
+"""No transactional id, acks, time-out, number of topics."""
+_BATCH = struct.Struct(">ii")
+"""A partition, and the size of its batch."""
 
 
 class PiecesWriter:
@@ -53,6 +64,63 @@ class PiecesRequest(ProduceRequest):  # type: ignore[misc]
                 parts.append(struct.pack(">ii", partition, len(batch)))
                 parts.extend(batch if isinstance(batch, Pieces) else (batch,))
         return Pieces(parts)
+
+
+class DirectRequest(PiecesRequest):
+    """One topic's batches for one broker, acks=all; the answer comes as bytes.
+
+    batches: by partition the header and the records of its batch.
+    """
+
+    def __init__(
+        self, topic: str, batches: dict[int, tuple[bytearray, memoryview]], timeout_ms: int
+    ) -> None:
+        super().__init__(None, -1, timeout_ms, [])
+        self._topic = topic
+        self._batches = batches
+        self._version = 0
+        self._answer: Any = None
+
+    def build(self, request_struct_class: Any) -> Any:
+        request = super().build(request_struct_class)
+        self._version = request.API_VERSION
+        self._answer = request.RESPONSE_TYPE
+        request.RESPONSE_TYPE = _Undecoded
+        return request
+
+    def _pieces(self) -> Pieces:
+        parts: list[Body] = [_DIRECT.pack(-1, self._required_acks, self._timeout, 1) + self._head()]
+        for partition, (header, records) in self._batches.items():
+            parts += (_BATCH.pack(partition, len(header) + len(records)) + header, records)
+        return Pieces(parts)
+
+    def _head(self) -> bytes:
+        """How the topic begins, here and in the answer."""
+        return _text(self._topic) + struct.pack(">i", len(self._batches))
+
+    def all_written(self, answer: bytes) -> bool:
+        """Whether it says of each partition that its batch is written."""
+        head, item = struct.pack(">i", 1) + self._head(), _ANSWERED[self._version]
+        items = answer[len(head) : -4]  # behind them is the time to throttle
+        if not answer.startswith(head) or len(items) != item.size * len(self._batches):
+            return False
+        said = list(item.iter_unpack(items))
+        return (
+            not any(error for _, error, *_ in said)
+            and {partition for partition, *_ in said} == self._batches.keys()
+        )
+
+    def decoded(self, answer: bytes) -> Any:
+        """The answer as aiokafka reads it."""
+        return self._answer.decode(BytesIO(answer))
+
+
+class _Undecoded:
+    """A response's type: its bytes."""
+
+    @staticmethod
+    def decode(data: BytesIO) -> bytes:
+        return data.read()
 
 
 def never_join(client: AIOKafkaClient) -> None:

@@ -227,10 +227,12 @@ class Lake:
         for log_folder in reading_logs(self._folder):
             shard = log_folder.parent.name
             rows += compact_log(log_folder, self._folder / READINGS, shard, SCHEMA, reading_rows)
+        self._put_damaged_aside(READINGS, "ts")
         merged = merge(self._folder / READINGS, SCHEMA)
-        for name, (schema, to_table, _) in OTHERS.items():
+        for name, (schema, to_table, time) in OTHERS.items():
             folder = self._folder / name
             compact_log(folder / "log", folder, name, schema, to_table)
+            self._put_damaged_aside(name, time)
             merged += merge(folder, schema)
         expired, dropped, nbytes = self._bound(now_ns)
         return Compaction(rows, merged, expired, dropped, nbytes)
@@ -243,6 +245,16 @@ class Lake:
         }
         self._unlink(obsolete & self._obsolete)
         self._obsolete = obsolete
+
+    def _put_damaged_aside(self, name: str, column: str) -> None:
+        """A file that is none any more would fail every compaction and every query."""
+        for file in list_parquet(self._folder / name)[0]:
+            try:
+                self._newest_time(file, column)
+            except pa.ArrowInvalid as error:
+                aside = file.path.with_suffix(".damaged")
+                log.error("a file of the lake is damaged", file=str(aside), why=str(error))
+                OS_FILES.rename(file.path, aside)
 
     def _bound(self, now_ns: int) -> tuple[int, int, int]:
         """(files past the retention, files dropped for room, bytes that are left)"""

@@ -118,7 +118,12 @@ def merge(folder: Path, schema: pa.Schema) -> int:
         for files in _small_runs(run):
             first, last = files[0], files[-1]
             target = parquet_path(folder, first.shard, first.log, first.first, last.last)
-            _write(target.path, schema, _tables(files))
+            try:
+                _write(target.path, schema, _tables(files))
+            except (OSError, ValueError) as error:  # a bad block in one of them, or no room
+                log.error("files of the lake stay unmerged", folder=str(folder), why=str(error))
+                OS_FILES.unlink(target.path.with_suffix(".tmp"))
+                continue
             merged += len(files)
     return merged
 

@@ -17,7 +17,7 @@ import orjson
 import structlog
 
 from greenlang_iot.alerts.book import FLAPPING, SILENCED, Book, Document, is_notified
-from greenlang_iot.model.errors import SinkError
+from greenlang_iot.model.errors import InputError, SinkError
 from greenlang_iot.mqtt.tls import ssl_context
 from greenlang_iot.observe.catalog import SEVERITIES
 from greenlang_iot.settings.model import NotifierSettings, TlsSettings
@@ -109,7 +109,11 @@ class _Http:
 
     async def post(self, url: str, body: bytes, headers: dict[str, str]) -> None:
         if self._session is None:
-            tls = ssl_context(self._settings.tls or TlsSettings())
+            try:
+                tls = ssl_context(self._settings.tls or TlsSettings())
+            except InputError as error:  # a certificate is being replaced, or was taken away
+                why = f"notifier {self._settings.name}: {error}"
+                raise SinkError(why, reason="tls", down=True) from error
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=tls),
                 timeout=aiohttp.ClientTimeout(total=self._settings.timeout),
@@ -121,7 +125,7 @@ class _Http:
                 url, data=body, headers=headers, allow_redirects=False
             ) as answer:
                 text = (await answer.content.read(512)).decode(errors="replace")
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             why = str(error) or "no answer in time"
             raise SinkError(f"notifier {name}: {why}", reason="unreachable") from error
         if answer.status >= 300:

@@ -86,9 +86,9 @@ class OutboxReader:
         return list(self._open.values())
 
     @property
-    def undelivered(self) -> list[dict[str, Any]]:
-        """What `poll` returned since the last `delivered()`."""
-        return list(self._given)
+    def undelivered(self) -> bool:
+        """Whether `poll` returned something since the last `delivered()`."""
+        return bool(self._given)
 
     def poll(self, records: int = 1000) -> list[dict[str, Any]]:
         """The next durable transitions (`Transition.as_dict()`), in order. OSError."""

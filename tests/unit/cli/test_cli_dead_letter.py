@@ -227,6 +227,8 @@ def test_a_resubmission_decodes_to_the_same_rejects_and_no_reading(payload: Any)
 async def test_spool_status(place: Place) -> None:
     empty = run("spool", "status", "--config", place.config, "--json")
     assert json.loads(empty.stdout)["spools"] == []
+    told = run("spool", "status", "--config", place.config)
+    assert "InfluxDB's and Kafka's, and neither is enabled" in " ".join(told.stderr.split())
     folder = place.folder / "data" / "spool" / "shard-0" / "influxdb"
     log = SegmentLog(folder, segment_bytes=65_536, max_bytes=1 << 30, fsync_every=0.0)
     for _ in range(20):

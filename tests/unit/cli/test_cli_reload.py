@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,10 +94,30 @@ def test_another_token_is_refused(tmp_path: Path) -> None:
             reload(config)
 
 
+def test_somebody_else_answers(tmp_path: Path) -> None:
+    with gateway(tmp_path, (True, {})) as config:
+        document = yaml.safe_load(config.read_text())
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            document["admin"]["port"] = other.getsockname()[1]
+            config.write_text(yaml.safe_dump(document))
+
+            def answer() -> None:
+                connection, _ = other.accept()
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            with pytest.raises(GatewayError, match=r"what answers at .* is no gateway"):
+                reload(config)
+            thread.join()
+
+
 def test_no_gateway_is_one_sentence(tmp_path: Path) -> None:
     with gateway(tmp_path, (True, {})) as config:
         pass
-    with pytest.raises(GatewayError, match=r"no gateway answers at 127\.0\.0\.1:"):
+    with pytest.raises(GatewayError, match=r"no gateway answers at 127\.0\.0\.1:\d+ \(conn"):
         reload(config)
     (tmp_path / "data" / "admin-token").unlink()
     with pytest.raises(InputError, match="no gateway was started on this data_dir yet"):

@@ -81,6 +81,11 @@ def test_an_outage_blames_no_line(given: Answer, reason: str, retryable: bool, d
         ("Mon, 23 Nov 2026 21:00:00 GMT", 0.0),
         ("soon", None),
         ("-1", None),
+        ("86400", 300.0),  # a proxy's page for maintenance, which is long over then
+        ("9" * 400, 300.0),
+        ("Mon, 01 Jan 9999 00:00:00 GMT", 300.0),
+        ("Mon, 01 Jan 99999999999999 00:00:00 GMT", None),
+        ("Mon, 23 Nov 2026 22:00:30 +99999999999999", None),
         ("", None),
     ],
 )

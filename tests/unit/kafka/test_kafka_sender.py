@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import uvloop
 from aiokafka import errors
 from aiokafka.structs import TopicPartition
 from tests.fakes.pki import Pki
@@ -62,7 +63,9 @@ class FakeProducer:
             _get_conn=None,
         )
         self._sender = SimpleNamespace(sender_task=None)
-        self._message_accumulator = SimpleNamespace(_append_batch=self._append)
+        # Something is queued: nothing goes past the queue (test_kafka_direct.py).
+        self._message_accumulator = SimpleNamespace(_append_batch=self._append, _batches=[None])
+        self._txn_manager = None
         type(self).made.append(self)
 
     async def _metadata(self) -> FakeCluster:
@@ -193,6 +196,21 @@ async def test_an_answer_between_two_tries_counts() -> None:
     again, producer = await started(one, chunk, 2)  # the same bytes once more are a new chunk
     producer.answer(1)
     assert await again == Outcome(1)
+
+
+def test_time_that_is_up_before_the_wait_begins_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In uvloop, as in a shard: its timers are not all those of asyncio."""
+
+    async def late() -> None:
+        one = sender()
+        await one.open()
+        now = asyncio.get_running_loop().time()
+        monkeypatch.setattr(one, "_deadline", lambda: now - 1)
+        with pytest.raises(SinkError) as caught:
+            await one.send(body((0, [b"a"])), 1)
+        assert (caught.value.reason, caught.value.down) == ("timeout", False)
+
+    uvloop.run(late())
 
 
 async def test_dead_brokers_are_noticed_before_the_time_is_up(fake: type[FakeProducer]) -> None:

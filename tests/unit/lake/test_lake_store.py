@@ -152,6 +152,29 @@ async def test_retention_and_bytes_are_bounded(tmp_path: Path) -> None:
     assert rows(tmp_path, COUNT) == [(6000, 6000, 4000, 9999)]
 
 
+async def test_a_damaged_file_stops_neither_compaction_nor_queries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One bad block of a disk left retention and bounds undone for ever, and every query failed."""
+    bodies = [body(n, 2000, ts=DAY * (n // 2000 + 1)) for n in range(0, 10_000, 2000)]
+    await send(tmp_path / "shard-0", bodies)
+    lake = Lake(tmp_path, SETTINGS)
+    lake.compact(DAY)
+    cut, scratched, *_ = sorted((tmp_path / "readings").glob("*.parquet"))
+    cut.write_bytes(cut.read_bytes()[:-4])
+    data = bytearray(scratched.read_bytes())
+    data[4:400] = bytes(396)
+    scratched.write_bytes(data)
+
+    monkeypatch.setattr(lake_files, "MERGE_AT", 3)
+    again = Lake(tmp_path, SETTINGS)
+    assert again.compact(33 * DAY).expired == 1  # the scratched one, by its age
+    assert cut.with_suffix(".damaged").exists()
+    assert rows(tmp_path, COUNT) == [(6000, 6000, 4000, 9999)]
+    assert again.compact(34 * DAY).merged == 0
+    assert not list(tmp_path.rglob("*.tmp"))  # noqa: ASYNC240
+
+
 async def test_a_file_that_goes_between_listing_and_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

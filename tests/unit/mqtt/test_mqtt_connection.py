@@ -147,6 +147,50 @@ async def test_messages_wait_for_linger_but_not_for_an_incomplete_tail() -> None
         assert handler.rows[1] == (1, b"late", b"x", 2)
 
 
+@pytest.mark.parametrize("tls", [False, True])
+async def test_what_comes_during_a_linger_is_read_at_its_end_and_goes_with_it(
+    tls: bool, authority: Authority
+) -> None:
+    context = server_context(authority.server()) if tls else None
+    settings = TlsSettings(ca_file=authority.ca_file) if tls else None
+    handler = Recorder()
+    async with fake_broker(context) as broker:
+        batch = BatchSettings(linger=0.8)
+        async with running(connect(broker.port, handler, batch=batch, tls=settings)):
+            peer = await broker.peer()
+            await peer.accept()
+            await handler.until(up=1)
+            for i in range(1, 6):  # far fewer bytes than would wake it
+                peer.send(publish(b"t", b"x", i))
+                await asyncio.sleep(0.01)
+            await handler.until(rows=5)
+            assert handler.flushes == 1
+            assert handler.waited >= 0.79  # clocks of loops count whole milliseconds
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_few_bytes_after_a_full_buffer_are_read(tls: bool, authority: Authority) -> None:
+    context = server_context(authority.server()) if tls else None
+    settings = TlsSettings(ca_file=authority.ca_file) if tls else None
+    handler = Recorder()
+    async with fake_broker(context) as broker:
+        batch = BatchSettings(max_bytes=65_536, linger=0.2)
+        connection = connect(
+            broker.port, handler, batch=batch, tls=settings, maximum_packet_size=60_000
+        )
+        async with running(connection):
+            peer = await broker.peer()
+            await peer.accept()
+            await handler.until(up=1)
+            peer.send(publish(b"t", b"x", 1))  # the linger begins
+            await asyncio.sleep(0.05)
+            peer.send(publish(b"t", bytes(55_000), 2))  # and need not end
+            await handler.until(rows=2)
+            peer.send(publish(b"t", b"y", 3))
+            await handler.until(rows=3)
+            assert [len(row[2]) for row in handler.rows] == [1, 55_000, 1]
+
+
 async def test_the_time_of_receipt_is_that_of_the_first_bytes() -> None:
     handler = Recorder()
     batch = BatchSettings(linger=0.05)

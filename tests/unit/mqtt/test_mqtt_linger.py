@@ -1,9 +1,13 @@
 """The clock that all connections of a shard share."""
 
 import asyncio
+import socket
 from functools import partial
 
-from greenlang_iot.mqtt.link import Linger
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greenlang_iot.mqtt.link import LONGEST, Linger
 
 
 async def over(linger: Linger) -> None:
@@ -42,3 +46,73 @@ async def test_what_was_discarded_is_not_called_also_by_one_that_is_called_befor
     linger.add(away)
     await over(linger)
     assert calls == ["away"]
+
+
+async def test_what_is_woken_is_read_before_it_is_gone_through() -> None:
+    """The loop looks at its sockets between the two."""
+    linger, calls = Linger(0.001), []
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+
+    def wake() -> bool:
+        calls.append("wake")
+        far.send(b"x")
+        return True
+
+    def read() -> None:
+        calls.append("read")
+        near.recv(1)
+        linger.add(lambda: calls.append("what was read"), wake=lambda: False)
+
+    loop.add_reader(near, read)
+    try:
+        linger.add(lambda: calls.append("process"), wake)
+        linger.add(lambda: None, lambda: False)
+        await over(linger)
+    finally:
+        loop.remove_reader(near)
+        near.close()
+        far.close()
+    assert calls == ["wake", "read", "process", "what was read"]
+
+
+class Shares:
+    """Clocks of a thread that uses, of each second, the share that is next."""
+
+    def __init__(self, *shares: float) -> None:
+        self._shares = list(shares)
+        self._now = (100.0, 10.0)
+
+    def __call__(self) -> tuple[float, float]:
+        now = self._now
+        if self._shares:
+            self._now = (now[0] + 1.0, now[1] + self._shares.pop(0))
+        return now
+
+
+async def lengths(*shares: float) -> list[float]:
+    """How long the linger is after each of these seconds, in settings."""
+    linger = Linger(0.0005, Shares(*shares))
+    found = []
+    for _ in shares:
+        await over(linger)
+        found.append(linger.seconds / 0.0005)
+    return found
+
+
+async def test_it_is_longer_while_the_shard_has_no_time_to_spare_and_shorter_again_afterwards() -> (
+    None
+):
+    assert await lengths(0.3, 0.95, 0.95, 0.95, 1.0) == [1, 2, 4, 4, 4]
+    assert await lengths(1.0, 1.0, 0.8, 0.8, 0.7, 0.7, 0.1) == [2, 4, 4, 4, 2, 1, 1]
+
+
+@given(st.lists(st.floats(0.0, 1.0), max_size=6))
+def test_it_is_always_within_its_bounds(shares: list[float]) -> None:
+    assert all(1 <= times <= LONGEST for times in asyncio.run(lengths(*shares)))
+
+
+async def test_two_looks_at_the_same_moment_are_no_division_by_zero() -> None:
+    linger = Linger(0.001, lambda: (1.0, 1.0))
+    await over(linger)
+    assert linger.seconds == 0.001

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import aiomqtt
 import orjson
+import pytest
 from tests.fakes.influxdb2 import InfluxDB2
+from tests.fakes.mqtt_client import RawClient
 
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.observe.catalog import cell
@@ -112,6 +114,34 @@ async def test_every_target_gets_every_transition_once_it_is_there(tmp_path: Pat
         await asyncio.gather(running, return_exceptions=True)
         await store.close()
         await outbox.close()
+    await broker.stop()
+
+
+async def test_another_gateway_of_the_same_name_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Alerts cannot go to MQTT any more, and nobody but this connection knows why."""
+    broker = Broker()
+    port = await broker.start()
+    given = load(None, {}, {"data_dir": str(tmp_path), "mqtt.brokers[0].port": port}).settings
+    counters = Counters.local()
+    store = AlertStore(alerts_folder(given), given.alerts)
+    running = asyncio.ensure_future(Courier(given, counters, store).run())
+    await until(lambda: counters.get(cell("control_up")) == 1)
+    await RawClient.connected(port, "gateway-control")
+    said = ""
+
+    def is_said() -> bool:
+        nonlocal said
+        said += "".join(capsys.readouterr())
+        return "give every gateway its own `instance`" in said
+
+    await until(is_said)
+    await until(lambda: counters.get(cell("control_up")) == 0)
+    assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await store.close()
     await broker.stop()
 
 

@@ -1,14 +1,16 @@
 """Discovery against the embedded broker: it reports, and ingests nothing."""
 
 import asyncio
+from pathlib import Path
 
 import aiomqtt
+from structlog.testing import capture_logs
 from tests.fakes.directory import directory
 
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime.discovery import Discovery
-from greenlang_iot.settings.model import BrokerSettings, MqttSettings
+from greenlang_iot.settings.model import BrokerSettings, MqttSettings, TlsSettings
 from greenlang_iot.simulate.broker import Broker
 
 
@@ -59,3 +61,13 @@ async def test_a_broker_that_is_away_is_no_failure() -> None:
     assert not running.done()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_certificate_that_is_not_there_is_no_failure(tmp_path: Path) -> None:
+    """It is read anew for every look, and what a look raised ended the gateway."""
+    tls = TlsSettings(ca_file=tmp_path / "ca.crt")
+    broker = BrokerSettings(host="127.0.0.1", port=1, tls=tls)
+    discovery = Discovery(MqttSettings(brokers=[broker]), directory(4), Counters.local())
+    with capture_logs() as said:
+        await asyncio.wait_for(discovery._look(broker), 10)
+    assert "ca.crt cannot be read: No such file" in said[0]["why"]

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+from structlog.testing import capture_logs
 from tests.fakes.directory import directory
 from tests.fakes.mqtt_client import RawClient
 
@@ -41,3 +42,22 @@ async def test_offline_is_an_alert_at_once(tmp_path: Path, monkeypatch) -> None:
     await asyncio.gather(watch, return_exceptions=True)
     await store.close()
     await broker.stop()
+
+
+async def test_a_certificate_that_is_not_there_is_a_broker_that_is_away(tmp_path: Path) -> None:
+    """It is read anew for every connection, and what a connection raised ended the gateway."""
+    tls = {"mqtt.brokers[0].tls.ca_file": str(tmp_path / "ca.crt"), "mqtt.brokers[0].port": 1}
+    overrides = {"data_dir": str(tmp_path), "alerts.presence": "warning"}
+    settings = load(None, {}, overrides | tls).settings
+    store = AlertStore(tmp_path / "alerts", settings.alerts)
+    fleet = directory(2, sites=1)
+    with capture_logs() as said:
+        watch = asyncio.ensure_future(PresenceWatch(settings, store, lambda: fleet).run())
+        async with asyncio.timeout(10):
+            while not said and not watch.done():
+                await asyncio.sleep(0.001)
+    assert not watch.done()
+    assert "ca.crt cannot be read: No such file" in said[0]["why"]
+    watch.cancel()
+    await asyncio.gather(watch, return_exceptions=True)
+    await store.close()

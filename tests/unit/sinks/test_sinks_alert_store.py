@@ -133,6 +133,15 @@ async def test_a_full_journal_keeps_what_it_could_not_write(tmp_path: Path) -> N
     await s.close()
 
 
+async def test_a_full_journal_leaves_nothing_out_of_the_book(tmp_path: Path) -> None:
+    """A storm is taken in steps: those after the one that found no room, too."""
+    s = store(tmp_path, outbox_max_bytes=300_000, group_devices=0)
+    with pytest.raises(SpoolFull):
+        await s.take([change(f"a{n}", at=n) for n in range(2_000)])
+    assert len(s.book.alerts) == 2_000
+    await s.close()
+
+
 async def test_what_a_full_journal_could_not_write_is_told_after_a_restart(tmp_path: Path) -> None:
     bound = {"outbox_max_bytes": 300_000, "group_devices": 0}
     s = store(tmp_path, **bound)

@@ -175,6 +175,16 @@ async def test_a_webhook_that_was_away_gets_each_transition_once(receiver: Recei
     await desk.notifier.close()
 
 
+async def test_a_certificate_that_is_not_there_is_a_receiver_that_is_away(tmp_path: Path) -> None:
+    """It ended the gateway at its first alert."""
+    for kind in ("webhook", "alertmanager"):
+        desk = Desk(kind, "https://127.0.0.1:1", tls={"ca_file": tmp_path / "ca.crt"})
+        with pytest.raises(SinkError, match=r"tls.ca_file .* cannot be read: No such file") as told:
+            await desk.take(change("a"))
+        assert told.value.down
+        await desk.notifier.close()
+
+
 async def test_what_a_webhook_refuses_is_not_tried_again(receiver: Receiver) -> None:
     desk = Desk("webhook", receiver.url)
     receiver.answers = [422, 401]
