@@ -179,7 +179,7 @@ class Series:
             usual, which = shift, f.DETECTOR_SHIFT
         context, resolution, missed = self.context, self.floor(level), False
         if limits.context:
-            context.meet(y, ts, seconds, self.quiet > 0)
+            context.meet(y, ts, seconds if newest else -1.0, self.quiet > 0)
             error = max(SIGMA * context.error, resolution)
             if context.settled and 0 < error < 0.7 * sigma and abs(context.residual) > z * error:
                 missed = True
@@ -204,6 +204,7 @@ class Series:
             agreed = 0.5 * min(0.2 / weight, 1.0) * max(min(judged[0][0], strange) - 2.0, 0.0)
             higher = max(judged[0], (strange, f.DETECTOR_CONTEXT), key=lambda one: one[0])
             judged[0] = higher[0] + agreed, higher[1]
+            judged.append((context.swung, f.DETECTOR_CONTEXT))
         if limits.stuck and newest and self.usual_run > 0:
             judged.append((1.5 * (self.run - 1) / max(self.usual_run, 10.0), f.DETECTOR_STUCK))
         score, detector = max(judged, key=lambda one: one[0])  # the first of equals
@@ -449,6 +450,8 @@ class Context:
     usual_size: Usual = field(default_factory=lambda: Usual(0.3))
     usual_square: Usual = field(default_factory=lambda: Usual(0.6))
     usual_lean: Usual = field(default_factory=lambda: Usual(0.3))
+    swing: "Swing" = field(default_factory=lambda: Swing())
+    swung: float = 0.0  # score of the newest reading as part of a swing
 
     def meet(self, y: float, ts: int, seconds: float, doubt: bool) -> None:
         """What was expected of this reading, and what is known of the series."""
@@ -459,7 +462,11 @@ class Context:
         self.knows_a_day = self.seen >= 100 and age >= 48
         self.settled = self.knows_a_day or self.seen >= max(1_000, 720 * age)
         x = clip(y - self.anchor, -1e18, 1e18)
-        self.residual, self.error = self.expect(x, hours, seconds, doubt)
+        self.swung = 0.0
+        if seconds >= 0.0:
+            swung = self.swing.read(x, x - self.slow, self.slow_error, seconds)
+            self.swung = swung if self.settled else 0.0
+        self.residual, self.error = self.expect(x, hours, max(seconds, 0.0), doubt)
 
     def read(self, seconds: float, resolution: float) -> tuple[float, bool]:
         """The raw score, −1 where nothing is judged yet, and whether the value is what was expected."""
@@ -524,6 +531,102 @@ class Context:
             self.record = LOG10E * (log(self.seen) + 4.0 * log(factor))
         self.farthest[half] = max(self.farthest[half], f32(far))
         return result, error
+
+
+@dataclass
+class Side:
+    """The stays of a series on one side of its slow level."""
+
+    sign: int
+    stay: float = 0.0  # readings: usual, and most
+    longest: float = 0.0
+    turn: float = 0.0  # how far it goes, and how much that varies
+    varies: float = 0.0
+    count: int = 0
+    known: bool = False
+    long: float = math.inf  # readings that are too many
+    far: float = math.inf  # and too far, beyond the turn
+
+    def learn(self, length: float, farthest: float, whole: float) -> None:
+        rate = max(1.0 / (self.count + 1), 0.05)
+        off = farthest - self.turn
+        if self.count >= 10:
+            length = min(length, 2.0 * self.longest)
+            most = 3.0 * self.varies + 0.1 * whole
+            off = clip(off, -most, most)
+        self.stay += rate * (length - self.stay)
+        self.longest = f32(max(self.longest - 0.002 * (self.longest - self.stay), length))
+        if self.count == 0:
+            self.turn, self.varies = farthest, 0.0
+        else:
+            self.turn += rate * off
+            self.varies += rate * (abs(off) - self.varies)
+        self.count = min(self.count + 1, 255)
+
+    def expect(self, other: "Side", seconds: float) -> None:
+        """What is too long and too far from now on."""
+        self.long = self.far = math.inf
+        counted = min(self.count, other.count)
+        self.known = counted >= 10 and max(self.stay, other.stay) * seconds <= 21_600.0
+        if self.known:
+            whole = self.sign * (self.turn - other.turn)
+            room = 8.0 * self.varies + 0.1 * whole
+            if 1e-6 * abs(self.turn) < room < 0.4 * whole:
+                self.far = self.sign * (f32(self.turn + self.sign * room) - f32(self.turn))
+            between = self.count >= 60 and max(self.varies, other.varies) < 0.1 * whole
+            if between or self.longest < 2.0 * self.stay:
+                grows = max(11.5 / log(self.count) - 1.0, 0.5)
+                more = max(grows * (self.longest - self.stay), 0.3 * self.stay)
+                limit = max(self.longest + more, 12.0)
+                self.long = f32(limit) if limit * seconds < 21_600.0 else math.inf
+        self.stay, self.turn, self.varies = f32(self.stay), f32(self.turn), f32(self.varies)
+
+
+@dataclass
+class Swing:
+    """What repeats, but not by the day."""
+
+    low: Side = field(default_factory=lambda: Side(-1))
+    high: Side = field(default_factory=lambda: Side(1))
+    up: bool = False
+    length: int = 0
+    farthest: float = 0.0
+
+    def read(self, x: float, apart: float, usual: float, seconds: float) -> float:
+        now, other = (self.high, self.low) if self.up else (self.low, self.high)
+        if now.sign * apart < -0.25 * usual:
+            score = 0.0
+            if self.length >= 5:
+                score = self.over(now)
+                whole = now.sign * (now.turn - other.turn)
+                if 0 < now.count < 60 and other.count and abs(self.farthest - now.turn) > whole:
+                    now.count = other.count = 0
+                now.learn(self.length, self.farthest, whole)
+                now.expect(other, seconds)
+            self.up, self.length, self.farthest = not self.up, 1, f32(x)
+            return score
+        self.length = min(self.length + 1, 32_766)
+        self.farthest = f32(max(x, self.farthest) if self.up else min(x, self.farthest))
+        score = 0.0
+        if now.known:
+            if self.length > now.long:
+                score = 5.0 * self.length / now.long
+            score = max(score, self.off(now.sign * (x - now.turn), now.far))
+        return score
+
+    def off(self, distance: float, room: float) -> float:
+        """The score of a turn that is this far out of the way."""
+        return 5.0 * distance / room if distance > room else 0.0
+
+    def over(self, now: Side) -> float:
+        """The score of a stay that did not go far enough, or was too short."""
+        if not now.known:
+            return 0.0
+        score = self.off(now.sign * (now.turn - self.farthest), now.far)
+        short, less = 0.3 * now.stay + (now.longest - now.stay), now.stay - self.length
+        if short < now.stay - 5.0 and less > short:
+            score = max(score, 5.0 * less / short)
+        return score
 
 
 @dataclass

@@ -13,7 +13,8 @@ HOW: Final = {
     "shift": "The shift detector adds up how far readings stand on one side of the level, so that many "
     "small deviations count like one large one.",
     "context": "The context detector compares what the series did lately with what it usually does at "
-    "this hour of the day, or with its slow average, whichever was closer.",
+    "this hour of the day, or with its slow average, whichever was closer; and how long it stays above or "
+    "below that average, and how far it goes, with how it usually swings.",
     "stuck": "The stuck detector counts equal values in a row, against the longest run that is usual for "
     "this series.",
     "rate": "The rate detector knows from the registry how fast the metric can physically change.",

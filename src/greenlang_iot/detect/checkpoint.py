@@ -52,8 +52,10 @@ BEGIN_ANEW = (
     *("usual_start", "usual_excess", "stray_start", "stray_excess"),
     *("habit_minute", "habit_days", "habit_peak", "habit_hour"),
     *("early_week", "early_error", "late_week", "late_error", "night_farthest", "day_farthest"),
+    *("swing_stay", "swing_longest", "swing_turn", "swing_varies"),
+    *("swing_long", "swing_far", "swing_farthest", "swing_run", "swing_count", "unused"),
 )
-"""Where they are missing, tails start as those of well-behaved noise, no habit is known, every day of the week is like the others and nothing was ever far away; nothing else has to be learnt anew."""
+"""Where they are missing, tails start as those of well-behaved noise, no habit is known, every day of the week is like the others, nothing was ever far away and the series never swung; nothing else has to be learnt anew."""
 HALVES = ("night_level", "night_seen", "day_level", "day_seen")
 
 

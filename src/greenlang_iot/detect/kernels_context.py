@@ -116,8 +116,8 @@ def places_of(hours: int) -> tuple[int, int]:
 @fused
 def residual(
     row: Row, half: Row, week: Row, y: float, hours: int, hour: int, piece: int, seconds: float
-) -> tuple[float, float, float]:
-    """The reading against the best of its three expectations, their usual error, and its score as a record; all learn from it afterwards.
+) -> tuple[float, float, float, float, float, float]:
+    """The reading against the best of its three expectations, their usual error, its score as a record; where it is above anchor and slow level, and how far from that usually. All learn from it afterwards.
 
     The first reading of an hour has no residual: what is not known cannot be missed, and the history of a series would
     begin with errors that never come again.
@@ -128,7 +128,7 @@ def residual(
     x = min(max(y - float(row["anchor"]), -REACH), REACH)
     learnt = int(half["seen"][hour])
     slow = float(row["slow_level"])
-    apart = x - slow
+    apart, usually = x - slow, float(row["slow_error"])
     if learnt == 0:
         half["level"][hour] = x
         result, error = 0.0, 0.0
@@ -171,7 +171,7 @@ def residual(
     row["slow_level"] = slow + SLOW_RATE * apart
     far, farthest = abs(apart), float(half["farthest"])
     half["farthest"] = max(far, farthest)
-    return result, error, record_score(row, hours, far, farthest)
+    return result, error, record_score(row, hours, far, farthest), x, apart, usually
 
 
 @fused

@@ -8,7 +8,7 @@ spike   z = |value − level| / spread, or where the hour or the week says bette
 shift   two one-sided CUSUMs of z, clipped at 4 so that one reading alone proves nothing;
         exponential tail with the mean of this series' own positive CUSUMs.
 stuck   length of a run of equal values against the longest that is usual here.
-context the series strays from its usual day (kernels_context).
+context the series strays from its usual day (kernels_context), or swings unlike itself between two sides (kernels_swing).
 rate, range  a violated limit of the registry is certain.
 
 Spike and shift together, and context, stand against the tail of their own raw scores (kernels_tail):
@@ -22,17 +22,22 @@ of the day as on other days before, and no stronger, is no news either (kernels_
 
 from typing import Any
 
+import numpy as np
+
 from greenlang_iot.detect.kernels_arrival import MAX_COUNT, RUN_FLOOR, arrive
 from greenlang_iot.detect.kernels_baseline import learn, stay_outside
 from greenlang_iot.detect.kernels_context import DOUBT, residual, settled
 from greenlang_iot.detect.kernels_habit import is_habit, is_rest
 from greenlang_iot.detect.kernels_lanes import (
+    APART,
     BAND,
     BASE,
     CUSUM,
     DEVIATION,
     DOWN,
     ERROR,
+    FAR,
+    FARTHEST,
     FLOOR,
     HUGE,
     LAST,
@@ -40,10 +45,13 @@ from greenlang_iot.detect.kernels_lanes import (
     LEAN_MEAN,
     LEAN_SD,
     LEVEL,
+    LONG,
     MISSED,
     OUTSIDE,
+    PLACE,
     RECORDS,
     RESIDUAL,
+    RUN,
     SECONDS,
     SEEN,
     SETTLED,
@@ -66,17 +74,20 @@ from greenlang_iot.detect.kernels_lanes import (
     TAIL,
     TAIL_FROM,
     THRESHOLD,
+    TURNED,
     UNIT,
     UP,
     USUAL_EXCESS,
     USUAL_SCORE,
     USUAL_START,
+    USUALLY,
     X,
     Y,
     Z,
     weight,
 )  # fmt: skip
 from greenlang_iot.detect.kernels_news import QUIET_AFTER_HABIT, is_told
+from greenlang_iot.detect.kernels_swing import unlike
 from greenlang_iot.detect.kernels_tail import beyond, pace
 from greenlang_iot.detect.limits import COUNTER, RESOLUTION
 from greenlang_iot.model.batches import F32, F64
@@ -194,9 +205,14 @@ def meet(
     poke(t, STRAY_START + k, row["stray_start"])
     poke(t, STRAY_EXCESS + k, row["stray_excess"])
     if enabled & (1 << DETECTOR_CONTEXT):
-        strayed, error, record = residual(row, half, week, y, hours, hour, piece, seconds)
+        strayed, error, record, place, apart, usually = residual(
+            row, half, week, y, hours, hour, piece, seconds
+        )
         poke(s, SETTLED + k, 1.0 if settled(row, hours) else 0.0)
         poke(s, RECORDS + k, record)
+        poke(s, PLACE + k, place)
+        poke(s, APART + k, apart)
+        poke(s, USUALLY + k, usually)
         poke(s, RESIDUAL + k, strayed)
         poke(s, ERROR + k, error)
         if row["seen"] < MAX_COUNT:
@@ -210,9 +226,18 @@ def meet(
         poke(t, SQUARE_SD + k, row["square_sd"])
         poke(t, LEAN_MEAN + k, row["lean_mean"])
         poke(t, LEAN_SD + k, row["lean_sd"])
+        side = np.int64(row["swing_run"] > 0)
+        poke(t, RUN + k, row["swing_run"])
+        poke(t, FARTHEST + k, row["swing_farthest"])
+        poke(t, LONG + k, row["swing_long"][side])
+        poke(t, FAR + k, row["swing_far"][side])
     else:
         poke(s, SETTLED + k, 0.0)
         poke(s, RECORDS + k, 0.0)
+        poke(s, PLACE + k, 0.0)
+        poke(s, APART + k, 0.0)
+        poke(s, USUALLY + k, 0.0)
+        poke(t, LONG + k, 0.0)
         poke(s, RESIDUAL + k, 0.0)
         poke(s, ERROR + k, 0.0)
     return JUDGED
@@ -253,6 +278,14 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
         agreed *= AGREED * min(AGREED_WEIGHT / weight(float(peek(t, TAIL + k))), 1.0)
     detector = DETECTOR_CONTEXT if strange > best else detector
     best = max(best, strange) + agreed
+    if enabled & (1 << DETECTOR_CONTEXT) and peek(s, SECONDS + k) >= 0.0:
+        if peek(s, TURNED + k) != 0.0:
+            over = peek(s, TURNED + k) > 0.0
+            swung = unlike(row, peek(s, PLACE + k), peek(s, SECONDS + k), over)
+            if swung > best and peek(s, SETTLED + k) > 0.0:
+                best, detector = swung, DETECTOR_CONTEXT
+        row["swing_run"] = np.int16(peek(t, RUN + k))
+        row["swing_farthest"] = peek(t, FARTHEST + k)
     if row["run"] > 1 and enabled & (1 << DETECTOR_STUCK) and peek(s, SECONDS + k) >= 0.0:
         usual_run = float(row["usual_run"])
         if usual_run > 0.0:

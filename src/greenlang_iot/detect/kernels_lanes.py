@@ -30,6 +30,7 @@ from greenlang_iot.detect.kernels_context import (
     strayed,
     usual_unit,
 )
+from greenlang_iot.detect.kernels_swing import BRIEFEST, LONGEST_RUN, TURNS_AT
 from greenlang_iot.detect.kernels_tail import EXCESS, lowered, raised
 from greenlang_iot.detect.state import GAUSS_TAIL, NOISE_CUSUM
 from greenlang_iot.model.batches import F32, F64, I64, U8
@@ -43,15 +44,16 @@ MARKS = 4096
 # -- float64: what came, what is expected, and what is said of it
 (
     X, LAST, SECONDS, BASE, UNIT, Y, LEVEL, DEVIATION, SPREAD, FLOOR, SEEN, SPIKES, SHIFTS, SETTLED,
-    RECORDS, RESIDUAL, ERROR, Z, CHANGE, MISSED, SPIKE, SHIFT, USUAL_SCORE, BAND, STRAY, STRANGE,
-) = range(0, 26 * LANES, LANES)  # fmt: skip
-_FLOATS = 26
+    RECORDS, PLACE, APART, USUALLY, TURNED, RESIDUAL, ERROR, Z, CHANGE, MISSED, SPIKE, SHIFT, USUAL_SCORE, BAND, STRAY, STRANGE,
+) = range(0, 30 * LANES, LANES)  # fmt: skip
+_FLOATS = 30
 # -- float32
 (
     THRESHOLD, TAIL, UP, DOWN, CUSUM, USUAL_START, USUAL_EXCESS, STRAY_START, STRAY_EXCESS, SIZE,
-    SQUARE, LEAN, SIZE_MEAN, SIZE_SD, SQUARE_MEAN, SQUARE_SD, LEAN_MEAN, LEAN_SD,
-) = range(0, 18 * LANES, LANES)  # fmt: skip
-_KEPT = 18
+    SQUARE, LEAN, SIZE_MEAN, SIZE_SD, SQUARE_MEAN, SQUARE_SD, LEAN_MEAN, LEAN_SD, RUN, FARTHEST,
+    LONG, FAR,
+) = range(0, 22 * LANES, LANES)  # fmt: skip
+_KEPT = 22
 
 SIGMA = 1.2533141373155001  # standard deviation / mean absolute deviation of Gaussian noise
 PER_LOG10E = 1 / LOG10E
@@ -178,6 +180,21 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
         lanes[USUAL_SCORE + k] = usual * (EXPECTED_WORTH if known else 1.0)
         needed = raised(threshold, start, excess, USUAL_LIGHT, belief)
         lanes[BAND + k] = sigma * reach(weighed, needed)
+
+        # which side of the slow level it is on (see kernels_swing): no branches, noise turns whenever it likes
+        run, farthest = np.float64(kept[RUN + k]), np.float64(kept[FARTHEST + k])
+        place, apart = lanes[PLACE + k], lanes[APART + k]
+        long, far = np.float64(kept[LONG + k]), np.float64(kept[FAR + k])
+        high, length = run > 0.0, abs(run)
+        over = (apart if high else -apart) < -TURNS_AT * lanes[USUALLY + k]
+        step = 1.0 if high else -1.0
+        unlike = length >= long or (place > far if high else place < far)
+        turned = 1.0 if length >= BRIEFEST else 0.0
+        lasts = -1.0 if long > 0.0 and unlike else 0.0
+        lanes[TURNED + k] = turned if over else lasts
+        kept[RUN + k] = -step if over else run + (step if length < LONGEST_RUN else 0.0)
+        farthest = max(place, farthest) if high else min(place, farthest)
+        kept[FARTHEST + k] = place if over else farthest
 
         # the context: three averages of the residual, each against its own history
         floor = lanes[FLOOR + k]

@@ -1,4 +1,4 @@
-"""What is remembered per series: one fixed-stride row of eight cache lines, of which a reading touches six.
+"""What is remembered per series: one fixed-stride row of nine cache lines, of which a reading touches seven.
 
 A row of zeros is one of a series that was never heard: the kernels begin it with the first reading, so that memory
 of series that never speak is never touched.
@@ -88,6 +88,17 @@ ROW = np.dtype(
         ("slow_level", np.float32),
         ("slow_error", np.float32),  # usual size of the residual from the slow level
         ("hour_error", np.float32),  # and from the hour's level
+        # -- a line of what repeats, but not by the day (56 bytes, see kernels_swing); low side, high side
+        ("swing_stay", np.float32, 2),  # readings that a stay there usually lasts
+        ("swing_longest", np.float32, 2),  # and lately at most
+        ("swing_turn", np.float32, 2),  # how far it goes there, above `anchor`
+        ("swing_varies", np.float32, 2),  # mean distance from it
+        ("swing_long", np.float32, 2),  # readings that are too many; 0 = not known yet
+        ("swing_far", np.float32, 2),  # and too far
+        ("swing_farthest", np.float32),  # of the present stay
+        ("swing_run", np.int16),  # readings of the present stay; below 0 on the low side
+        ("swing_count", np.uint8, 2),  # stays, until they are many
+        ("unused", np.uint8, 8),  # of the line
         # -- two lines of hours, of which a reading touches one (see HALF_DAY)
         ("night_level", np.float32, HALF),  # usual value by hour of the day, 0 to 11
         ("night_seen", np.uint8, HALF),  # readings of it, until they are many
@@ -111,9 +122,9 @@ ROW = np.dtype(
         ("habit_hour", np.int32),  # when it came last, of event time, since 1970
     ]
 )
-assert ROW.itemsize == 512
+assert ROW.itemsize == 576
 assert ROW.fields is not None
-assert ROW.fields["night_level"][1] == 256
+assert ROW.fields["night_level"][1] == 320
 
 HALF_DAY = np.dtype(
     {
@@ -134,7 +145,7 @@ HALF_WEEK = np.dtype(
 )
 """And with the pieces of half a week."""
 ROW_LINES = ROW.itemsize // LINE
-HOT_LINES = 4
+HOT_LINES = 5
 """Lines of a row that every reading touches; the two halves of the day follow, and those of the week."""
 
 
