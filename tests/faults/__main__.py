@@ -55,6 +55,8 @@ class Result:
         return bool(self.verdict.acked_lost if self.row.seeded in LOSING else self.problems)
 
 
+UNMEANT = ("a task of the shard failed", "unhandled in the event loop", "a reload failed half-way")
+"""Errors that no fault explains: a mistake of ours, even where a restart made it good."""
 BEFORE, AFTER = 2.0, 1.5
 """Seconds of load before the fault and after the recovery."""
 COUNTED = (
@@ -130,7 +132,7 @@ def problems_of(result: Result) -> list[str]:
         found.append(f"{row.counts} counted nothing")
     if not result.logged:
         found.append(f"the log never said {row.logs!r}")
-    return found
+    return found + [error for error in result.errors if error.startswith(UNMEANT)]
 
 
 def main() -> int:

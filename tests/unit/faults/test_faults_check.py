@@ -4,8 +4,10 @@ from collections import Counter
 
 import mqtt5
 from tests.faults import wire
-from tests.faults.check import judge
+from tests.faults.__main__ import Result, problems_of
+from tests.faults.check import Verdict, judge
 from tests.faults.readers import Found
+from tests.faults.rows import Row
 from tests.reference.mqtt import publish
 
 from greenlang_iot.simulate.manifest import Message, Reading
@@ -91,3 +93,11 @@ def test_a_puback_that_says_no_is_no_acknowledgement() -> None:
     no = mqtt5.PubAckPacket(packet_id=9, reason_code=mqtt5.PubAckReasonCode.UNSPECIFIED_ERROR)
     (packet,) = wire.Splitter().feed(no.write())
     assert wire.acknowledged(packet) == 0
+
+
+def test_a_shard_that_fails_of_itself_fails_the_row_though_all_was_delivered_again() -> None:
+    row = Row("any", "any", lambda field: 0.5)
+    result = Result(row, verdict=Verdict(acked=5), recovery=0.5)
+    assert problems_of(result) == []
+    result.errors = ["kafka is away: refused", "a task of the shard failed: AttributeError"]
+    assert problems_of(result) == ["a task of the shard failed: AttributeError"]
