@@ -414,9 +414,13 @@ def listed(
     rest = found
     if cursor:
         opened, _, alert_id = cursor.partition(":")
-        if not opened.lstrip("-").isdigit() or not alert_id:
+        try:
+            at = int(opened), alert_id
+        except ValueError:
+            alert_id = ""
+        if not alert_id:
             raise InputError("the cursor is none that this gateway gave")
-        rest = [d for d in found if _order(d) < (int(opened), alert_id)]
+        rest = [d for d in found if _order(d) < at]
     page = rest[:limit]
     more = f"{page[-1]['opened']}:{page[-1]['alert_id']}" if len(rest) > limit else ""
     return page, more, len(found)

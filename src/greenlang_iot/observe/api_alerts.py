@@ -67,7 +67,7 @@ class AlertApi:
                 f"there is no parameter {unknown[0]}; known: {', '.join(sorted(known))}"
             )
         limit = query.get("limit", str(LIMIT))
-        if not limit.isdecimal() or not 1 <= int(limit) <= MOST:
+        if not (limit.isdecimal() and len(limit) < 10 and 1 <= int(limit) <= MOST):
             raise InputError(f"limit is a whole number from 1 to {MOST}")
         filters = {name: set(query[name].split(",")) for name in _FILTERS if query.get(name)}
         words = query.get("q", "").casefold().split()

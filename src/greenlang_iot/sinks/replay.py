@@ -148,11 +148,20 @@ async def to_influxdb(
             outcome = await sender.send(body, sum(item.letter.readings for item in group))
             refused = {one.body: one.answer for one in outcome.refused}
             for item in group:
-                yield item, refused.get(item.letter.payload.rstrip(b"\n"))
+                yield item, _refusal(item.letter.payload, refused)
     except SinkError as error:
         raise GatewayError(str(error)) from error
     finally:
         await sender.close()
+
+
+def _refusal(payload: bytes, refused: dict[bytes, str]) -> str | None:
+    """What InfluxDB said of a letter's lines; None when it has them all."""
+    lines = payload.rstrip(b"\n").split(b"\n")
+    words = [refused[line] for line in lines if line in refused]
+    if not words:
+        return None
+    return words[0] if len(lines) == 1 else f"{len(words)} of its {len(lines)} lines: {words[0]}"
 
 
 async def to_kafka(

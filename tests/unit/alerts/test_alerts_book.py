@@ -332,7 +332,7 @@ def test_pages_hold_still_while_alerts_open() -> None:
     assert ([d["alert_id"] for d in page], cursor) == (["a0"], "")
 
 
-@pytest.mark.parametrize("cursor", ["x", "12", "12:", "a:b"])
+@pytest.mark.parametrize("cursor", ["x", "12", "12:", "a:b", "²:b", "--1:b", "9" * 5_000 + ":b"])
 def test_a_foreign_cursor_is_refused(cursor: str) -> None:
     with pytest.raises(InputError, match="cursor"):
         listed(book(), lambda d: True, 2, cursor)

@@ -224,6 +224,26 @@ def test_a_resubmission_decodes_to_the_same_rejects_and_no_reading(payload: Any)
     np.testing.assert_equal(second.rejects[0].values, first.values)
 
 
+async def test_of_a_whole_chunk_every_line_must_be_taken(place: Place) -> None:
+    """One that could not be taken apart is one letter of many lines."""
+    async with InfluxDB2() as influx:
+        token = place.folder / "token"
+        token.write_text(influx.token)
+        token.chmod(0o600)
+        place.configure(influxdb={"enabled": True, "url": influx.url, "token_file": str(token)})
+        now = time.time_ns()
+        good = f"telemetry,device=d1 power=1 {now}"
+        chunk = f"{good}\ntelemetry,device=d1 power=NaN 5\n".encode()
+        await place.keep(refused=[Refused(chunk, "unexpected EOF", 2)])
+        said = await place.run("replay", "--sink", "influxdb", "--json")
+        assert said.exit_code == 1
+        (why,) = json.loads(said.stdout)["refused"].values()
+        assert why.startswith("1 of its 2 lines: ")
+        assert "unable to parse" in why
+        assert influx.values() == {("d1", "power", now): 1.0}
+        assert [r["replayed"] for r in await place.listed()] == [False]
+
+
 async def test_spool_status(place: Place) -> None:
     empty = run("spool", "status", "--config", place.config, "--json")
     assert json.loads(empty.stdout)["spools"] == []

@@ -260,7 +260,7 @@ async def test_pause_hands_nothing_over_and_still_pings(tls: bool, authority: Au
         connection = connect(
             broker.port,
             handler,
-            batch=BatchSettings(max_bytes=65_536, linger=0.001),
+            batch=BatchSettings(max_bytes=65_536, linger=0.2),
             maximum_packet_size=256,
             tls=settings,
         )
