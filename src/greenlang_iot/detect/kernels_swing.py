@@ -111,7 +111,9 @@ def turned(row: Row, side: int, length: int, farthest: float, seconds: float) ->
     if 0 < count < YOUNG and other > 0 and abs(off) > whole:
         count = other = 0
         row["swing_count"][1 - side] = 0
-    rate = max(1.0 / (count + 1.0), STAY_RATE)
+    rate = STAY_RATE
+    if count * STAY_RATE < 1.0:  # no division where it says nothing
+        rate = max(1.0 / (count + 1.0), STAY_RATE)
     if count >= COUNTED:
         stayed = min(stayed, LONGEST_GROWS * longest)
         most = LEARNT_DEVIATIONS * varies + TURN_SHARE * whole
