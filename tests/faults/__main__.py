@@ -55,7 +55,12 @@ class Result:
         return bool(self.verdict.acked_lost if self.row.seeded in LOSING else self.problems)
 
 
-UNMEANT = ("a task of the shard failed", "unhandled in the event loop", "a reload failed half-way")
+UNMEANT = (
+    "a task of the shard failed",
+    "unhandled in the event loop",
+    "a reload failed half-way",
+    "failed beside the data plane",
+)
 """Errors that no fault explains: a mistake of ours, even where a restart made it good."""
 BEFORE, AFTER = 2.0, 1.5
 """Seconds of load before the fault and after the recovery."""

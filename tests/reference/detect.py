@@ -204,7 +204,7 @@ class Series:
             agreed = 0.5 * min(0.2 / weight, 1.0) * max(min(judged[0][0], strange) - 2.0, 0.0)
             higher = max(judged[0], (strange, f.DETECTOR_CONTEXT), key=lambda one: one[0])
             judged[0] = higher[0] + agreed, higher[1]
-            judged.append((context.swung, f.DETECTOR_CONTEXT))
+            judged.append((context.swung, f.DETECTOR_SWING))
         if limits.stuck and newest and self.usual_run > 0:
             judged.append((1.5 * (self.run - 1) / max(self.usual_run, 10.0), f.DETECTOR_STUCK))
         score, detector = max(judged, key=lambda one: one[0])  # the first of equals

@@ -35,7 +35,7 @@ INCIDENT: Final = "incident"
 """The `detector` of an incident; its rule is the kind of its members."""
 MOST_OPENINGS: Final = 64
 """Openings remembered of one rule and scope: alerts.flap_count is at most this."""
-_VALUE_RULES: Final = frozenset({"spike", "shift", "rate", "river", "context"})
+_VALUE_RULES: Final = frozenset({"spike", "shift", "rate", "river", "context", "swing"})
 _SEVERITIES: Final = ("info", "warning", "critical")
 
 Document: TypeAlias = dict[str, Any]

@@ -13,8 +13,9 @@ HOW: Final = {
     "shift": "The shift detector adds up how far readings stand on one side of the level, so that many "
     "small deviations count like one large one.",
     "context": "The context detector compares what the series did lately with what it usually does at "
-    "this hour of the day, or with its slow average, whichever was closer; and how long it stays above or "
-    "below that average, and how far it goes, with how it usually swings.",
+    "this hour of the day, or with its slow average, whichever was closer.",
+    "swing": "The swing detector knows how long the series usually stays above and below its slow average, and "
+    "how far it goes there: it stayed too long, turned too soon, or went farther than usual.",
     "stuck": "The stuck detector counts equal values in a row, against the longest run that is usual for "
     "this series.",
     "rate": "The rate detector knows from the registry how fast the metric can physically change.",
@@ -91,7 +92,7 @@ def _limits(directory: Directory, series: int, detector: str, unit: str) -> list
 
 
 def _share(opening: dict[str, Any]) -> list[str]:
-    if opening["detector"] not in ("spike", "shift", "context", "stuck", "river"):
+    if opening["detector"] not in ("spike", "shift", "context", "swing", "stuck", "river"):
         return []
     share = 1.0 - float(opening["score"])
     if share <= CERTAIN:

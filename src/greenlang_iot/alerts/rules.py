@@ -1,6 +1,6 @@
 """From suspect readings to alerts that a person wants to see: one per episode.
 
-A series has at most four alerts at a time, one per kind: value (rules spike, shift, rate, river:
+A series has at most four alerts at a time, one per kind: value (rules spike, shift, rate, context, swing, river:
 what the value does), stuck, range, silence.
 
     pending ──(open_after suspects, pending_for event time)──▶ open ──(normal readings)──▶ resolved

@@ -62,6 +62,8 @@ def reading(
         seen = f"{metric} of {device} stays away from its level, now {number(value)}{unit}"
     if rule == "context":
         return f"{metric} of {device} strays from its usual day, now {number(value)}{unit}"
+    if rule == "swing":
+        return f"{metric} of {device} swings unlike it usually does, now {number(value)}{unit}"
     if rule == "river" and abs(value - expected) <= band:
         of = int(directory.series_device[series])
         alone = directory.series_start[of + 1] - directory.series_start[of] == 1

@@ -8,7 +8,8 @@ spike   z = |value − level| / spread, or where the hour or the week says bette
 shift   two one-sided CUSUMs of z, clipped at 4 so that one reading alone proves nothing;
         exponential tail with the mean of this series' own positive CUSUMs.
 stuck   length of a run of equal values against the longest that is usual here.
-context the series strays from its usual day (kernels_context), or swings unlike itself between two sides (kernels_swing).
+context the series strays from its usual day (kernels_context).
+swing   it swings unlike itself between two sides (kernels_swing); needs what the context computes.
 rate, range  a violated limit of the registry is certain.
 
 Spike and shift together, and context, stand against the tail of their own raw scores (kernels_tail):
@@ -99,6 +100,7 @@ from greenlang_iot.model.flags import (
     DETECTOR_SHIFT,
     DETECTOR_SPIKE,
     DETECTOR_STUCK,
+    DETECTOR_SWING,
     LEARNING,
     SUSPECT,
     TOLD,
@@ -278,12 +280,12 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
         agreed *= AGREED * min(AGREED_WEIGHT / weight(float(peek(t, TAIL + k))), 1.0)
     detector = DETECTOR_CONTEXT if strange > best else detector
     best = max(best, strange) + agreed
-    if enabled & (1 << DETECTOR_CONTEXT) and peek(s, SECONDS + k) >= 0.0:
+    if enabled & (1 << DETECTOR_SWING) and peek(s, SECONDS + k) >= 0.0:
         if peek(s, TURNED + k) != 0.0:
             over = peek(s, TURNED + k) > 0.0
             swung = unlike(row, peek(s, PLACE + k), peek(s, SECONDS + k), over)
             if swung > best and peek(s, SETTLED + k) > 0.0:
-                best, detector = swung, DETECTOR_CONTEXT
+                best, detector = swung, DETECTOR_SWING
         row["swing_run"] = np.int16(peek(t, RUN + k))
         row["swing_farthest"] = peek(t, FARTHEST + k)
     if row["run"] > 1 and enabled & (1 << DETECTOR_STUCK) and peek(s, SECONDS + k) >= 0.0:

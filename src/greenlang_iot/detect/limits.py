@@ -20,6 +20,7 @@ from greenlang_iot.model.flags import (
     DETECTOR_SHIFT,
     DETECTOR_SPIKE,
     DETECTOR_STUCK,
+    DETECTOR_SWING,
 )
 from greenlang_iot.model.kinds import kinds
 
@@ -53,6 +54,7 @@ _ALL = (
     | 1 << DETECTOR_SHIFT
     | 1 << DETECTOR_STUCK
     | 1 << DETECTOR_CONTEXT
+    | 1 << DETECTOR_SWING
 )
 
 PROFILE_RULES: dict[str, tuple[float, int]] = {

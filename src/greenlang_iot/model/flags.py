@@ -48,6 +48,7 @@ DETECTOR_SILENCE = 5
 DETECTOR_SHIFT = 6
 DETECTOR_RIVER = 7
 DETECTOR_CONTEXT = 8
+DETECTOR_SWING = 9
 DETECTOR_NAMES = (
     "none",
     "spike",
@@ -58,4 +59,5 @@ DETECTOR_NAMES = (
     "shift",
     "river",
     "context",
+    "swing",
 )

@@ -54,6 +54,8 @@ WORKERS = 4
 BESIDE_WITHIN = 5.0
 """Seconds after the start when alerts are delivered and sites are looked for though the gateway is not ready."""
 WATCH_EVERY = 0.5
+AGAIN_AFTER = 10.0
+"""Seconds after which what failed beside the data plane begins again."""
 """Seconds between two looks at which shards are up, once the gateway is ready: each costs 0.2 ms."""
 
 
@@ -137,11 +139,19 @@ class Gateway:
                     self._watch_shards(supervisor),
                     self._tell_service_manager(),
                     self._once_ready(courier.run),
-                    self._compact_lake(),
-                    quality.run(),
-                    console.run(),
-                    self._once_ready(Discovery(settings.mqtt, self.directory, own).run),
-                    self._once_ready(PresenceWatch(settings, store, lambda: self.directory).run),
+                    self._beside("the lake's compaction", self._compact_lake),
+                    self._beside("data quality", quality.run),
+                    self._beside("the console", console.run),
+                    self._beside(
+                        "the look for sites",
+                        Discovery(settings.mqtt, self.directory, own).run,
+                        once_ready=True,
+                    ),
+                    self._beside(
+                        "presence",
+                        PresenceWatch(settings, store, lambda: self.directory).run,
+                        once_ready=True,
+                    ),
                 )
             ]
             stopping = asyncio.ensure_future(self._stop.wait())
@@ -231,6 +241,18 @@ class Gateway:
         finally:
             await end(events)
         await run()
+
+    async def _beside(
+        self, what: str, run: Callable[[], Awaitable[None]], *, once_ready: bool = False
+    ) -> None:
+        """What no reading and no alert depends on: a mistake in it is said, and it begins again."""
+        while True:
+            try:
+                await (self._once_ready(run) if once_ready else run())
+                return
+            except Exception:
+                log.error("failed beside the data plane; it begins again", what=what, exc_info=True)
+            await asyncio.sleep(AGAIN_AFTER)
 
     async def _tell_service_manager(self) -> None:
         """From the parent's own loop: where that is stuck, the signs of life end."""

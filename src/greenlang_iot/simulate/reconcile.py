@@ -18,9 +18,9 @@ EXAMPLES = 10
 """Examples of each kind of difference that are kept."""
 
 EXPLAINS: dict[str, frozenset[str]] = {
-    "spike": frozenset({"spike", "rate", "range", "shift", "context", "river"}),
-    "drift": frozenset({"shift", "spike", "range", "rate", "context", "river"}),
-    "stuck": frozenset({"stuck"}),
+    "spike": frozenset({"spike", "rate", "range", "shift", "context", "swing", "river"}),
+    "drift": frozenset({"shift", "spike", "range", "rate", "context", "swing", "river"}),
+    "stuck": frozenset({"stuck", "swing"}),
     "silence": frozenset({"silence"}),
     "range": frozenset({"range"}),
 }

@@ -48,13 +48,16 @@ def pump(seed: int, **last: float) -> tuple[Matrix, int]:
     return x + rng.normal(0.0, 0.1, x.shape), first
 
 
-def news(x: Matrix) -> npt.NDArray[np.bool_]:
-    """Which readings opened an alert."""
+def news(x: Matrix, by: int | None = None) -> npt.NDArray[np.bool_]:
+    """Which readings opened an alert; by: of this detector only."""
     detector = Detector(directory(SERIES, ("m",), units=("Cel",), low=-1000, high=1000), SETTINGS)
     n = len(x)
     ts = np.repeat((np.arange(n) + 1) * MINUTE, SERIES)
     scores = detector.score(readings(np.tile(np.arange(SERIES), n), ts, x.ravel()))
-    return ((scores.verdict & (f.SUSPECT | f.TOLD)) == f.SUSPECT).reshape(x.shape)
+    found = (scores.verdict & (f.SUSPECT | f.TOLD)) == f.SUSPECT
+    if by is not None:
+        found &= scores.detector == by
+    return found.reshape(x.shape)
 
 
 def test_a_pump_that_goes_on_and_off_is_no_news() -> None:
@@ -75,6 +78,7 @@ def test_a_pump_that_goes_on_and_off_is_no_news() -> None:
 def test_a_cycle_unlike_the_others_is_found(fault: dict[str, float], least: float) -> None:
     x, first = pump(62, **fault)
     assert news(x)[first:].any(axis=0).mean() >= least
+    assert news(x, f.DETECTOR_SWING)[first:].any()
 
 
 def test_stays_of_no_length_are_judged_between_two_levels_only() -> None:

@@ -1,11 +1,14 @@
-"""What the parent remembers of earlier layouts."""
+"""What the parent remembers of earlier layouts, and what it does beside the data plane."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from greenlang_iot.model.errors import GatewayError
-from greenlang_iot.runtime.gateway import _InstanceLock, _retire
+from greenlang_iot.runtime import gateway
+from greenlang_iot.runtime.gateway import Gateway, _InstanceLock, _retire
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
 
 OLD = ConnectionPlan(0, "gateway-0-0-aaaa", ("a/+",))
@@ -37,3 +40,29 @@ def test_a_data_dir_that_cannot_be_is_one_sentence(tmp_path: Path, place: str) -
         _InstanceLock(tmp_path / place / "run" / "gateway.pid", "gateway"),
     ):
         pass
+
+
+async def test_a_mistake_beside_the_data_plane_is_said_and_it_begins_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gateway, "AGAIN_AFTER", 0.0)
+    runs: list[int] = []
+
+    async def run() -> None:
+        runs.append(len(runs))
+        if len(runs) < 3:
+            raise ZeroDivisionError("of ours")
+        await asyncio.Event().wait()
+
+    with capture_logs() as said:
+        beside = asyncio.ensure_future(Gateway._beside(object(), "the console", run))  # type: ignore[arg-type]
+        async with asyncio.timeout(5):
+            while len(runs) < 3:
+                assert not beside.done(), "the gateway ends when one of its tasks does"
+                await asyncio.sleep(0)
+        beside.cancel()
+        await asyncio.wait({beside})
+    assert beside.cancelled()
+    assert [(one["event"], one["what"]) for one in said] == 2 * [
+        ("failed beside the data plane; it begins again", "the console")
+    ]

@@ -1,4 +1,4 @@
-"""What an alert of the second stage says."""
+"""What alerts say that rest on more than a level."""
 
 from tests.fakes.directory import directory
 
@@ -22,3 +22,9 @@ def test_an_unusual_value_is_said_with_what_was_expected() -> None:
     assert words.reading(d, 0, "river", 24.5, 21.0, 2.0) == (
         "temperature of d7 read 24.5 Cel; expected 21.0 ± 2.0"
     )
+
+
+def test_a_cycle_unlike_the_others_is_said_so() -> None:
+    d = directory(1, names=["d7"])
+    said = words.reading(d, 0, "swing", 30.0, 29.5, 2.0)
+    assert said == "temperature of d7 swings unlike it usually does, now 30 Cel"
