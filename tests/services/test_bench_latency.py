@@ -26,7 +26,8 @@ def test_every_message_is_timed_and_held_by_the_real_servers(tmp_path: Path) -> 
     kafka = start_kafka(folders[0])
     influxdb = start_influxdb1(folders[1])
     try:
-        options = ("--seconds", "0.5", "--json", "--kafka", kafka.bootstrap)
+        results = tmp_path / "results"
+        options = ("--seconds", "0.5", "--json", "--kafka", kafka.bootstrap, "--results", results)
         told = [sys.executable, "-m", "greenlang_iot", "bench", "ladder", "latency", *options]
         done = subprocess.run(
             [*told, "--influxdb", influxdb.url], capture_output=True, text=True, timeout=300
@@ -35,6 +36,7 @@ def test_every_message_is_timed_and_held_by_the_real_servers(tmp_path: Path) -> 
         influxdb.stop()
         kafka.stop()
     assert done.returncode == 0, done.stderr  # what was acknowledged is in both
+    assert [path.name for path in results.iterdir()] == ["latency-servers.json"]
     rows = json.loads(done.stdout)
     assert [row["name"] for row in rows] == [
         f"{rate}, real Kafka and InfluxDB"

@@ -145,7 +145,9 @@ def ladder(
     else:
         _print_rows(done.rows)
     if results is not None:
-        say(f"written: {write(results, name, done.rows, done.wrong)}")
+        real = name == "latency" and (kafka or influxdb)
+        file = "latency-servers" if real else name
+        say(f"written: {write(results, file, done.rows, done.wrong)}")
     _complain(done.wrong)
     if done.wrong:
         raise typer.Exit(1)
