@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import aiomqtt
+import pytest
 from structlog.testing import capture_logs
 from tests.fakes.directory import directory
 
@@ -42,23 +43,35 @@ async def test_a_look_ends_and_is_counted() -> None:
     port = await broker.start()
     settings = MqttSettings(brokers=[BrokerSettings(host="127.0.0.1", port=port)])
     counters = Counters.local()
-    running = asyncio.ensure_future(Discovery(settings, directory(4), counters, watch=0.05).run())
-    async with asyncio.timeout(10):
-        while counters.get(cell("unregistered_sites")) != 0:
-            await asyncio.sleep(0)
+    running = asyncio.ensure_future(Discovery(settings, directory(4), counters, watch=0.5).run())
+    async with (
+        aiomqtt.Client("127.0.0.1", port, protocol=aiomqtt.ProtocolVersion.V5) as client,
+        asyncio.timeout(10),
+    ):
+        while counters.get(cell("unregistered_sites")) != 1:  # it is set when a look is over
+            await client.publish("greenlang/acme/s77/d1/telemetry", b"{}")
+            await asyncio.sleep(0.01)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await broker.stop()
 
 
-async def test_a_broker_that_is_away_is_no_failure() -> None:
+async def test_a_broker_that_is_away_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greenlang_iot.runtime.discovery.EVERY", 0.0)
+    looks: list[BrokerSettings] = []
+
+    class Counted(Discovery):
+        async def _look(self, broker: BrokerSettings) -> None:
+            await super()._look(broker)
+            looks.append(broker)
+
     settings = MqttSettings(brokers=[BrokerSettings(host="127.0.0.1", port=1)])
-    counters = Counters.local()
-    running = asyncio.ensure_future(Discovery(settings, directory(4), counters, watch=0.05).run())
+    discovery = Counted(settings, directory(4), Counters.local(), watch=0.05)
+    running = asyncio.ensure_future(discovery.run())
     async with asyncio.timeout(10):
-        while counters.get(cell("unregistered_sites")) != 0:
+        while len(looks) < 2:
+            assert not running.done()
             await asyncio.sleep(0)
-    assert not running.done()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
