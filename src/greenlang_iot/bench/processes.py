@@ -1,5 +1,6 @@
 """Child processes of a run: start, ask, CPU time to the nanosecond, and which core."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -92,7 +93,8 @@ def family(pid: int) -> list[int]:
     found = [pid]
     for parent in found:
         for task in Path(f"/proc/{parent}/task").glob("*"):
-            found += [int(child) for child in (task / "children").read_text().split()]
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended
+                found += [int(child) for child in (task / "children").read_text().split()]
     return found
 
 
