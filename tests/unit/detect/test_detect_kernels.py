@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.fakes.directory import directory
 from tests.fakes.readings import MINUTE, SECOND, readings
@@ -26,7 +26,7 @@ WARMUP = 12
 SETTINGS = DetectSettings(warmup=WARMUP, second_stage=SecondStageSettings(enabled=False))
 PROFILE_LIMITS = {
     "default": Limits(),
-    "spiky": Limits(threshold=7.5),
+    "spiky": Limits(threshold=7.25),
     "counter": Limits(counter=True, stuck=False),
     "binary": Limits(spike=False, shift=False, stuck=False, context=False),
 }
@@ -57,6 +57,7 @@ rows = st.lists(
 
 
 @given(rows=rows, profile=st.sampled_from(sorted(PROFILE_LIMITS)))
+@example(rows=[(1, 0.0, None, 1, 0)] * 18 + [(1, 20.0, None, 1, 0)] * 2, profile="spiky")
 @settings(max_examples=60, deadline=None)
 def test_kernel_is_its_twin(
     rows: list[tuple[int, float, int | None, int, int]], profile: str
