@@ -60,7 +60,9 @@ class Events:
         try:
             await response.write(f"retry: {RETRY_MS}\n\n".encode())
             if self._fleet.counts() is None:
-                await self._fleet.refresh()  # else the first page shows no numbers until the next look
+                await (
+                    self._fleet.refresh()
+                )  # else the first page shows no numbers until the next look
             await response.write(_event("overview", self._overview()))
             while not self._closed:
                 await self._second.wait()
