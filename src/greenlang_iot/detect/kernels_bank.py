@@ -175,7 +175,7 @@ def adjust(
         row = rows[i]
         if detector[row] != DETECTOR_SPIKE and detector[row] != DETECTOR_SHIFT:
             continue
-        threshold = float(limits[kind[series[row]]].threshold)
+        threshold = float(limits[kind[series[row]]]["threshold"])
         first = float(score[row])
         score[row] = max(first + by[i], 0.0)
         if first < threshold <= score[row]:
