@@ -20,6 +20,7 @@ def main() -> None:
         _command_line()
     finally:
         end_forkserver()
+        gc.unfreeze()  # else DuckDB, loaded where somebody looked at the console, tells of a leak
 
 
 def _command_line() -> None:

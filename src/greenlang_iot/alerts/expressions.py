@@ -7,6 +7,7 @@ comparison with NaN is false.
 """
 
 import ast
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -72,7 +73,9 @@ def compiled(text: str) -> Expression:
     if len(text) > LONGEST:
         raise ExpressionError(f"an expression has at most {LONGEST} characters")
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        with warnings.catch_warnings():  # they would speak of Python, to somebody who writes rules
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         where = f" at column {error.offset}" if isinstance(error, SyntaxError) else ""
         raise ExpressionError(f"it cannot be read{where}") from None

@@ -41,7 +41,11 @@ class Measured:
     def paired(self) -> float:
         """Median over the segments of their cost in units of their own bursts: a machine that changes its speed
         within the run has changed both."""
-        return float(np.median(np.array(self.segments) / np.array(self.bursts)))
+        return self.paired_at(50)
+
+    def paired_at(self, percentile: float) -> float:
+        """Of the segments' costs in units of their own bursts."""
+        return float(np.percentile(np.array(self.segments) / np.array(self.bursts), percentile))
 
     @property
     def messages_per_s(self) -> float:
@@ -56,6 +60,8 @@ def report(measured: Measured, unit: Unit, verified: bool) -> dict[str, Any]:
         "unit_ns": round(unit.ns, 1),
         "ratio": round(measured.cpu_ns_per_message / unit.ns, 3),
         "ratio_paired": round(measured.paired, 3),
+        "ratio_paired_p10": round(measured.paired_at(10), 3),
+        "ratio_paired_p90": round(measured.paired_at(90), 3),
         "messages_per_s": round(measured.messages_per_s),
         "rss_mb": round(measured.rss / 1e6, 1),
         "verified": verified,

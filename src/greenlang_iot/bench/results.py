@@ -19,9 +19,13 @@ PACKAGES = ("greenlang-iot", "numba", "numpy", "orjson", "uvloop", "aiokafka", "
 
 @dataclass(slots=True, frozen=True)
 class Judged:
-    """A rung of two runs, in units a message. noise: of their difference."""
+    """A rung of two runs, in units a message. noise: of their difference.
+
+    figure: `ratio_paired` (each stretch of load by its own bursts) where both runs have it, else `ratio`.
+    """
 
     name: str
+    figure: str
     before: float
     after: float
     noise: float
@@ -88,7 +92,7 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> list[Judged]:
     """The rungs that both have. Raises InputError where there is none."""
     known = {row["name"]: row for row in before["rows"] if "ratio" in row}
     judged = [
-        Judged(row["name"], old["ratio"], row["ratio"], math.hypot(_noise(old), _noise(row)))
+        _judge(old, row)
         for row in after["rows"]
         if (old := known.get(row["name"])) is not None and "ratio" in row
     ]
@@ -97,7 +101,16 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> list[Judged]:
     return judged
 
 
-def _noise(row: dict[str, Any]) -> float:
-    """Half of what lies between p10 and p90, of the cost and of the unit."""
+def _judge(old: dict[str, Any], new: dict[str, Any]) -> Judged:
+    figure = "ratio_paired" if "ratio_paired" in old and "ratio_paired" in new else "ratio"
+    noise = math.hypot(_noise(old, figure), _noise(new, figure))
+    return Judged(new["name"], figure, old[figure], new[figure], noise)
+
+
+def _noise(row: dict[str, Any], figure: str) -> float:
+    """Half of what lies between p10 and p90: of the paired ratio itself where the row says it, else of the
+    cost and of the unit."""
+    if figure == "ratio_paired" and "ratio_paired_p90" in row:
+        return float(row["ratio_paired_p90"] - row["ratio_paired_p10"]) / 2
     cost = (row["cpu_ns_p90"] - row["cpu_ns_p10"]) / row["cpu_ns_per_message"]
-    return float(row["ratio"] * math.hypot(cost, row["spread"]) / 2)
+    return float(row[figure] * math.hypot(cost, row["spread"]) / 2)

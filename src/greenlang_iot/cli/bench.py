@@ -206,6 +206,9 @@ def compare(
 ) -> None:
     """Judge two runs of a ladder, with their noise: faster, slower, or no difference that shows.
 
+    What is judged is said in each line: `ratio_paired`, which a machine that changes its speed leaves alone,
+    where both runs have it; else `ratio`.
+
     Example: greenlang-iot bench compare old/features.json bench/results/features.json
 
     Exit codes: 0 nothing is slower, 1 something is, 2 wrong input.
@@ -217,7 +220,8 @@ def compare(
         print_json([dataclasses.asdict(item) for item in judged])
     for item in judged if not as_json else ():
         sys.stdout.write(
-            f"{item.name:32}{item.before:>8.2f}{item.after:>8.2f} ± {item.noise:<6.2f}{item.verdict}\n"
+            f"{item.name:32}{item.before:>8.2f}{item.after:>8.2f} ± {item.noise:<6.2f}"
+            f"{item.figure:14}{item.verdict}\n"
         )
     if any(item.verdict == "slower" for item in judged):
         raise typer.Exit(1)

@@ -70,10 +70,6 @@ def demo(
 
     Exit codes: 0 everything was found, 1 something is missing or failed, 2 wrong input.
     """
-    from greenlang_iot.runtime.forkserver import start_forkserver
-
-    start_forkserver()  # kernels load while the broker starts
-
     import orjson
 
     data = folder / "data"

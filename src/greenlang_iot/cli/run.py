@@ -39,10 +39,6 @@ def run(
 
     Exit codes: 0 drained, 1 it could not go on, 2 settings or registry are wrong.
     """
-    from greenlang_iot.runtime.forkserver import start_forkserver
-
-    start_forkserver()  # kernels load while the rest of this starts
-
     import orjson
 
     from greenlang_iot.devices.registry import load as load_registry

@@ -21,30 +21,18 @@ it knows; what others knew from longer ago is lost.
 """
 
 import importlib
-import math
 import zlib
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from greenlang_iot.detect.forest import Forest
-from greenlang_iot.detect.kernels_bank import observe
+from greenlang_iot.detect.kernels_bank import UNIT, adjust, choose, observe, weigh
 from greenlang_iot.detect.limits import Limits
-from greenlang_iot.model.batches import F32, F64, I32, U8, ReadingBatch, ScoreBatch
+from greenlang_iot.model.batches import F32, F64, I32, I64, U8, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory
-from greenlang_iot.model.flags import (
-    DETECTOR_RIVER,
-    DETECTOR_SHIFT,
-    DETECTOR_SPIKE,
-    LEARNING,
-    NOT_LEARNT,
-    SECOND_STAGE,
-    SHED,
-    SUSPECT,
-)
 from greenlang_iot.settings.model import SecondStageSettings
 
 WINDOW = 100
@@ -56,9 +44,6 @@ OTHER_COLUMNS = ("change of it", "time of day")
 """Columns that follow the metrics of a device type."""
 PLACES = 256
 """Sets of metrics that a model knows the places of; beyond it finds them anew."""
-UNIT = 1_000_000
-"""What one observation costs, in millionths: the budget is kept in whole numbers, so that a batch
-of n spends exactly what n batches of one would."""
 SAVED = 20
 """Observations that a quiet time can save up for a burst of suspects."""
 
@@ -155,60 +140,41 @@ def _make(name: str, seed: int, columns: list[str]) -> _OfFeatures:
 
 
 @dataclass(slots=True)
-class _Usual:
-    """What a model's score usually is."""
-
-    mean: float = 0.0
-    variance: float = 0.0
-
-    def stranger(self, off: float) -> float:
-        """In [−1, 1]: a distance from the mean in standard deviations, three of them being all."""
-        if self.variance <= 0.0:
-            return 0.0
-        return min(max(off / math.sqrt(self.variance) / 3.0, -1.0), 1.0)
-
-    def learn(self, off: float, rate: float) -> None:
-        self.mean += rate * off
-        self.variance += rate * (off * off - self.variance)
-
-
-@dataclass(slots=True)
 class _Model:
     """The detectors of one device type, and what they learnt lately: rows of features and z."""
 
     detectors: list[_OfFeatures]
-    usual: list[_Usual]
     columns: list[str]
+    mean: F64
+    """By detector: of its scores, as they usually are."""
+    variance: F64
     learnt: int = 0
     lately: deque[list[float]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
-
     places: dict[bytes, list[int]] = field(default_factory=dict)
     """By the metrics of a device: which of them is each column, −1: none. Of one Directory."""
 
-    def opinions(self, x: F64, z: F64, learn: U8) -> list[float]:
+    def opinions(self, x: F64, z: F64, learn: U8) -> F64:
         """Of observations in order, each in [−1, 1]: how much stranger than usual, by the mean of the detectors.
 
         As for `_OfFeatures.observe`.
         """
         scores = [detector.observe(x, z, learn, self.learnt) for detector in self.detectors]
-        rows = x.tolist()
-        opinions = []
-        for i, learns in enumerate(learn.tolist()):
-            total = 0.0
-            if self.learnt >= WINDOW:
-                rate = max(1.0 / (self.learnt - WINDOW + 1), USUAL_RATE)
-                for score, usual in zip(scores, self.usual, strict=True):
-                    off = score[i] - usual.mean
-                    if math.isfinite(off):
-                        total += usual.stranger(off)
-                        if learns:
-                            usual.learn(off, rate)
-            silent = self.learnt < LEARNT_FIRST
-            opinions.append(0.0 if silent else total / len(self.detectors))
+        opinion: F64 = np.empty(len(x))
+        self.learnt = weigh(
+            np.array(scores),
+            learn,
+            self.learnt,
+            LEARNT_FIRST,
+            WINDOW,
+            USUAL_RATE,
+            self.mean,
+            self.variance,
+            opinion,
+        )
+        for row, one, learns in zip(x.tolist(), z.tolist(), learn.tolist(), strict=True):
             if learns:
-                self.learnt += 1
-                self.lately.append([*rows[i], float(z[i])])
-        return opinions
+                self.lately.append([*row, one])
+        return opinion
 
     def places_of(self, directory: Directory, metrics: I32) -> list[int]:
         """Where each metric's column finds its series among those of a device with these metrics."""
@@ -235,7 +201,10 @@ class RiverBank:
     _credit: int = 0
     _since_sample: int = 0  # readings since the last one that was sampled
     _ready: bool = False
-    _directory: Directory | None = None  # that the models' places are of
+    _directory: Directory | None = None  # that places and kinds are of
+    _kinds: dict[int, str] = field(default_factory=dict)  # device types by their index
+    _rows: I64 = field(default_factory=lambda: np.empty(0, np.int64))  # room for `choose`
+    _learn: U8 = field(default_factory=lambda: np.empty(0, np.uint8))
     _models: "OrderedDict[str, _Model]" = field(default_factory=OrderedDict)  # by device type
     _saved: list[dict[str, Any]] = field(
         default_factory=list
@@ -263,7 +232,7 @@ class RiverBank:
                 "columns": model.columns,
                 "detectors": list(self.settings.detectors),
                 "learnt": model.learnt,
-                "usual": [[usual.mean, usual.variance] for usual in model.usual],
+                "usual": np.column_stack((model.mean, model.variance)).tolist(),
                 "lately": list(model.lately),
             }
             for kind, model in self._models.items()
@@ -297,7 +266,8 @@ class RiverBank:
         model.lately.extend(rows.tolist())
         model.learnt = learnt
         if same:
-            model.usual = [_Usual(float(mean), float(var)) for mean, var in saved["usual"]]
+            usual = np.array(saved["usual"], np.float64).reshape(-1, 2)
+            model.mean, model.variance = usual[:, 0].copy(), usual[:, 1].copy()
         return model
 
     def review(
@@ -316,68 +286,80 @@ class RiverBank:
         per_reading = round(self.settings.budget_per_1000 * UNIT / 1000)
         if not self.settings.enabled or per_reading == 0:
             return
-        due, sampled = self._due(batch, scores, per_reading)
+        if len(self._rows) < batch.n:
+            self._rows, self._learn = (
+                np.empty(2 * batch.n, np.int64),
+                np.empty(2 * batch.n, np.uint8),
+            )
         if len(self.newest) != directory.n_series:
             self.newest = np.zeros(directory.n_series, np.float32)
-        if directory is not self._directory:
-            self._directory = directory
-            for model in self._models.values():
-                model.places.clear()
-        looked = self._affordable(due, batch.n, per_reading, scores)
-        models, features = self._features(batch, directory, z, change, looked)
-        self.observations += len(looked)
-        for model in {id(model): model for model in models}.values():
-            mine = [i for i, other in enumerate(models) if other is model]
-            x = np.array([features[i] for i in mine])
-            rows = [looked[i] for i in mine]
-            learn = np.array([row in sampled for row in rows], np.uint8)
-            opinions = model.opinions(x, np.array([float(z[row]) for row in rows]), learn)
-            for row, opinion in zip(rows, opinions, strict=True):
-                threshold = limits.rows["threshold"][limits.kind[batch.series[row]]]
-                _adjust(scores, row, OPINION * opinion, float(threshold))
+        stride = max(2 * UNIT // per_reading, 1)
+        chosen, self._credit = choose(
+            batch.n,
+            batch.series,
+            batch.flags,
+            scores.verdict,
+            z,
+            self.newest,
+            max(stride - 1 - self._since_sample, 0),
+            stride,
+            per_reading,
+            self._credit,
+            SAVED * UNIT,
+            self._ready,
+            self._rows,
+            self._learn,
+        )
+        self._since_sample = (self._since_sample + batch.n) % stride
+        if chosen:
+            rows, learn = self._rows[:chosen], self._learn[:chosen]
+            opinion = self._opinions(batch, directory, z, change, rows, learn)
+            adjust(
+                rows,
+                OPINION * opinion,
+                batch.series,
+                limits.kind,
+                limits.rows,
+                scores.score,
+                scores.detector,
+                scores.verdict,
+            )
+            self.observations += chosen
 
     # One reading in a thousand comes here, long after the last one: code and data have left the caches, and each
     # function of numpy that is called costs some 10 µs. So what follows is plain loops over a few rows.
 
-    def _affordable(
-        self, due: list[int], n: int, per_reading: int, scores: ScoreBatch
-    ) -> list[int]:
-        """Of the due rows of a batch of n those that the budget has room for; marks them, and the others."""
-        looked: list[int] = []
-        before = 0
-        for row in due:
-            self._credit = min(self._credit + per_reading * (row + 1 - before), SAVED * UNIT)
-            before = row + 1
-            if self._credit < UNIT or not self._ready:
-                scores.verdict[row] |= SHED
-            else:
-                self._credit -= UNIT
-                scores.verdict[row] |= SECOND_STAGE
-                looked.append(row)
-        self._credit = min(self._credit + per_reading * (n - before), SAVED * UNIT)
-        return looked
-
-    def _features(
-        self, batch: ReadingBatch, directory: Directory, z: F32, change: F32, looked: list[int]
-    ) -> tuple[list[_Model], list[F64]]:
-        """The model of each row to look at, and its features; notes the newest z of all series."""
-        models: list[_Model] = []
-        first: list[int] = []
+    def _opinions(
+        self, batch: ReadingBatch, directory: Directory, z: F32, change: F32, rows: I64, learn: U8
+    ) -> F64:
+        """Of each row, by the model of its device type; notes the newest z of all series."""
+        if directory is not self._directory:
+            self._directory = directory
+            self._kinds.clear()
+            for model in self._models.values():
+                model.places.clear()
+        members: dict[int, list[int]] = {}
+        models: dict[int, _Model] = {}
         places: list[int] = []
         places_at = [0]
-        for row in looked:
-            device = int(directory.series_device[batch.series[row]])
-            begin, end = (
-                int(directory.series_start[device]),
-                int(directory.series_start[device + 1]),
-            )
+        devices = directory.series_device[batch.series[rows]]
+        first: list[int] = directory.series_start[devices].tolist()
+        ends = directory.series_start[devices + 1].tolist()
+        kinds = directory.type_of[devices].tolist()
+        for i, (begin, end, kind) in enumerate(zip(first, ends, kinds, strict=True)):
             metrics = directory.series_metric[begin:end]
-            model = self._model(directory, directory.type[int(directory.type_of[device])], metrics)
-            models.append(model)
-            first.append(begin)
+            model = self._model(directory, kind, metrics)
+            models[id(model)] = model
+            members.setdefault(id(model), []).append(i)
             places += model.places_of(directory, metrics)
             places_at.append(len(places))
-        features: F64 = np.empty(len(places) + len(OTHER_COLUMNS) * len(looked))
+        out_at = np.empty(len(first), np.int64)
+        end = 0
+        for key, model in models.items():
+            for i in members[key]:
+                out_at[i] = end
+                end += len(model.columns)
+        features: F64 = np.empty(end)
         observe(
             batch.n,
             batch.series,
@@ -386,34 +368,28 @@ class RiverBank:
             z,
             change,
             self.newest,
-            np.array(looked, np.int64),
+            rows,
             np.array(first, np.int64),
             np.array(places, np.int32),
             np.array(places_at, np.int64),
+            out_at,
             features,
         )
-        ends = [at + len(OTHER_COLUMNS) * i for i, at in enumerate(places_at)]
-        return models, [features[a:b] for a, b in pairwise(ends)]
+        opinion: F64 = np.empty(len(first))
+        z_of: F64 = z[rows].astype(np.float64)
+        end = 0
+        for key, model in models.items():
+            mine, begin, width = members[key], end, len(model.columns)
+            end += width * len(mine)
+            x = features[begin:end].reshape(-1, width)
+            opinion[mine] = model.opinions(x, z_of[mine], learn[mine])
+        return opinion
 
-    def _due(
-        self, batch: ReadingBatch, scores: ScoreBatch, per_reading: int
-    ) -> tuple[list[int], set[int]]:
-        """Rows to look at, in order: suspects, and a sample that takes half of the budget."""
-        stride = max(2 * UNIT // per_reading, 1)
-        first = stride - 1 - self._since_sample
-        self._since_sample = (self._since_sample + batch.n) % stride
-        verdict = scores.verdict[: batch.n]
-        sampled = {
-            row
-            for row in range(first, batch.n, stride)
-            if not (verdict[row] & (SUSPECT | LEARNING) or batch.flags[row] & NOT_LEARNT)
-        }
-        if not np.bitwise_or.reduce(verdict, initial=0) & SUSPECT:
-            return sorted(sampled), sampled
-        suspects = np.flatnonzero(verdict & SUSPECT).tolist()
-        return sorted(sampled.union(suspects)), sampled
-
-    def _model(self, directory: Directory, kind: str, its: I32) -> _Model:
+    def _model(self, directory: Directory, of: int, its: I32) -> _Model:
+        """Of a device type, by its index; made anew for a device with these metrics where there is none."""
+        kind = self._kinds.get(of)
+        if kind is None:
+            kind = self._kinds[of] = directory.type[of]
         model = self._models.get(kind)
         if model is None:
             metrics = sorted(directory.metric[m] for m in its.tolist())
@@ -426,17 +402,4 @@ class RiverBank:
     def _new(self, kind: str, columns: list[str]) -> _Model:
         seed = zlib.crc32(kind.encode())
         detectors = [_make(name, seed, columns) for name in self.settings.detectors]
-        return _Model(detectors, [_Usual() for _ in detectors], columns)
-
-
-def _adjust(scores: ScoreBatch, row: int, opinion: float, threshold: float) -> None:
-    """Move a score that rests on statistics; a violated limit stays certain."""
-    if scores.detector[row] not in (DETECTOR_SPIKE, DETECTOR_SHIFT):
-        return
-    first = float(scores.score[row])
-    scores.score[row] = max(first + opinion, 0.0)
-    if first < threshold <= scores.score[row]:
-        scores.verdict[row] |= SUSPECT
-        scores.detector[row] = DETECTOR_RIVER
-    elif scores.score[row] < threshold <= first:
-        scores.verdict[row] &= ~SUSPECT & 0xFF
+        return _Model(detectors, columns, np.zeros(len(detectors)), np.zeros(len(detectors)))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from greenlang_iot.detect import kernels, kernels_arrival, kernels_lanes, state
-from greenlang_iot.detect.kernels_bank import observe
+from greenlang_iot.detect.kernels_bank import adjust, choose, observe, weigh
 from greenlang_iot.detect.kernels_forest import forest_observe
 from greenlang_iot.detect.kernels_siblings import SIBLING
 from greenlang_iot.detect.limits import LIMIT
@@ -58,4 +58,7 @@ def warm() -> None:
     i32, f64 = np.zeros(1, np.int32), np.zeros(1)
     none, u16 = np.zeros((0, 2)), np.zeros(0, np.uint16)
     forest_observe(1, 0, 0.0, i32, f64, i32, i32, 1, 1, 0, none, u8, f64)
-    observe(0, i32, i64, u16, f32, f32, f32, i64, i64, i32, i64, f64)
+    choose(0, i32, u16, u8, f32, f32, 0, 1, 0, 0, 0, False, i64, u8)
+    observe(0, i32, i64, u16, f32, f32, f32, i64, i64, i32, i64, i64, f64)
+    weigh(none, u8, 0, 0, 0, 0.0, f64, f64, f64)
+    adjust(i64, f64, i32, i32, state.aligned(0, LIMIT), f32, u8, u8)

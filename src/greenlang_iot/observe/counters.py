@@ -29,15 +29,16 @@ _LAYOUT = hashlib.sha256(
     repr([(m.name, m.kind, m.labels, m.buckets) for m in CATALOG]).encode()
 ).digest()[:16]
 
-_BOUNDS: dict[int, tuple[float, ...]] = {
-    cell(metric.name, **dict(zip((n for n, _ in metric.labels), values, strict=True))): (
-        metric.buckets
-    )
+_HISTOGRAMS: dict[int, tuple[tuple[float, ...], int]] = {
+    first: (metric.buckets, first + len(metric.buckets) + 1)
     for metric in CATALOG
     if metric.kind == "histogram"
     for values in metric.combinations()
+    for first in [
+        cell(metric.name, **dict(zip((n for n, _ in metric.labels), values, strict=True)))
+    ]
 }
-"""First cell of a histogram → the upper bounds of its buckets."""
+"""First cell of a histogram → the upper bounds of its buckets, and the cell of its sum."""
 
 HEARTBEAT = cell("heartbeat_age_seconds")
 
@@ -112,9 +113,10 @@ class Counters:
 
     def observe(self, histogram: int, value: float, count: int = 1) -> None:
         """Count `count` observations of `value` in the histogram whose first cell is given."""
-        bounds = _BOUNDS[histogram]
-        self._cells[histogram + bisect_left(bounds, value)] += count
-        self._cells[histogram + len(bounds) + 1] += value * count
+        bounds, total = _HISTOGRAMS[histogram]
+        cells = self._cells
+        cells[histogram + bisect_left(bounds, value)] += count
+        cells[total] += value * count
 
     def touch(self, age: int) -> None:
         """The event of an `age` metric happened now."""
@@ -137,8 +139,8 @@ class Counters:
 
     def sum_of(self, histogram: str) -> float:
         """Sum of all observations of a histogram without labels."""
-        first = cell(histogram)
-        return float(self._cells[first + len(_BOUNDS[first]) + 1])
+        _, total = _HISTOGRAMS[cell(histogram)]
+        return float(self._cells[total])
 
     def snapshot(self) -> F64:
         """A copy of all cells, float64[SIZE]."""

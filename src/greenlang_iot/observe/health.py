@@ -43,7 +43,9 @@ def not_ready(settings: Settings, shards: Mapping[int, Counters], now_ns: int) -
             since = f"for {age:.1f} s" if isfinite(age) else "yet"
             reasons.append(f"shard {number} has not ticked {since}")
         up, wanted = counters.get(_CONNECTED), counters.get(_WANTED)
-        if not up >= wanted:
+        if not isfinite(wanted):
+            reasons.append(f"shard {number} has not subscribed yet")
+        elif not up >= wanted:
             reasons.append(
                 f"shard {number} has {_count(up)} of {_count(wanted)} connections subscribed"
             )

@@ -159,6 +159,8 @@ class Connections:
         """
         while self._spec.retired and not (self.all_up and self._peers_up()):
             await asyncio.sleep(LOOK_EVERY)
+        if self._closing:
+            return  # the drain has begun: the next start retires them
         await asyncio.gather(*(self._retire_one(item) for item in self._spec.retired))
 
     async def _retire_one(self, item: ConnectionPlan) -> None:

@@ -42,6 +42,7 @@ _ACK_SECONDS = cell("ack_seconds")
 _PROCESS_SECONDS = cell("process_seconds")
 _STAGES = tuple(cell("stage_seconds", stage=stage) for stage in StageSeconds._fields)
 _LAST_MESSAGE = cell("last_message_age_seconds")
+_or = np.bitwise_or.reduce
 
 
 class BatchMeter:
@@ -78,12 +79,11 @@ class BatchMeter:
             self._columns(scores.verdict[:n], _VERDICT_CELLS)
 
     def _columns(self, column: np.ndarray, cells: tuple[tuple[int, int], ...]) -> None:
-        if not np.count_nonzero(column):
-            return
-        seen = int(np.bitwise_or.reduce(column))
-        for bit, index in cells:
-            if seen & bit:
-                self._counters.add(index, int(np.count_nonzero(column & bit)))
+        seen = _or(column, initial=0)
+        if seen:
+            for bit, index in cells:
+                if seen & bit:
+                    self._counters.add(index, int(np.count_nonzero(column & bit)))
 
     def _rejects(self, decoded: Decoded) -> int:
         reasons = Counter(reason for reject in decoded.rejects for _, reason in reject.paths)

@@ -42,7 +42,7 @@ def judge(answer: Answer, now: float) -> Verdict:
     now: wall clock in seconds, for a Retry-After that is a date.
     """
     status = answer.status
-    if status in (200, 204):
+    if status == 204:  # a 200 is a proxy's, or a login page: nothing is written
         return Verdict.DONE
     if status in (400, 422) and _ABOUT_LINES.search(answer.error or ""):
         return Verdict.REFUSED
@@ -123,7 +123,7 @@ def named_lines(message: str) -> dict[str, str]:
     return found
 
 
-_DROPPED = re.compile(r"dropped=(\d+)")
+_DROPPED = re.compile(r"dropped=(\d{1,18})(?!\d)")
 
 
 def dropped(message: str) -> int | None:
@@ -144,7 +144,10 @@ def retention_bound(message: str) -> int | None:
     if not found:
         return None
     second, fraction = found[-1]
-    whole = int(dt.datetime.fromisoformat(f"{second}+00:00").timestamp())
+    try:
+        whole = int(dt.datetime.fromisoformat(f"{second}+00:00").timestamp())
+    except ValueError:
+        return None
     return whole * 1_000_000_000 + int(fraction.ljust(9, "0") or 0)
 
 

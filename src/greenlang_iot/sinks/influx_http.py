@@ -15,6 +15,8 @@ from greenlang_iot.mqtt.tls import handshake_words, ssl_context
 from greenlang_iot.mqtt.words import system_words
 from greenlang_iot.settings.model import InfluxSettings, TlsSettings
 
+LONGEST_ANSWER = 16_777_216
+"""Bytes of one answer; a list of thousands of buckets has two million."""
 _SLICE = 262_144
 """Bytes given to the transport at once, so that a large body does not hold up the loop."""
 
@@ -107,7 +109,7 @@ class InfluxHttp:
                 headers=sent,
                 allow_redirects=False,
             ) as response:
-                return Answer(response.status, response.headers, await response.read())
+                return Answer(response.status, response.headers, await self._whole(response))
         except TimeoutError as error:
             raise SinkError(
                 f"InfluxDB at {self._settings.url} did not answer within {self._settings.timeout:g} s",
@@ -136,6 +138,20 @@ class InfluxHttp:
                 f"the connection to InfluxDB at {self._settings.url} broke: {error!r}",
                 reason="reset",
             ) from error
+
+    async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for part in response.content.iter_any():
+            body += part
+            if len(body) > LONGEST_ANSWER:
+                response.close()
+                raise SinkError(
+                    f"what answers at {self._settings.url} is no InfluxDB: "
+                    f"it sends more than {LONGEST_ANSWER:,} bytes",
+                    reason="answer",
+                    down=True,
+                )
+        return bytes(body)
 
 
 def _tls(settings: InfluxSettings) -> ssl.SSLContext | bool:

@@ -9,15 +9,18 @@ are forgotten, and while none is, nothing new is taken.
 
 A batch that the broker refuses leaves a gap in its partition's sequence, so the producer is then
 replaced by one with a new id, and everything remembered is handed to the new one, in order. Only
-there copies can arise: readings on the wire whose answer was still open. `resent` counts them.
+there copies can arise: readings on the wire whose answer was still open. `resent` counts them. The same
+is done where aiokafka's own task has ended: what it had queued would wait for ever.
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
+import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
@@ -47,6 +50,7 @@ from greenlang_iot.sinks.kafka_client import (
 from greenlang_iot.sinks.kafka_direct import Direct
 from greenlang_iot.sinks.kafka_request import never_join
 
+log = structlog.get_logger(__name__)
 PROBE_EVERY: Final = 1.0
 """Seconds without any answer after which a waiting send asks whether a broker is there at all."""
 
@@ -256,6 +260,7 @@ class KafkaSender:
                 if producer is None:
                     producer = self._producer = await self._start()
                     self._direct = Direct(producer)
+                    producer._sender.sender_task.add_done_callback(partial(self._ended, producer))
                     for delivery in self._deliveries:
                         self._judge(delivery)
                         with contextlib.suppress(SinkError):  # its own send() reports that
@@ -283,6 +288,15 @@ class KafkaSender:
             if producer._sender.sender_task is None:
                 await producer.stop()
         return producer
+
+    def _ended(self, producer: AIOKafkaProducer, task: asyncio.Task[None]) -> None:
+        """Nobody sends any more what the producer has queued; it fails, and is handed to another."""
+        if self._replaced(producer):
+            return
+        error = None if task.cancelled() else task.exception()
+        log.error("the Kafka producer ended: another is begun", topic=self._topic, why=repr(error))
+        self._broken = True
+        producer._message_accumulator.fail_all(error or KafkaError("the producer ended"))
 
     async def _learn(self, producer: AIOKafkaProducer, topic: str) -> None:
         """Have the producer follow a topic; never by a request that would create it."""

@@ -6,7 +6,7 @@ from typing import Any, Final
 from aiokafka import errors
 from aiokafka.conn import collect_hosts, create_conn
 
-from greenlang_iot.model.errors import SinkError
+from greenlang_iot.model.errors import InputError, SinkError
 from greenlang_iot.mqtt.tls import handshake_words, ssl_context
 from greenlang_iot.mqtt.words import system_words
 from greenlang_iot.settings.model import KafkaSettings, TlsSettings
@@ -112,8 +112,12 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
 
 async def why_unreachable(settings: KafkaSettings) -> BaseException | None:
     """The error of the first bootstrap server: aiokafka only logs it, whether it is a refused
-    connection, a bad certificate or a wrong password. None where it can be reached after all."""
-    options = client_options(settings)
+    connection, a bad certificate or a wrong password. None where it can be reached after all, or where
+    a certificate was taken away since: the next attempt says so."""
+    try:
+        options = client_options(settings)
+    except InputError:
+        return None
     host, port, _ = collect_hosts(options.pop("bootstrap_servers"))[0]
     try:
         connection = await create_conn(host, port, **options)

@@ -302,6 +302,9 @@ class Runner:
                 await asyncio.sleep(delay)
                 if order in self._spooled_while_sending:
                     break
+                if self._spooling and self.backlog:
+                    self._put_back(chunk)  # the spool had no room for it and holds what came before
+                    break
             else:
                 self._finish(order, chunk)
                 break
@@ -310,6 +313,12 @@ class Runner:
         self._spooled_while_sending.pop(order, None)
         self._changed.set()
         self._pump()
+
+    def _put_back(self, chunk: Chunk) -> None:
+        """To its place in the queue."""
+        earlier = sum(waiting.first_ticket < chunk.first_ticket for waiting in self._queue)
+        self._queue.insert(earlier, chunk)
+        self._queued_bytes += len(chunk.body)
 
     def _finish(self, order: int, chunk: Chunk) -> None:
         """The chunk needs nothing more: settle it, or skip its record when it is replayed (rule 4)."""
@@ -374,14 +383,22 @@ class Runner:
             return
         self._spooling = True
         log.warning("spooling", sink=self.name, why=why)
-        waiting = [(order, chunk) for order, chunk in sorted(self._sending.items())]
-        for order, chunk in waiting:
-            record = self._write(chunk)
-            if record is None:
-                break  # full: it stays in flight, unsettled
-            self._spooled_while_sending[order] = record
+        self._spool_sending()
         self._pump_spool()
         self._changed.set()
+
+    def _spool_sending(self) -> bool:
+        """Spool the chunks in flight, in order (rule 4); False where the spool has no room for one.
+
+        What came after that one waits behind it, else the spool would deliver it first.
+        """
+        for order, chunk in sorted(self._sending.items()):
+            if order not in self._spooled_while_sending:
+                record = self._write(chunk)
+                if record is None:
+                    return False  # it stays in flight, unsettled
+                self._spooled_while_sending[order] = record
+        return True
 
     def _pump_spool(self) -> None:
         """Move the queue to the spool, and the open chunk when it has gathered for long enough.
@@ -392,6 +409,8 @@ class Runner:
             return
         if self._clock() - self._opened >= self._spool_settings.gather:
             self._seal()
+        if not self._spool_sending():
+            return
         while self._queue:
             chunk = self._queue[0]
             if self._write(chunk) is None:

@@ -1,6 +1,7 @@
 """Expressions: as Python says, row by row, and nothing that is not in the tables."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -101,3 +102,11 @@ def test_nothing_else_is_taken(text: str, words: str) -> None:
 def test_nan_holds_nowhere() -> None:
     columns = {"a": np.array([math.nan])}
     assert compiled("a > 1 or a <= 1").holds(columns).tolist() == [False]
+
+
+@pytest.mark.parametrize("text", ["a > 1and b > 2", 'value("a\\d") > 1'])
+def test_what_python_would_warn_of_is_no_business_of_whoever_wrote_the_rule(text: str) -> None:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        assert compiled(text).metrics in (("a", "b"), ("a\\d",))
+    assert warned == []

@@ -47,6 +47,20 @@ def test_two_runs_are_judged_with_their_noise(
     assert judged.verdict == verdict
 
 
+def test_the_paired_ratio_is_judged_where_both_have_it_and_said() -> None:
+    """The machine was slower in the second run: `ratio` says 1.5, its own bursts say that nothing changed."""
+    before = row(1.0) | {"ratio_paired": 1.0, "ratio_paired_p10": 0.98, "ratio_paired_p90": 1.02}
+    after = row(1.5) | {"ratio_paired": 1.01, "ratio_paired_p10": 0.98, "ratio_paired_p90": 1.04}
+    (judged,) = compare({"rows": [before]}, {"rows": [after]})
+    assert (judged.figure, judged.before, judged.after) == ("ratio_paired", 1.0, 1.01)
+    assert judged.noise == pytest.approx((0.02**2 + 0.03**2) ** 0.5)
+    assert judged.verdict == "no difference that shows"
+    del before["ratio_paired"]
+    (judged,) = compare({"rows": [before]}, {"rows": [after]})
+    assert (judged.figure, judged.before, judged.after) == ("ratio", 1.0, 1.5)
+    assert judged.verdict == "slower"
+
+
 def test_runs_without_a_common_rung_are_not_compared() -> None:
     with pytest.raises(InputError, match="no rung in common"):
         compare({"rows": [row(1.0)]}, {"rows": [row(1.0, name="QoS 0")]})

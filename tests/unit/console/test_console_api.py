@@ -286,6 +286,14 @@ async def test_readings_of_a_watched_device_come_as_events(api: Api) -> None:
                 pass
 
 
+async def test_the_first_page_that_is_opened_says_at_once_who_is_silent(api: Api) -> None:
+    """Not a dash until the next look at the fleet, seconds later."""
+    api.shards.all[0].hear(0, [5.0] * 8)
+    async with api.session.get("/api/v1/events") as stream, asyncio.timeout(20):
+        _, document = await anext(events(stream))
+    assert document["fleet"] == {"ok": 1, "silent": 0, "never": 3, "disabled": 0}
+
+
 async def events(stream: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     name = ""
     async for line in stream.content:

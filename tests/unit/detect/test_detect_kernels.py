@@ -127,13 +127,15 @@ def test_twin_agrees_over_days_in_which_the_context_strays() -> None:
 
 
 def digest() -> str:
-    """Scores and state of a stream over 5 series, as one hash."""
+    """Scores and state of a stream over 5 series, with both stages, as one hash."""
     rng = np.random.default_rng(11)
     n = 1_500
     d = dataclasses.replace(
         directory(5, ("m",), units=("Cel",), step=0.2), profile=np.arange(5, dtype=np.uint8)
     )
-    detector = Detector(d, SETTINGS)
+    often = SecondStageSettings(budget_per_1000=1000)
+    detector = Detector(d, SETTINGS.model_copy(update={"second_stage": often}))
+    detector.load_second_stage()
     x = np.abs(rng.normal(size=n)).cumsum() + rng.choice([0.0, 50.0], n, p=[0.98, 0.02])
     x[5], x[6], x[7] = math.nan, math.inf, 1e308
     ts = (np.arange(n) - rng.integers(0, 3, n)) * 5 * MINUTE
@@ -141,7 +143,14 @@ def digest() -> str:
     for part in np.array_split(np.arange(n), 7):
         batch = readings(rng.integers(0, 5, len(part)), ts[part], x[part])
         scores = detector.score(batch)
-        for column in (batch.flags, scores.score, scores.verdict, scores.expected, scores.band):
+        for column in (
+            batch.flags,
+            scores.score,
+            scores.detector,
+            scores.verdict,
+            scores.expected,
+            scores.band,
+        ):
             seen.update(column.tobytes())
     seen.update(detector.checkpoint())
     return seen.hexdigest()

@@ -6,10 +6,14 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.fakes.directory import directory, texts
 from tests.fakes.readings import MINUTE, readings
+from tests.reference import bank
 
 from greenlang_iot.detect.ensemble import Detector
+from greenlang_iot.detect.kernels_bank import UNIT, choose
 from greenlang_iot.detect.river_bank import OPINION, REMEMBERED
 from greenlang_iot.model import flags as f
 from greenlang_iot.model.batches import ReadingBatch
@@ -137,7 +141,7 @@ def test_the_metrics_of_a_device_are_judged_together() -> None:
         model = detector._bank._models["sensor"]
         assert model.columns == [*METRICS, "change of it", "time of day"]
         x = np.array([0.5 + 0.5 * z / (4.0 + abs(z)) for z in last] + [0.5, 0.5])
-        opinions += model.opinions(x[None], np.array([1.5]), np.zeros(1, np.uint8))
+        opinions += model.opinions(x[None], np.array([1.5]), np.zeros(1, np.uint8)).tolist()
     assert opinions[1] > opinions[0]
 
 
@@ -187,6 +191,55 @@ def test_each_of_rivers_detectors_holds_the_contract(name: str) -> None:
         np.testing.assert_array_equal(after.verdict, went_on.verdict)
 
 
+VERDICTS = (0, f.SUSPECT, f.LEARNING, f.SUSPECT | f.LEARNING)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(VERDICTS), st.sampled_from((0, f.DUPLICATE, f.LATE))), max_size=60
+    ),
+    st.integers(0, 70),
+    st.integers(1, 20),
+    st.integers(0, 4),
+    st.integers(0, 12),
+    st.booleans(),
+)
+def test_what_is_looked_at_is_what_the_budget_has_room_for(
+    rows: list[tuple[int, int]], sample: int, stride: int, earns: int, purse: int, ready: bool
+) -> None:
+    n = len(rows)
+    verdict = np.array([v for v, _ in rows], np.uint8)
+    flags = np.array([g for _, g in rows], np.uint16)
+    at, learn = np.zeros(n, np.int64), np.zeros(n, np.uint8)
+    series, z = np.arange(n, dtype=np.int32) // 2, np.arange(n, dtype=np.float32) + 1
+    newest = np.zeros(n, np.float32)
+    # eighths of an observation are whole millionths, and exact in the twin's floats
+    wanted = bank.choose(
+        verdict.tolist(), flags.tolist(), sample, stride, earns / 8, purse / 4, 3.0, ready=ready
+    )
+    chosen, credit = choose(
+        n, series, flags, verdict, z, newest, sample, stride, earns * UNIT // 8, purse * UNIT // 4,
+        3 * UNIT, ready, at, learn,
+    )  # fmt: skip
+    got = at[:chosen].tolist(), learn[:chosen].astype(bool).tolist(), verdict.tolist()
+    assert (*got, credit / UNIT) == wanted
+    noted = [0.0] * n
+    for row in range(n if chosen == 0 else 0):
+        if not rows[row][1] & f.NOT_LEARNT:
+            noted[row // 2] = row + 1.0
+    assert newest.tolist() == noted
+
+
+def test_a_larger_budget_after_a_restart_samples_from_the_first_batch_on() -> None:
+    """What was left of the wait for the next sample may be more than the new budget waits at all."""
+    few, many = new(budget_per_1000=2), new(budget_per_1000=200)
+    few.score(part(stream(), slice(0, 990)))
+    many.restore(few.checkpoint())
+    many.load_second_stage()
+    many.score(part(stream(), slice(990, 1_190)))
+    assert many.observations == pytest.approx(20, abs=1)
+
+
 def test_models_of_another_choice_of_detectors_learn_again() -> None:
     batch = device_batch(together(np.random.default_rng(9), 400))
     saved = Detector(
@@ -203,4 +256,4 @@ def test_models_of_another_choice_of_detectors_learn_again() -> None:
     restored.load_second_stage()
     (model,) = restored._bank._models.values()
     assert (model.learnt, len(model.detectors)) == (REMEMBERED, 2)
-    assert all(usual.variance == 0.0 for usual in model.usual)
+    assert model.variance.tolist() == [0.0, 0.0]

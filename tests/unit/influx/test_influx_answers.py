@@ -7,6 +7,7 @@ import pytest
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.sinks.influx_answers import (
     Verdict,
+    dropped,
     judge,
     named_lines,
     retention_bound,
@@ -57,6 +58,12 @@ def test_good_and_refused_bodies() -> None:
         (answer(400, "Please provide either orgID or org"), "http_400", True, True),
         (Answer(400, {}, b"The plain HTTP request was sent to HTTPS port"), "http_400", True, True),
         (answer(301), "http_301", True, True),
+        (
+            Answer(200, {}, b"<html>Please log in"),
+            "http_200",
+            True,
+            True,
+        ),  # a proxy: nothing is written
         (answer(429, "slow down"), "http_429", True, False),
         (answer(503), "http_503", True, False),
         (answer(500, "cache-max-memory-size exceeded"), "http_500", True, False),
@@ -139,3 +146,14 @@ def test_dropped_proves_something_only_when_it_is_every_line() -> None:
 def test_lines_with_the_field_in_conflict_are_tried_apart() -> None:
     lines = [b"m v=1 1", b"m w=2 2", b"m w=3,v=1 3", b"m vv=3 4"]
     assert sort_out(CONFLICT, lines) == ([], [[lines[1], lines[3]], [lines[0], lines[2]]])
+
+
+def test_numbers_that_are_none_in_a_message_end_no_shard() -> None:
+    """What answers need not be an InfluxDB that is well: lines are found by halves then."""
+    lines = [b"m v=1 1", b"m v=2 2"]
+    dated = "partial write: Retention Policy Lower Bound at 2026-13-45T22:16:15Z dropped=1"
+    counted = "partial write: dropped=" + "9" * 5_000
+    for message in (dated, counted):
+        assert sort_out(message, lines) == ([], [lines[:1], lines[1:]])
+    assert retention_bound(dated) is None
+    assert dropped(counted) is None

@@ -1,6 +1,7 @@
 """The sender against the stand-in: nothing lost, the right lines refused, failures said as they are."""
 
 import asyncio
+import contextlib
 import ssl
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.fakes.influxdb2 import Fault, InfluxDB2, busy
 
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.settings.model import InfluxSettings, TlsSettings
+from greenlang_iot.sinks import influx_http
 from greenlang_iot.sinks.influx import InfluxSender
 
 T0 = 1_795_000_000_000_000_000
@@ -271,6 +273,31 @@ async def test_certificates_that_are_being_replaced_are_a_sink_that_is_away(
         await sender.open()
     await sender.close()
     assert (raised.value.reason, raised.value.down) == ("tls", True)
+
+
+async def test_an_answer_that_never_ends_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What answers there is no InfluxDB; its answer is memory."""
+    sent = 0
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while True:
+                writer.write(b"10000\r\n" + bytes(65_536) + b"\r\n")
+                sent += 65_536
+                await writer.drain()
+
+    monkeypatch.setattr(influx_http, "LONGEST_ANSWER", 1 << 20)
+    async with await asyncio.start_server(endless, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        sender = InfluxSender(InfluxSettings(url=url, timeout=5.0))
+        async with asyncio.timeout(4):
+            with pytest.raises(SinkError, match="more than 1,048,576 bytes") as caught:
+                await sender.open()
+    assert (caught.value.reason, caught.value.down) == ("answer", True)
+    assert sent < 8 << 20
 
 
 async def test_close_is_idempotent(server: InfluxDB2, sender: InfluxSender) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import ssl
 import struct
+from pathlib import Path
 
 import aiokafka
 import pytest
@@ -20,7 +21,7 @@ from aiokafka.structs import TopicPartition
 from pydantic import SecretStr
 
 from greenlang_iot.model.pieces import Pieces
-from greenlang_iot.settings.model import KafkaSettings
+from greenlang_iot.settings.model import KafkaSettings, TlsSettings
 from greenlang_iot.sinks.kafka_batches import (
     FinishedBatch,
     KafkaRecord,
@@ -188,6 +189,15 @@ def test_cancelling_the_sender_task_lets_requests_end() -> None:
 async def test_why_a_server_cannot_be_reached() -> None:
     nobody = KafkaSettings(bootstrap_servers="127.0.0.1:1", timeout=2.0)
     assert isinstance(await why_unreachable(nobody), ConnectionRefusedError)
+
+
+async def test_a_certificate_that_is_taken_away_meanwhile_is_no_reason_to_fail(
+    tmp_path: Path,
+) -> None:
+    """It was there when the client was made; the next attempt says what is wrong with it."""
+    gone = TlsSettings(ca_file=tmp_path / "ca.crt")
+    nobody = KafkaSettings(bootstrap_servers="127.0.0.1:1", security_protocol="SSL", tls=gone)
+    assert await why_unreachable(nobody) is None
 
 
 def test_security_settings_reach_every_client() -> None:

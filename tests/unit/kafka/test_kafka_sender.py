@@ -10,6 +10,7 @@ import pytest
 import uvloop
 from aiokafka import errors
 from aiokafka.structs import TopicPartition
+from structlog.testing import capture_logs
 from tests.fakes.pki import Pki
 
 from greenlang_iot.encode.bodies import BODY_VERSION
@@ -64,7 +65,9 @@ class FakeProducer:
         )
         self._sender = SimpleNamespace(sender_task=None)
         # Something is queued: nothing goes past the queue (test_kafka_direct.py).
-        self._message_accumulator = SimpleNamespace(_append_batch=self._append, _batches=[None])
+        self._message_accumulator = SimpleNamespace(
+            _append_batch=self._append, _batches=[None], fail_all=self._fail_all
+        )
         self._txn_manager = None
         type(self).made.append(self)
 
@@ -79,7 +82,12 @@ class FakeProducer:
     async def start(self) -> None:
         if self.start_error is not None:
             raise self.start_error
-        self._sender.sender_task = asyncio.create_task(asyncio.Event().wait())
+        self.end = asyncio.Event()
+        self._sender.sender_task = asyncio.create_task(self._life())
+
+    async def _life(self) -> None:
+        await self.end.wait()
+        raise errors.KafkaError("Unexpected error during batch delivery")
 
     async def stop(self) -> None:
         self.closed.set()
@@ -96,6 +104,11 @@ class FakeProducer:
                 self.answer, len(self.batches) - 1, self.mood(self.queued()[-1][1])
             )
         return batch
+
+    def _fail_all(self, error: Exception) -> None:
+        for batch in self.batches:
+            if not batch.future.done():
+                batch.future.set_exception(error)
 
     def queued(self) -> list[tuple[int, list[bytes]]]:
         """(partition, values) of each batch in the order of the queue."""
@@ -257,6 +270,46 @@ async def test_a_lost_sequence_gets_a_new_producer_and_keeps_the_order(
         fake.made[1].answer(i)
     assert await first == Outcome(2)
     assert await second == Outcome(2)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+async def test_a_producer_whose_task_ended_is_noticed_at_once_and_begun_anew(
+    fake: type[FakeProducer], how: str
+) -> None:
+    """What its queue holds would wait for ever: nobody sends it any more."""
+    one = KafkaSender(KafkaSettings(timeout=30.0), TOPIC)
+    chunk = body((0, [b"a"]))
+    task, producer = await started(one, chunk, 1)
+    if how == "cancelled":
+        producer._sender.sender_task.cancel()
+    else:
+        producer.end.set()
+    with capture_logs() as told:
+        async with asyncio.timeout(5):
+            with pytest.raises(SinkError) as caught:
+                await task
+    assert (caught.value.reason, caught.value.retryable) == ("broker_error", True)
+    assert [entry["event"] for entry in told] == ["the Kafka producer ended: another is begun"]
+    again = asyncio.create_task(one.send(chunk, 1))
+    await until(lambda: len(fake.made) == 2 and bool(fake.made[1].batches))
+    fake.made[1].answer(0)
+    assert await again == Outcome(1)
+    await one.close()
+
+
+async def test_a_producer_whose_task_ended_while_nothing_was_queued_is_not_used_again(
+    fake: type[FakeProducer],
+) -> None:
+    one = KafkaSender(KafkaSettings(timeout=30.0), TOPIC)
+    await one.open()
+    fake.made[0]._sender.sender_task.cancel()
+    await until(fake.made[0]._sender.sender_task.done)
+    task = asyncio.create_task(one.send(body((0, [b"a"])), 1))
+    await until(lambda: len(fake.made) == 2 and bool(fake.made[1].batches))
+    fake.made[1].answer(0)
+    assert await task == Outcome(1)
+    assert fake.made[0].batches == []
+    await one.close()
 
 
 async def test_authorisation_is_down_and_tried_again_next_time(fake: type[FakeProducer]) -> None:

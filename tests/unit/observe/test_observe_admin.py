@@ -92,6 +92,7 @@ def test_ready_when_all_shards_are_well() -> None:
         ("heartbeat_age_seconds", {}, float("nan"), "shard 1 has not ticked yet"),
         ("connections_up", {}, 1, "shard 1 has 1 of 2 connections subscribed"),
         ("connections_up", {}, float("nan"), "shard 1 has no of 2 connections subscribed"),
+        ("connections_wanted", {}, float("nan"), "shard 1 has not subscribed yet"),
         ("sink_up", {"sink": "lake"}, 0, "shard 1: required sink lake is down"),
         ("sink_up", {"sink": "lake"}, float("nan"), "shard 1: required sink lake is not open yet"),
         ("sink_spool_full", {"sink": "lake"}, 1, "shard 1: required sink lake has a full spool"),

@@ -79,6 +79,22 @@ async def test_a_client_id_is_not_retired_before_the_other_shards_have_subscribe
     assert asked == ["old"]
 
 
+async def test_an_earlier_layout_is_left_alone_once_the_drain_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its session would give us now could not be acknowledged any more; the next start has it."""
+    other = Counters.create(tmp_path / "shard-1.counters")
+    connections = make(tmp_path, "old", peers=((tmp_path / "shard-1.counters", 1),))
+    made: list[ConnectionPlan] = []
+    monkeypatch.setattr(connections, "_make", lambda plan, retire: made.append(plan))
+    retiring = asyncio.ensure_future(connections._retire())
+    await asyncio.sleep(0)
+    connections.stop()
+    other.set(cell("connections_up"), 1)
+    await asyncio.wait_for(retiring, 5)
+    assert made == []
+
+
 async def test_what_settles_before_the_subscription_stands_is_acknowledged_too(
     tmp_path: Path,
 ) -> None:

@@ -94,6 +94,23 @@ def test_the_fork_server_starts_before_the_command_line(arguments: list[str], wa
     assert done.stdout.splitlines()[-1] == wanted
 
 
+def test_a_gateway_in_which_the_lake_was_asked_ends_without_a_word_of_leaks() -> None:
+    """What was frozen is not collected at the end, and DuckDB's binding wrote 150 lines about it."""
+    code = (
+        "import gc, sys; from multiprocessing import forkserver; "
+        "forkserver.ensure_running = lambda: None; sys.argv = ['greenlang-iot', 'run']\n"
+        "import greenlang_iot.__main__ as program\n"
+        "def gateway():\n"
+        "    import duckdb\n"
+        "    duckdb.connect().sql('SELECT 1').fetchall()\n"
+        "    gc.freeze()\n"
+        "program._command_line = gateway\n"
+        "program.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_a_start_that_fails_leaves_no_fork_server_compiling(tmp_path: Path) -> None:
     """On a cold cache it went on for a minute, on every core that the next try needs."""
     env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}

@@ -428,6 +428,29 @@ async def test_a_full_spool_keeps_rows_unsettled_and_loses_none(make: Callable[.
     assert sorted(set(bench.sender.delivered)) == [str(10**17 + t) for t in range(1, 200)]
 
 
+async def test_a_chunk_in_flight_that_the_spool_has_no_room_for_does_not_overtake(
+    make: Callable[..., Bench],
+) -> None:
+    """Two chunks are on their way when the sink goes away, and the spool takes only the first."""
+    bench = make(spool_bytes=1_100, chunk_rows=1)
+    await bench.until(lambda: bench.meter.is_up is True)
+    bench.sender.gate.clear()
+    bench.sender.answer = lambda rows: down()
+    first = 10**17
+    expected = []
+    for ticket, rows in enumerate((1, 60, 1), 1):
+        chunk = list(range(first, first + rows))
+        bench.append(ticket, *chunk)
+        expected += map(str, chunk)
+        first += rows
+    await bench.until(lambda: len(bench.sender.attempts) == 2)
+    bench.sender.gate.set()
+    await bench.until(lambda: bench.runner.spooling)
+    bench.sender.answer = lambda rows: None
+    await bench.until(lambda: bench.settled == {1, 2, 3} and not bench.runner.spooling)
+    assert bench.sender.delivered == expected
+
+
 async def test_a_best_effort_sink_drops_beyond_its_queue_and_counts(
     make: Callable[..., Bench],
 ) -> None:
