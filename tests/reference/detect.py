@@ -201,6 +201,9 @@ class Series:
             if context.record > 0.0:
                 strange += 1.5 if strange > 2.0 else 0.0
                 strange = max(strange, context.record if z > 2.0 else 0.0)
+            if not limits.counter:
+                moved = min(abs(x - last), 1e18) if seconds > 0 else None
+                strange = max(strange, context.roughness(moved, seen))
             agreed = 0.5 * min(0.2 / weight, 1.0) * max(min(judged[0][0], strange) - 2.0, 0.0)
             higher = max(judged[0], (strange, f.DETECTOR_CONTEXT), key=lambda one: one[0])
             judged[0] = higher[0] + agreed, higher[1]
@@ -451,6 +454,8 @@ class Context:
     usual_square: Usual = field(default_factory=lambda: Usual(0.6))
     usual_lean: Usual = field(default_factory=lambda: Usual(0.3))
     swing: "Swing" = field(default_factory=lambda: Swing())
+    rough: float = 0.0  # mean size of the newest steps, and the largest that this was
+    roughest: float = 0.0
     swung: float = 0.0  # score of the newest reading as part of a swing
 
     def meet(self, y: float, ts: int, seconds: float, doubt: bool) -> None:
@@ -492,6 +497,18 @@ class Context:
         self.seen += 1
         return 1.19 * score if judges else -1.0, as_expected
 
+    def roughness(self, moved: float | None, seen: int) -> float:
+        """The score of a series that is rougher than it ever was."""
+        rough, roughest, score = self.rough, self.roughest, 0.0
+        if moved is not None:
+            rough += 0.05 * (moved - rough)
+        if self.knows_a_day and 0.0 < roughest * 1.5 < rough:
+            score = LOG10E * (log(seen) + 6.0 * log(min(f32(rough) / roughest, 10.0)))
+        if rough > roughest:
+            roughest += (1.0 if seen < 100 else 0.01) * (rough - roughest)
+        self.rough, self.roughest = f32(rough), f32(roughest)
+        return score
+
     def expect(self, x: float, hours: int, seconds: float, doubt: bool) -> tuple[float, float]:
         """How far from the best of three expectations, and how far that usually is."""
         hour, piece = hours % 24, hours // 6 % 28
@@ -520,8 +537,11 @@ class Context:
             doubted = 0.2 if doubt else 1.0
             rate = max(28 / (self.seen + 28), 0.005) * doubted
             self.pieces[piece] = f32(offset + rate * week_residual)
-            pace = clip(0.05 * seconds / 1_200, 0.05, 0.3)
-            level += max(1.0 / (learnt + 1), pace) * doubted * hour_residual
+            pace = clip(0.05 * seconds / 300, 0.0125, 0.05)
+            if seconds > 1_200:
+                pace = min(0.05 * seconds / 1_200, 0.3)
+            pace = max(1.0 / (learnt + 1), pace) if learnt < 20 else pace
+            level += pace * doubted * hour_residual
         self.hours[hour] = f32(level), learnt + 1
         self.slow = f32(self.slow + 0.005 * slow_residual)
         far, half = abs(slow_residual), hour // 12

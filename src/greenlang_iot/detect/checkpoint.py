@@ -53,9 +53,10 @@ BEGIN_ANEW = (
     *("habit_minute", "habit_days", "habit_peak", "habit_hour"),
     *("early_week", "early_error", "late_week", "late_error", "night_farthest", "day_farthest"),
     *("swing_stay", "swing_longest", "swing_turn", "swing_varies"),
-    *("swing_long", "swing_far", "swing_farthest", "swing_run", "swing_count", "unused"),
+    *("swing_long", "swing_far", "swing_farthest", "swing_run", "swing_count"),
+    *("rough", "roughest"),
 )
-"""Where they are missing, tails start as those of well-behaved noise, no habit is known, every day of the week is like the others, nothing was ever far away and the series never swung; nothing else has to be learnt anew."""
+"""Where they are missing, tails start as those of well-behaved noise, no habit is known, every day of the week is like the others, nothing was ever far away, the series never swung and was as rough as its spread allows; nothing else has to be learnt anew."""
 HALVES = ("night_level", "night_seen", "day_level", "day_seen")
 
 
@@ -365,6 +366,8 @@ def _current_layout(saved: Rows) -> Rows:
         rows["outside"] = 0  # their level was an absolute one
     if "early_week" not in there:
         rows["early_error"] = rows["late_error"] = rows["hour_error"]
+    if "roughest" not in there:  # a step is the difference of two deviations
+        rows["roughest"] = 2.0 * rows["spread"]
     if missing - set(MEMORY):
         rows["n"] = 0
     return rows

@@ -57,8 +57,17 @@ RECORD_FROM = 2.0  # score from which on it gains them
 RECORD_POWER = 4.0
 """Power of the distance with which a record's own share falls: twice as far is 1.2 decades."""
 MOST_FARTHER = 10.0
+ROUGH_RATE = 0.05
+ROUGHEST_RATE = 0.01
+"""How fast a series that is rougher than ever is believed to be so for good, from SETTLED_ROWS readings on."""
+ROUGHER_BY = 1.5
+"""Times as rough as ever that it must be."""
+ROUGHER_POWER = 6.0
+"""Power of that with which its share falls: averages have lighter tails than readings."""
 BRIEF = 300.0
-"""Seconds between readings below which two of the averages become slower: what lasts a while must not be a matter of ten minutes."""
+"""Seconds between readings below which hours, and two of the averages, become slower: what lasts a while must not be a matter of ten minutes."""
+BRIEF_HOURS = 0.25
+"""Share of HOUR_RATE that is left of it: of every reading a minute it would be the last twenty minutes that are remembered, not the hour."""
 SQUARE_SOONER = 0.4  # share of their rates that is gone where readings come at once
 LEAN_SOONER = 0.7
 LONG_RATE = 2e-4
@@ -156,7 +165,7 @@ def residual(
         week_rate = WEEK_RATE
         if seen * WEEK_RATE < 2.0 * PIECES:
             week_rate = max(2.0 * PIECES / (seen + 2.0 * PIECES), WEEK_RATE)
-        rate = HOUR_RATE
+        rate = HOUR_RATE * min(max(seconds * (1 / BRIEF), BRIEF_HOURS), 1.0)  # of yesterday, too
         if seconds > HOUR_PACE:  # an hour with few readings must not take weeks to follow a trend
             rate = min(HOUR_RATE / HOUR_PACE * seconds, HOUR_RATE_MOST)
         if learnt < HOUR_LEARNT:
@@ -191,6 +200,15 @@ def record_score(row: Row, hours: int, far: float, farthest: float) -> float:
         return 0.0
     factor = min(far / farthest, MOST_FARTHER) if farthest > 0.0 else MOST_FARTHER
     return LOG10E * (log(1.0 * row["seen"]) + RECORD_POWER * log(factor))
+
+
+@leaf
+def rougher_score(row: Row, ts: int, seen: float, rough: float) -> float:
+    """−log10 of how seldom a series is so rough, likewise; asked where it is rougher than any before, of which its row knows."""
+    if seen < SETTLED_ROWS or ts // HOUR_NS - int(row["first_hour"]) < SETTLED_HOURS:
+        return 0.0
+    factor = min(rough / float(row["roughest"]), MOST_FARTHER)
+    return LOG10E * (log(seen) + ROUGHER_POWER * log(factor))
 
 
 @fused

@@ -27,7 +27,12 @@ import numpy as np
 
 from greenlang_iot.detect.kernels_arrival import MAX_COUNT, RUN_FLOOR, arrive
 from greenlang_iot.detect.kernels_baseline import learn, stay_outside
-from greenlang_iot.detect.kernels_context import DOUBT, residual, settled
+from greenlang_iot.detect.kernels_context import (
+    DOUBT,
+    residual,
+    rougher_score,
+    settled,
+)
 from greenlang_iot.detect.kernels_habit import is_habit, is_rest
 from greenlang_iot.detect.kernels_lanes import (
     APART,
@@ -52,6 +57,9 @@ from greenlang_iot.detect.kernels_lanes import (
     PLACE,
     RECORDS,
     RESIDUAL,
+    ROUGH,
+    ROUGHER,
+    ROUGHEST,
     RUN,
     SECONDS,
     SEEN,
@@ -233,6 +241,8 @@ def meet(
         poke(t, FARTHEST + k, row["swing_farthest"])
         poke(t, LONG + k, row["swing_long"][side])
         poke(t, FAR + k, row["swing_far"][side])
+        poke(t, ROUGH + k, row["rough"])
+        poke(t, ROUGHEST + k, row["roughest"])
     else:
         poke(s, SETTLED + k, 0.0)
         poke(s, RECORDS + k, 0.0)
@@ -257,6 +267,9 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
         peek(t, DOWN + k),
         peek(t, CUSUM + k),
     )
+    threshold = float(peek(t, THRESHOLD + k))
+    z, seen = peek(s, Z + k), peek(s, SEEN + k)
+    best, strange = peek(s, USUAL_SCORE + k), peek(s, STRANGE + k)
     if enabled & (1 << DETECTOR_CONTEXT):
         row["size"], row["square"], row["lean"] = (
             peek(t, SIZE + k),
@@ -266,9 +279,9 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
         row["size_mean"], row["size_sd"] = peek(t, SIZE_MEAN + k), peek(t, SIZE_SD + k)
         row["square_mean"], row["square_sd"] = peek(t, SQUARE_MEAN + k), peek(t, SQUARE_SD + k)
         row["lean_mean"], row["lean_sd"] = peek(t, LEAN_MEAN + k), peek(t, LEAN_SD + k)
-    threshold = float(peek(t, THRESHOLD + k))
-    z, seen = peek(s, Z + k), peek(s, SEEN + k)
-    best, strange = peek(s, USUAL_SCORE + k), peek(s, STRANGE + k)
+        if peek(s, ROUGHER + k) > 0.0 and not enabled & COUNTER:
+            strange = max(strange, rougher_score(row, ts, seen, float(peek(t, ROUGH + k))))
+        row["rough"], row["roughest"] = peek(t, ROUGH + k), peek(t, ROUGHEST + k)
     missed = peek(s, MISSED + k) > 0.0  # it is no spike, but for its hour
     detector = DETECTOR_CONTEXT if missed else DETECTOR_SPIKE
     if peek(s, SHIFT + k) > peek(s, SPIKE + k):

@@ -15,8 +15,13 @@ from greenlang_iot.detect.kernels_context import (
     LEAN_RATE,
     LEAN_SOONER,
     LOG10E,
+    REACH,
     RECORD,
     RECORD_FROM,
+    ROUGH_RATE,
+    ROUGHER_BY,
+    ROUGHEST_RATE,
+    SETTLED_ROWS,
     SIZE_FLOOR,
     SIZE_RATE,
     SQUARE_FLOOR,
@@ -44,16 +49,16 @@ MARKS = 4096
 # -- float64: what came, what is expected, and what is said of it
 (
     X, LAST, SECONDS, BASE, UNIT, Y, LEVEL, DEVIATION, SPREAD, FLOOR, SEEN, SPIKES, SHIFTS, SETTLED,
-    RECORDS, PLACE, APART, USUALLY, TURNED, RESIDUAL, ERROR, Z, CHANGE, MISSED, SPIKE, SHIFT, USUAL_SCORE, BAND, STRAY, STRANGE,
-) = range(0, 30 * LANES, LANES)  # fmt: skip
-_FLOATS = 30
+    RECORDS, PLACE, APART, USUALLY, TURNED, ROUGHER, RESIDUAL, ERROR, Z, CHANGE, MISSED, SPIKE, SHIFT, USUAL_SCORE, BAND, STRAY, STRANGE,
+) = range(0, 31 * LANES, LANES)  # fmt: skip
+_FLOATS = 31
 # -- float32
 (
     THRESHOLD, TAIL, UP, DOWN, CUSUM, USUAL_START, USUAL_EXCESS, STRAY_START, STRAY_EXCESS, SIZE,
     SQUARE, LEAN, SIZE_MEAN, SIZE_SD, SQUARE_MEAN, SQUARE_SD, LEAN_MEAN, LEAN_SD, RUN, FARTHEST,
-    LONG, FAR,
-) = range(0, 22 * LANES, LANES)  # fmt: skip
-_KEPT = 22
+    LONG, FAR, ROUGH, ROUGHEST,
+) = range(0, 24 * LANES, LANES)  # fmt: skip
+_KEPT = 24
 
 SIGMA = 1.2533141373155001  # standard deviation / mean absolute deviation of Gaussian noise
 PER_LOG10E = 1 / LOG10E
@@ -137,8 +142,8 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
         known = sigma > 0.0  # a series that was always exactly zero has no scale yet
         z = min((abs(deviation) if known else 0.0) / (sigma if known else 1.0), MAX_Z)
         width = lanes[UNIT + k] * sigma
-        step = min(max(lanes[X + k] - lanes[LAST + k], -HUGE), HUGE)
-        step = step if lanes[SECONDS + k] > 0.0 and width > 0.0 else 0.0
+        jump = min(max(lanes[X + k] - lanes[LAST + k], -HUGE), HUGE)
+        step = jump if lanes[SECONDS + k] > 0.0 and width > 0.0 else 0.0
         lanes[Z + k] = z
         lanes[CHANGE + k] = min(max(step / (width if width > 0.0 else 1.0), -MAX_Z), MAX_Z)
 
@@ -180,6 +185,14 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
         lanes[USUAL_SCORE + k] = usual * (EXPECTED_WORTH if known else 1.0)
         needed = raised(threshold, start, excess, USUAL_LIGHT, belief)
         lanes[BAND + k] = sigma * reach(weighed, needed)
+
+        # how rough it is: no branches here either
+        rough, roughest = np.float64(kept[ROUGH + k]), np.float64(kept[ROUGHEST + k])
+        rough += (ROUGH_RATE if lanes[SECONDS + k] > 0.0 else 0.0) * (min(abs(jump), REACH) - rough)
+        lanes[ROUGHER + k] = 1.0 if rough > ROUGHER_BY * roughest > 0.0 else 0.0
+        rate = 1.0 if seen < SETTLED_ROWS else ROUGHEST_RATE
+        kept[ROUGH + k] = rough
+        kept[ROUGHEST + k] = roughest + rate * max(rough - roughest, 0.0)
 
         # which side of the slow level it is on (see kernels_swing): no branches, noise turns whenever it likes
         run, farthest = np.float64(kept[RUN + k]), np.float64(kept[FARTHEST + k])

@@ -98,7 +98,9 @@ ROW = np.dtype(
         ("swing_farthest", np.float32),  # of the present stay
         ("swing_run", np.int16),  # readings of the present stay; below 0 on the low side
         ("swing_count", np.uint8, 2),  # stays, until they are many
-        ("unused", np.uint8, 8),  # of the line
+        # (how much it jumps from one reading to the next, in what swings leave of the line; of counters it says nothing)
+        ("rough", np.float32),  # mean size of the newest steps
+        ("roughest", np.float32),  # and the largest that this was, as far as it was believed
         # -- two lines of hours, of which a reading touches one (see HALF_DAY)
         ("night_level", np.float32, HALF),  # usual value by hour of the day, 0 to 11
         ("night_seen", np.uint8, HALF),  # readings of it, until they are many

@@ -171,9 +171,12 @@ def test_unknown_fields_are_ignored_and_missing_ones_start_in_learning() -> None
 HABIT = ("habit_minute", "habit_days", "habit_peak", "habit_hour")
 WEEK = tuple(f"{half}_{what}" for half in ("early", "late") for what in ("week", "error"))
 FARTHEST = ("night_farthest", "day_farthest")
+ROUGH = ("rough", "roughest")
 
 
-@pytest.mark.parametrize("names", [HABIT, WEEK, FARTHEST], ids=["habits", "the week", "records"])
+@pytest.mark.parametrize(
+    "names", [HABIT, WEEK, FARTHEST, ROUGH], ids=["habits", "the week", "records", "rough"]
+)
 def test_a_checkpoint_of_before_is_read_and_nothing_else_is_learnt_anew(
     names: tuple[str, ...],
 ) -> None:
@@ -186,6 +189,7 @@ def test_a_checkpoint_of_before_is_read_and_nothing_else_is_learnt_anew(
     rows = loaded(blob, directory(1, names=["a"]))
     for name in names:  # a week whose days are alike errs as the day does
         begins = rows["hour_error"] if name.endswith("_error") else state.fresh(2)[name]
+        begins = 2.0 * rows["spread"] if name == "roughest" else begins  # no step was ever larger
         np.testing.assert_array_equal(rows[name], begins, err_msg=name)
     kept = loaded(before.checkpoint(), directory(1, names=["a"]))
     others = [name for name in rows.dtype.names or () if name not in names]

@@ -104,3 +104,34 @@ def test_a_day_that_is_not_known_holds_no_records() -> None:
     x = 20.0 + 10.0 * np.sin(math.tau * at / 86_400 + np.arange(SERIES))
     x = x + np.random.default_rng(57).normal(size=(6_000, SERIES))
     assert np.count_nonzero(news(x, 4 * SECOND)) <= 10
+
+
+def waves(minutes: int, seed: int) -> Matrix:
+    """A reading a minute of a wave of two hours or so, whose noise is a hundredth of it."""
+    rng = np.random.default_rng(seed)
+    period, phase = rng.uniform(100, 150, SERIES), rng.uniform(0, math.tau, SERIES)
+    at = np.arange(minutes)[:, None]
+    return (
+        20.0
+        + 10.0 * np.sin(math.tau * at / period + phase)
+        + 0.1 * rng.normal(size=(minutes, SERIES))
+    )
+
+
+def test_a_series_that_is_rougher_than_ever_is_found_within_its_usual_range() -> None:
+    """For half an hour a wave shakes by a fifth of its height, which it does not leave."""
+    x = waves(6_000, 59)
+    assert np.count_nonzero(news(x, MINUTE)) <= 20  # of 300,000, on the first day
+    shaken = slice(5_000, 5_030)
+    x[shaken] = np.clip(
+        x[shaken] + 2.0 * np.random.default_rng(60).normal(size=(30, SERIES)), 10, 30
+    )
+    assert news(x, MINUTE)[shaken].any(axis=0).mean() >= 0.9
+
+
+def test_a_season_of_three_days_is_no_news_at_a_reading_a_minute() -> None:
+    """Hours of the day that follow every minute are wrong on the next day by all that it moved."""
+    at = np.arange(6_000)[:, None]
+    x = 20.0 + 10.0 * np.sin(math.tau * at / 4_320 + np.arange(SERIES))
+    x = x + np.random.default_rng(57).normal(size=(6_000, SERIES))
+    assert np.count_nonzero(news(x, MINUTE)) <= 15  # of 300,000
