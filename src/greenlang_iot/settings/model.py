@@ -407,7 +407,7 @@ class AlertSettings(Section):
     """Alerts not resolved at a time, per shard; more are counted, not opened."""
     cooldown: Seconds = Field(300.0, ge=0)
     """Event time before the same alert opens again."""
-    outbox_max_bytes: Bytes = Field(268_435_456, ge=0)
+    outbox_max_bytes: Bytes = Field(268_435_456, ge=262_144)
     """Alerts on disk that wait for their targets; full: messages that open alerts wait."""
     rules_file: Path | None = None
     """Alert rules of your own (YAML), beside what the detectors find."""
@@ -497,7 +497,7 @@ class RuntimeSettings(Section):
 
     shards: int = Field(2, ge=1, le=128)
     """Processes that read, decode and deliver; one core each."""
-    heartbeat_timeout: Seconds = Field(10.0, gt=0)
+    heartbeat_timeout: Seconds = Field(10.0, ge=1)
     """A shard that does not tick for this long is restarted."""
     restart_budget: int = Field(10, ge=0)
     """Restarts of a shard within restart_window before it is given up."""

@@ -3,12 +3,16 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+from pydantic import ValidationError
 from tests.fakes.alerts import opened
 
-from greenlang_iot.runtime.durable import DurableSettler, OutboxPort
+from greenlang_iot.runtime.durable import AT_ONCE, DurableSettler, OutboxPort
+from greenlang_iot.settings.model import AlertSettings
 from greenlang_iot.sinks.outbox import Outbox, OutboxReader
 
 BIT = 16
+SMALLEST = 262_144
 
 
 async def test_a_storm_that_is_larger_than_the_outbox_passes_through_it(tmp_path: Path) -> None:
@@ -33,4 +37,13 @@ async def test_a_storm_that_is_larger_than_the_outbox_passes_through_it(tmp_path
     assert arrived == [f"alert-{number}" for number in range(2_001)]
     assert settled == [(BIT, 7, 7), (BIT, 8, 8)]
     running.cancel()
+    await outbox.close()
+
+
+async def test_the_smallest_outbox_that_settings_allow_takes_a_whole_record(tmp_path: Path) -> None:
+    """A record that never fits would hold its message back for ever, and all that came after it."""
+    with pytest.raises(ValidationError):
+        AlertSettings(outbox_max_bytes=SMALLEST - 1)
+    outbox = Outbox(tmp_path, AlertSettings(outbox_max_bytes=SMALLEST).outbox_max_bytes)
+    assert outbox.append([opened(number, "x" * 1_500) for number in range(AT_ONCE)]) == 1
     await outbox.close()
