@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,8 +150,12 @@ def test_the_first_start_says_that_kernels_are_compiled(
     monkeypatch.delenv("NUMBA_DISABLE_JIT", raising=False)
     monkeypatch.setattr(kernel_cache, "CACHE_FOLDER", tmp_path)
     monkeypatch.setattr(kernel_cache, "COMPILED", tmp_path / "complete")
+    before = set(threading.enumerate())
     tell_first_start()
     assert "first start: compiling kernels" in capfd.readouterr().err
     kernel_cache.seal()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)  # else it speaks in another test
+    assert "kernels are compiled" in capfd.readouterr().err
     tell_first_start()
     assert "first start" not in capfd.readouterr().err
