@@ -189,7 +189,7 @@ class Series:
                         usual, which = spike, f.DETECTOR_CONTEXT
                     else:
                         usual, which = shift, f.DETECTOR_SHIFT
-        belief = min(seen / 4000, 1.0)
+        belief = min(seen / 4000, 0.8)
         judged = [(self.usual.lowered(usual, belief), which)]
         needed = self.usual.raised(limits.threshold, belief)
         stray = -1.0
@@ -465,7 +465,7 @@ class Context:
             self.anchor, self.first_hour = y, hours
         age = hours - self.first_hour
         self.knows_a_day = self.seen >= 100 and age >= 48
-        self.settled = self.knows_a_day or self.seen >= max(1_000, 720 * age)
+        self.settled = self.knows_a_day or self.seen >= max(500, 720 * age)
         x = clip(y - self.anchor, -1e18, 1e18)
         self.swung = 0.0
         if seconds >= 0.0:
