@@ -7,6 +7,8 @@ standard deviations; so does, against the history of the size, the error of the 
 The score is a weighted sum of the logarithms of the four, so that it rises
 when the series strays in several ways at once, and a heavy tail does not blow it up. Where it is high, it gains more
 if the value is farther from the slow average than any before; and what is much farther is strange by itself, whatever the noise.
+So is a series that is much rougher than ever, within its range or not: the mean size of its steps from one reading to the next
+against the largest that this was.
 
 All of it is relative to the series itself. Two floors keep well-behaved series quiet: a standard
 deviation is never less than a share of its mean, and no residual below the sensor's resolution
