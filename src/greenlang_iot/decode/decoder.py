@@ -20,7 +20,7 @@ from greenlang_iot.formats.inflate import MAGIC, TooLarge, inflate
 from greenlang_iot.formats.topics import Place, TopicTemplate
 from greenlang_iot.model.batches import I32, Decoded, FrameBatch, ReadingBatch, Reject
 from greenlang_iot.model.directory import Directory
-from greenlang_iot.model.flags import CLOCK_SUSPECT, FRAME_RETAIN, RETAINED
+from greenlang_iot.model.flags import CLOCK_SUSPECT, FRAME_CUT, FRAME_RETAIN, RETAINED
 from greenlang_iot.model.reasons import Reason
 from greenlang_iot.settings.model import LimitSettings
 
@@ -110,6 +110,8 @@ class Decoder:
         else:
             self._device[: frames.n] = -1
         over = self._over_rate(frames, now_ns) if self._rates is not None else {}
+        if frames.cut:  # the scan leaves them
+            self._device[: frames.n][frames.flags[: frames.n] & FRAME_CUT != 0] = -1
         window = self._window(frames, now_ns, clock_suspect)
         base = CLOCK_SUSPECT if clock_suspect else 0
         columns, rest = self._scan(frames, window, base)
@@ -242,7 +244,8 @@ class Decoder:
             elif message.device < 0:
                 reason = self._find_device(message)
             data = message.payload
-            if len(data) > self._limits.max_payload_bytes:
+            cut = frames.flags[frame] & FRAME_CUT
+            if cut or len(data) > self._limits.max_payload_bytes:
                 reason = reason or Reason.TOO_LARGE
             elif data.startswith(MAGIC) and reason is None and message.route is None:
                 inflated = self._inflated(data)

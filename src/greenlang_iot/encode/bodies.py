@@ -35,20 +35,21 @@ def pieces(body: Body | Pieces) -> Iterator[Piece]:
     if isinstance(body, Pieces):  # as `RecordEncoder.seal` makes them
         parts = iter(body)
         next(parts)
-        for head, batch in zip(parts, parts, strict=True):
-            partition, records, _ = PIECE.unpack(head)
-            yield Piece(partition, records, memoryview(batch))
+        for part in parts:
+            partition, records, _ = PIECE.unpack_from(part)
+            yield Piece(partition, records, memoryview(part)[PIECE.size :])
         return
     view = memoryview(body)
-    if len(view) == 0 or view[0] != BODY_VERSION:
+    end = len(view)
+    if end == 0 or view[0] != BODY_VERSION:
         raise ValueError("not a body of Kafka record batches, or of a newer version")
     pos = 1
-    while pos < len(view):
-        if len(view) - pos < PIECE.size:
+    while pos < end:
+        begin = pos + PIECE.size
+        if begin > end:
             raise ValueError("a body of Kafka record batches is cut short")
         partition, records, length = PIECE.unpack_from(view, pos)
-        pos += PIECE.size
-        if length < BATCH_HEADER.size or len(view) - pos < length:
+        pos = begin + length
+        if length < BATCH_HEADER.size or pos > end:
             raise ValueError("a body of Kafka record batches is cut short")
-        yield Piece(partition, records, view[pos : pos + length])
-        pos += length
+        yield Piece(partition, records, view[begin:pos])

@@ -17,8 +17,8 @@ from greenlang_iot.model.kernels_log import exp_down
 from greenlang_iot.model.kernels_prefetch import AHEAD, prefetch
 from greenlang_iot.model.kernels_words import copy16, peek, poke
 
-HEADER = 61
-"""Bytes of a record batch before its first record."""
+PIECE, HEADER = 12, 61
+"""Bytes of a body before a record batch (see `bodies`), and of a record batch before its first record."""
 
 SCORE_TEXT = 8
 """Bytes of a score: `0.dddddd` or `1.000000`."""
@@ -135,7 +135,7 @@ def append_records(
 
     place, blob, heads: see `texts.SeriesTexts`; a device's number is its partition. All blobs, buffers
     and `out` have 64 bytes to spare at their end.
-    Partition p owns out[p × stride : (p + 1) × stride]; its header's place comes first. Returns n, or
+    Partition p owns out[p × stride : (p + 1) × stride]; what stands before its records comes first. Returns n, or
     the first row whose partition's batch would exceed `max_batch_bytes`: close it and call again. A
     batch of one record may exceed it (stride has room for the longest record).
     millionths: scratch, n; the scores as they are written, in a loop of its own that becomes vector instructions.
@@ -180,7 +180,8 @@ def append_records(
             + size
         )
         pos = int(peek(cursor, p))
-        if records > 0 and pos - p * stride + _varint_size(body << 1) + body > max_batch_bytes:
+        taken = pos - p * stride - PIECE + _varint_size(body << 1) + body
+        if records > 0 and taken > max_batch_bytes:
             return row
 
         pos = _put_varint(out, pos, body << 1)
@@ -217,3 +218,50 @@ def append_records(
         if ms > int(peek(max_ms, p)):
             poke(max_ms, p, ms)
     return n
+
+
+@fused
+def _put_big_endian(out: U8, pos: int, value: int, size: int) -> int:
+    for i in range(size):
+        poke(out, pos + i, (value >> (8 * (size - 1 - i))) & 255)
+    return pos + size
+
+
+@kernel
+def write_heads(
+    first: int,
+    count: I64,
+    codec: U8,
+    start: I64,
+    cursor: I64,
+    base_ms: I64,
+    max_ms: I64,
+    out: U8,
+) -> None:
+    """Before the records of each partition that has some, what `bodies` wants there: a piece's head and a header.
+
+    Per partition from `first` on: records, compression codec, where its records begin and end in `out`, the first one's time stamp
+    and the newest. Producer id, epoch, base sequence and CRC are the sender's.
+    """
+    for p in range(len(count)):
+        if count[p] == 0:
+            continue
+        length = int(cursor[p] - start[p]) + HEADER
+        pos = int(start[p]) - HEADER - PIECE
+        for value in (first + p, int(count[p]), length):
+            for i in range(4):  # little endian
+                poke(out, pos + i, (value >> (8 * i)) & 255)
+            pos += 4
+        pos = _put_big_endian(out, pos, 0, 8)  # base offset
+        pos = _put_big_endian(out, pos, length - 12, 4)  # what follows
+        pos = _put_big_endian(out, pos, -1, 4)  # leader epoch
+        pos = _put_big_endian(out, pos, 2, 1)  # magic
+        pos = _put_big_endian(out, pos, 0, 4)  # CRC
+        pos = _put_big_endian(out, pos, int(codec[p]), 2)
+        pos = _put_big_endian(out, pos, int(count[p]) - 1, 4)
+        pos = _put_big_endian(out, pos, int(base_ms[p]), 8)
+        pos = _put_big_endian(out, pos, int(max_ms[p]), 8)
+        pos = _put_big_endian(out, pos, -1, 8)  # producer id
+        pos = _put_big_endian(out, pos, -1, 2)  # and epoch
+        pos = _put_big_endian(out, pos, -1, 4)  # base sequence
+        _put_big_endian(out, pos, int(count[p]), 4)

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from greenlang_iot.encode import kernels_records as kernels
-from greenlang_iot.encode.bodies import BATCH_HEADER, BODY_VERSION, PIECE
+from greenlang_iot.encode.bodies import BODY_VERSION
 from greenlang_iot.encode.texts import SeriesTexts
 from greenlang_iot.model.batches import I32, SLACK, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory, Texts, packed
@@ -21,6 +21,8 @@ from greenlang_iot.model.pieces import Body, Pieces
 
 Compression = Literal["none", "gzip", "snappy", "zstd"]
 
+_HEAD = kernels.PIECE + kernels.HEADER
+"""Room before a partition's records."""
 _CODEC = {"none": 0, "gzip": 1, "snappy": 2, "zstd": 4}
 _SNAPPY_BLOCK = 32_768
 _LONGEST_TEXT = 32_767  # of a value: ReadingBatch.text_len is an int16
@@ -48,6 +50,7 @@ class RecordEncoder:
         self._closed_rows = self._closed_size = 0
         self._open_rows = self._open_size = 0
         self._count = np.zeros(partitions, np.int64)
+        self._codec = np.zeros(partitions, np.uint8)
         self._base_ms = np.zeros(partitions, np.int64)
         self._max_ms = np.zeros(partitions, np.int64)
         self._tails = _tails()
@@ -65,13 +68,13 @@ class RecordEncoder:
     def grow(self, directory: Directory) -> None:
         self._texts = _series_texts(directory, self._partitions)
         longest = self._texts.longest + _LONGEST_TEXT + _LONGEST_REST
-        stride = kernels.HEADER + self._max_batch_bytes + longest
+        stride = _HEAD + self._max_batch_bytes + longest
         if stride > self._stride:
             for partition in np.flatnonzero(self._count):
                 self._close(int(partition))
             self._stride = stride
             self._out = np.empty(self._partitions * stride + SLACK, np.uint8)
-            self._start = np.arange(self._partitions, dtype=np.int64) * stride + kernels.HEADER
+            self._start = np.arange(self._partitions, dtype=np.int64) * stride + _HEAD
             self._cursor = self._start.copy()
             self._empty = int(np.add.reduce(self._start))  # what the cursors add up to
 
@@ -123,13 +126,7 @@ class RecordEncoder:
     def seal(self) -> Body | Pieces:
         """The body; where it fills much of the buffer, pieces of that, and a new buffer is taken."""
         given = self._compression == "none" and 2 * self.size > len(self._out)
-        parts: list[Body] = [bytes([BODY_VERSION]), *self._closed]
-        columns = self._count, self._start, self._cursor, self._base_ms, self._max_ms
-        for partition, open_batch in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
-            if open_batch[0]:
-                parts += self._finish(partition, *open_batch)
-        self._cursor[:] = self._start
-        self._count[:] = 0
+        parts: list[Body] = [bytes([BODY_VERSION]), *self._closed, *self._finish(slice(None))]
         self._closed = []
         self._closed_rows = self._closed_size = self._open_rows = self._open_size = 0
         if not given:
@@ -140,29 +137,37 @@ class RecordEncoder:
     def _close(self, partition: int) -> None:
         """Put the partition's open batch aside."""
         self._closed_rows += int(self._count[partition])
-        columns = self._count, self._start, self._cursor, self._base_ms, self._max_ms
-        head, batch = self._finish(partition, *(int(column[partition]) for column in columns))
-        self._cursor[partition] = self._start[partition]
-        self._count[partition] = 0
-        self._closed += (head, bytes(batch))
-        self._closed_size += len(head) + len(batch)
+        (piece,) = self._finish(slice(partition, partition + 1))
+        self._closed.append(bytes(piece))
+        self._closed_size += len(piece)
         self._measure()
 
-    def _finish(
-        self, partition: int, records: int, start: int, stop: int, base_ms: int, max_ms: int
-    ) -> tuple[Body, Body]:
-        """End a partition's open batch: what the body holds of it, in the buffer where it is written."""
+    def _finish(self, partitions: slice) -> list[memoryview]:
+        """End the open batches of these partitions: what the body holds of each, in the buffer where it is written."""
         buffer = self._out.data
-        codec, content = _compressed(self._compression, buffer[start:stop])
-        if codec:
-            stop = start + len(content)
-            buffer[start:stop] = content
-        begin = start - BATCH_HEADER.size
-        BATCH_HEADER.pack_into(
-            buffer, begin, 0, stop - begin - 12, -1, 2, 0, codec, records - 1, base_ms, max_ms,
-            -1, -1, -1, records,
-        )  # fmt: skip
-        return PIECE.pack(partition, records, stop - begin), buffer[begin:stop]
+        count, start, cursor = (c[partitions] for c in (self._count, self._start, self._cursor))
+        if self._compression != "none":
+            for i in np.flatnonzero(count).tolist():
+                begin, end = int(start[i]), int(cursor[i])
+                self._codec[partitions][i], content = _compressed(
+                    self._compression, buffer[begin:end]
+                )
+                cursor[i] = begin + len(content)
+                buffer[begin : cursor[i]] = content
+        kernels.write_heads(
+            partitions.start or 0,
+            count,
+            self._codec[partitions],
+            start,
+            cursor,
+            self._base_ms[partitions],
+            self._max_ms[partitions],
+            self._out,
+        )
+        places = zip(count.tolist(), start.tolist(), cursor.tolist(), strict=True)
+        cursor[:] = start
+        count[:] = 0
+        return [buffer[begin - _HEAD : end] for records, begin, end in places if records]
 
 
 def _series_texts(directory: Directory, partitions: int) -> SeriesTexts:
@@ -222,9 +227,7 @@ def _escaped(texts: Texts) -> Texts:
 
 
 def _compressed(compression: Compression, content: memoryview) -> tuple[int, Body]:
-    """(attributes, content): uncompressed where compressing does not make it smaller."""
-    if compression == "none":
-        return 0, content
+    """(codec, content): uncompressed where compressing does not make it smaller."""
     packed: Body
     if compression == "gzip":
         packed = memoryview(cramjam.gzip.compress(content, level=1))

@@ -43,6 +43,7 @@ class FrameBatch:
     flags: U8  # model.flags.FRAME_*
     received_ns: int = 0  # wall clock (ns since 1970) when the flush began
     received: float = 0.0  # monotonic seconds when its first bytes came, or reading went on
+    cut: bool = False  # some frame has FRAME_CUT
     _nbytes: int | None = field(default=None, init=False, repr=False, compare=False)
 
     @property

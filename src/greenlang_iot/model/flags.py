@@ -3,6 +3,8 @@
 # FrameBatch.flags (uint8)
 FRAME_RETAIN = 1
 FRAME_DUP = 2
+FRAME_CUT = 4
+"""The message was over the largest packet: what is here of its payload is its first bytes."""
 
 # ReadingBatch.flags (uint16)
 HAS_SEQ = 1

@@ -8,7 +8,7 @@ class Reason(StrEnum):
 
     # a whole message (counted in messages)
     MALFORMED = "malformed"  # not JSON, invalid UTF-8, or not an object/array of objects
-    TOO_LARGE = "too_large"  # payload over limits.max_payload_bytes
+    TOO_LARGE = "too_large"  # payload over limits.max_payload_bytes, or cut by framing
     TOO_MANY_READINGS = "too_many_readings"  # over limits.max_readings_per_message
     BAD_TOPIC = "bad_topic"  # does not follow the topic template
     UNKNOWN_DEVICE = "unknown_device"

@@ -14,11 +14,14 @@ import numpy as np
 
 from greenlang_iot.model.batches import SLACK, FrameBatch
 from greenlang_iot.model.errors import MqttError
-from greenlang_iot.model.flags import FRAME_DUP, FRAME_RETAIN
+from greenlang_iot.model.flags import FRAME_CUT, FRAME_DUP, FRAME_RETAIN
 from greenlang_iot.mqtt import codec5, kernels
 
 ARENA = 131_072
 """Bytes for topics of aliases in one flush; at least one topic (65,535) must fit."""
+
+CUT = 1_024
+"""Bytes that are kept of a message over the largest packet."""
 
 BYTES_PER_FRAME = 64
 """Assumed when the columns are sized: with smaller packets a flush is only cut in two."""
@@ -38,6 +41,10 @@ class Framer:
 
     max_bytes: size of the receive region; it is enlarged to hold one packet of
     `maximum_packet_size` bytes.
+
+    A larger message ends the connection in MQTT 5, where the broker was told the limit. 3.1.1 has no way to
+    tell it, and the broker would send the message again after every new connection: there its first bytes
+    become a frame with FRAME_CUT, and the rest is passed over.
     """
 
     def __init__(
@@ -82,6 +89,8 @@ class Framer:
         self._aliases: dict[int, bytes] = {}
         self._forget_places()
         self.unacknowledged = 0
+        self._cut = False  # a frame that waits for `take()` is cut
+        self._beyond = 0  # bytes of the last cut message that are still to come
 
     @property
     def frames(self) -> int:
@@ -108,6 +117,8 @@ class Framer:
 
     def scan(self) -> Stop:
         """Frame what can be framed. MqttError where a packet breaks the protocol."""
+        if self._beyond and not self._passed_over():
+            return Stop.INCOMPLETE
         while True:
             allowed = self._n + self._receive_maximum - self.unacknowledged
             kernels.frame(
@@ -134,7 +145,10 @@ class Framer:
                 blocked = self.unacknowledged >= self._receive_maximum
                 return Stop.BLOCKED if blocked else Stop.FULL
             if reason == kernels.TOO_LARGE:
-                raise self._too_large()
+                stop = self._cut_short()
+                if stop is not None:
+                    return stop
+                continue
             if reason == kernels.MALFORMED:
                 raise _malformed("a length")
             if reason != kernels.UNUSUAL:
@@ -152,8 +166,8 @@ class Framer:
 
     def take(self, connection: int, received_ns: int) -> FrameBatch:
         """The frames so far. Buffer and columns are reused by the next `space()` or `scan()`."""
-        n = self._n
-        self._n = 0
+        n, cut = self._n, self._cut
+        self._n, self._cut = 0, False
         self._forget_places()
         return FrameBatch(
             connection=connection,
@@ -166,6 +180,7 @@ class Framer:
             packet_id=self._packet_id[:n],
             flags=self._flags[:n],
             received_ns=received_ns,
+            cut=cut,
         )
 
     def compact(self) -> None:
@@ -234,6 +249,58 @@ class Framer:
         self.unacknowledged += qos
         self._start = end
         return True
+
+    def _cut_short(self) -> Stop | None:
+        """Frame the beginning of a PUBLISH that is over the largest packet; None: scan on behind it.
+
+        MqttError for any other packet, for MQTT 5, and where it is no valid QoS 0/1 PUBLISH.
+        """
+        start, view = self._start, self._view
+        head = view[start]
+        qos = (head >> 1) & 3
+        if self._version5 or head >> 4 != 3:
+            raise self._too_large()
+        if qos > 1:
+            raise MqttError("the broker sent QoS 2, which was not asked", reason="protocol_error")
+        known = self._variable_byte_integer(start + 1)
+        assert known is not None, "the kernel knows its length"
+        length, body = known
+        end, topic = body + length, body + 2
+        if topic > self._end:
+            return Stop.INCOMPLETE
+        topic_len = view[body] << 8 | view[body + 1]
+        payload = topic + topic_len + 2 * qos
+        if not topic_len or payload > end:
+            raise _malformed("a PUBLISH")
+        wanted = min(payload + CUT, end)
+        if wanted > self._end:
+            if wanted - start > self._last - self._first:
+                raise self._too_large()  # not even its topic has room
+            return Stop.INCOMPLETE
+        packet_id = (view[payload - 2] << 8 | view[payload - 1]) if qos else 0
+        if qos and not packet_id:
+            raise _malformed("a packet id of 0")
+        if self.unacknowledged >= self._receive_maximum:
+            return Stop.BLOCKED
+        n = self._n
+        if n == self._columns:
+            return Stop.FULL
+        self._topic_off[n], self._topic_len[n] = topic, topic_len
+        self._payload_off[n], self._payload_len[n] = payload, wanted - payload
+        self._packet_id[n] = packet_id
+        self._flags[n] = FRAME_CUT | FRAME_RETAIN * (head & 1) | FRAME_DUP * (head >> 3 & 1)
+        self._n += 1
+        self._cut = True
+        self.unacknowledged += qos
+        self._beyond = end - start
+        return None if self._passed_over() else Stop.INCOMPLETE
+
+    def _passed_over(self) -> bool:
+        """Step over what came of a cut message; whether that is all of it."""
+        passed = min(self._beyond, self._end - self._start)
+        self._start += passed
+        self._beyond -= passed
+        return not self._beyond
 
     def _place(self, alias: int, topic: bytes, at: int) -> tuple[int, int] | None:
         """Offset and length of the alias's topic; with a topic (lying at `at`) it is redefined.

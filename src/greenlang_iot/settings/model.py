@@ -70,7 +70,7 @@ class BrokerSettings(Section):
     receive_maximum: int = Field(65_535, ge=1, le=65_535)
     """Messages a connection may have unacknowledged."""
     maximum_packet_size: Bytes = Field(262_144, ge=256, le=1_048_576)
-    """Largest packet that the broker may send."""
+    """Largest packet that the broker may send. 3.1.1 cannot tell it: what is larger is rejected as too_large."""
     topic_alias_maximum: int = Field(1_024, ge=0, le=65_535)
     """Topic aliases that the broker may use on a connection (MQTT 5)."""
     connections_per_shard: int = Field(2, ge=1, le=64)

@@ -4,6 +4,7 @@ import asyncio
 import time
 import zlib
 from collections import deque
+from urllib.parse import urlencode
 
 from greenlang_iot.encode.escapes import readings_in
 from greenlang_iot.model.errors import InputError, SinkError
@@ -30,11 +31,11 @@ class InfluxSender:
         self._http = InfluxHttp(settings, connections=settings.in_flight)
         self._body_limit = 0  # bytes a proxy takes at once, learnt from 413; 0 = no limit known
         if settings.version == "2":
-            self._path = "/api/v2/write"
-            self._params = {"org": settings.org, "bucket": settings.bucket, "precision": "ns"}
+            path = "/api/v2/write"
+            params = {"org": settings.org, "bucket": settings.bucket, "precision": "ns"}
         else:
-            self._path = "/write"
-            self._params = {"db": settings.bucket, "precision": "ns"}
+            path, params = "/write", {"db": settings.bucket, "precision": "ns"}
+        self._path = f"{path}?{urlencode(params)}"
 
     async def open(self) -> None:
         try:
@@ -102,6 +103,4 @@ class InfluxSender:
         if self._settings.gzip:
             part = await asyncio.to_thread(zlib.compress, part, 1, 31)  # 31: with a gzip header
             headers["Content-Encoding"] = "gzip"
-        return await self._http.request(
-            "POST", self._path, params=self._params, body=part, headers=headers
-        )
+        return await self._http.request("POST", self._path, body=part, headers=headers)

@@ -98,14 +98,16 @@ class InfluxHttp:
         """One request and its whole answer, whatever the status. Raises SinkError."""
         assert self._session is not None, "open() comes first"
         sent = dict(headers or {})
-        if body is not None:
+        data: Body | AsyncIterator[memoryview] | None = body
+        if body is not None and (len(body) > _SLICE or not isinstance(body, bytes)):
             sent["Content-Length"] = str(len(body))
+            data = _slices(body)
         try:
             async with self._session.request(
                 method,
                 self._settings.url.rstrip("/") + path,
                 params=params,
-                data=None if body is None else _slices(body),
+                data=data,
                 headers=sent,
                 allow_redirects=False,
             ) as response:

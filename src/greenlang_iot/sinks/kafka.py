@@ -65,6 +65,7 @@ class _Delivery:
     body: Body | Pieces
     parts: list[Part]
     refused: list[Refused] = field(default_factory=list)
+    failed: bool = False  # some part has an error
     failure: BaseException | None = None  # neither poison nor a lost sequence
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     awaited: bool = False  # a send() waits for it
@@ -221,6 +222,9 @@ class KafkaSender:
     def _judge(delivery: _Delivery) -> None:
         """Clear the errors of the parts: poison is halved or refused, a lost sequence is nothing, any
         other is the delivery's failure."""
+        if not delivery.failed:
+            return
+        delivery.failed = False
         parts: list[Part] = []
         for part in delivery.parts:
             error, part.error = part.error, None
@@ -359,8 +363,9 @@ class KafkaSender:
         part.pending = None
         part.acked = error is None
         part.error = error
-        if error is not None and not self._replaced(producer):
-            self._broken = True
+        if error is not None:
+            delivery.failed = True
+            self._broken = self._broken or not self._replaced(producer)
         delivery.changed.set()
 
     async def _last_answers(self) -> None:

@@ -204,6 +204,8 @@ class Runner:
         live = asyncio.ensure_future(self._live())
         try:
             await asyncio.wait({live, self._mistake}, return_when=asyncio.FIRST_COMPLETED)
+            if live.cancelled():
+                raise _cancelled(self.name)
             await (self._mistake if self._mistake.done() else live)
         finally:
             await end([live])
@@ -278,8 +280,12 @@ class Runner:
         task.add_done_callback(self._reap)
 
     def _reap(self, task: asyncio.Task[None]) -> None:
+        error: BaseException | None
         self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
+        if task.cancelled():
+            error = None if self._closing else _cancelled(self.name)
+        else:
+            error = task.exception()
         if error is not None and not self._mistake.done():
             self._mistake.set_exception(error)  # not a sink's failure: `run` raises it
 
@@ -525,3 +531,8 @@ class Runner:
                 "spool_full": float(self.spool_full),
             }
         )
+
+
+def _cancelled(sink: str) -> RuntimeError:
+    """Nobody of ours did it: where it passed for an end, what was sent would wait for ever."""
+    return RuntimeError(f"a send to {sink} was cancelled from within")

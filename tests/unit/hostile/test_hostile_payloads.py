@@ -18,6 +18,7 @@ from greenlang_iot.decode.decoder import Decoder
 from greenlang_iot.encode.deadletter import encode, from_rejects
 from greenlang_iot.encode.lines import LineEncoder
 from greenlang_iot.model.batches import Decoded
+from greenlang_iot.model.flags import FRAME_CUT
 from greenlang_iot.settings.model import InfluxSettings, LimitSettings
 
 TEMPLATE = "greenlang/{org}/{site}/{device}/telemetry"
@@ -154,6 +155,17 @@ def test_more_readings_than_allowed_are_counted_before_they_are_read() -> None:
 def test_a_payload_over_the_limit_is_not_read_at_all() -> None:
     found = decode(b"[" * (MOST + 1))
     assert reasons(found) == ["too_large"]
+
+
+@pytest.mark.parametrize(("topic", "wanted"), [(TOPIC, ["too_large"]), (b"x", ["bad_topic"] * 2)])
+def test_a_message_that_was_cut_is_too_large_whatever_is_left_of_it(
+    topic: bytes, wanted: list[str]
+) -> None:
+    batch = frame_batch([(topic, reading(), False)] * 2, received_ns=NOW)
+    batch.flags[0], batch.cut = FRAME_CUT, True
+    found = Decoder(directory(2), LimitSettings(), TEMPLATE).decode(batch, NOW)
+    assert reasons(found) == wanted
+    assert found.readings.n == 2 - len(wanted)
 
 
 BOMB = b"[" + b"0," * 16_000_000 + b"0]"

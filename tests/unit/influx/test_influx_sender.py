@@ -62,6 +62,17 @@ async def test_a_body_is_written_with_ns_time_stamps(
     }
 
 
+async def test_names_with_any_characters_reach_influxdb_as_they_are() -> None:
+    org, bucket = "Werk Süd/2", "a+b & c=d%20?#/é"
+    async with InfluxDB2(org=org, buckets=(bucket,)) as server:
+        sender = InfluxSender(configured(server, org=org, bucket=bucket))
+        await sender.open()
+        outcome = await sender.send(bytes(body([good(1)])), 2)
+        await sender.close()
+        assert (outcome.delivered, outcome.refused) == (2, [])
+        assert len(server.buckets[bucket].rows) == 1
+
+
 async def test_gzip(server: InfluxDB2) -> None:
     sender = InfluxSender(configured(server, gzip=True))
     await sender.open()

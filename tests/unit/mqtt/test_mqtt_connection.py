@@ -369,6 +369,22 @@ async def test_packet_too_large_is_named_and_the_connection_made_again() -> None
         await (await broker.peer()).accept()
 
 
+async def test_a_message_too_large_does_not_hold_up_a_session_of_311() -> None:
+    """It was sent again after every new connection, and nothing behind it ever came."""
+    handler = Recorder(acknowledge=True)
+    settings = {"protocol": "3.1.1", "maximum_packet_size": 300}
+    async with fake_broker() as broker, running(connect(broker.port, handler, **settings)):
+        peer = await broker.peer()
+        await peer.expect(CONNECT)
+        peer.send(b"\x20\x02\x00\x00")
+        await peer.expect(SUBSCRIBE)
+        peer.send(b"\x90\x03\x00\x01\x01")
+        for packet_id, size in ((1, 1), (2, 2_000_000), (3, 1)):
+            peer.send(publish(b"t", bytes(size), packet_id, version5=False))
+        assert await peer.acks(3) == [1, 2, 3]
+        assert (handler.up, handler.down) == ([(1, False)], [])
+
+
 async def test_close_sends_what_is_pending_and_keeps_the_session() -> None:
     handler = Recorder()
     async with fake_broker() as broker:

@@ -9,9 +9,9 @@ from tests.reference.mqtt import Framed, frame, packets, publish
 
 from greenlang_iot.model.batches import FrameBatch
 from greenlang_iot.model.errors import MqttError
-from greenlang_iot.model.flags import FRAME_DUP, FRAME_RETAIN
+from greenlang_iot.model.flags import FRAME_CUT, FRAME_DUP, FRAME_RETAIN
 from greenlang_iot.mqtt import kernels
-from greenlang_iot.mqtt.framing import ARENA, Framer, Stop
+from greenlang_iot.mqtt.framing import ARENA, CUT, Framer, Stop
 
 STOPS = {
     kernels.INCOMPLETE: "incomplete",
@@ -245,6 +245,62 @@ def test_window_is_never_exceeded() -> None:
     f.unacknowledged = 0
     assert f.scan() is Stop.INCOMPLETE
     assert f.take(1, 0).n == 1
+
+
+def test_a_message_over_the_largest_packet_is_cut_in_311_at_every_split_of_the_stream() -> None:
+    """That version cannot tell a broker what is too large: it would send the message again for ever."""
+    before, after = (publish(b"t", p, i, version5=False) for p, i in ((b"x", 1), (b"y", 3)))
+    large = publish(b"a/b", bytes(range(250)) * 8, 2, FRAME_DUP, version5=False)
+    stream = before + large + after + large
+    for split in [*range(len(before) + 20), *range(20, len(stream), 97)]:
+        f = framer(version5=False, maximum_packet_size=300)
+        got: list[Row] = []
+        for part in (stream[:split], stream[split:]):
+            feed(f, part)
+            assert f.scan() is Stop.INCOMPLETE
+            batch = f.take(1, 0)
+            assert batch.cut == any(row[3] & FRAME_CUT for row in rows_of(batch))
+            got += rows_of(batch)
+            f.compact()
+        topics = [(topic, packet_id, flags) for topic, _, packet_id, flags in got]
+        cut = (b"a/b", 2, FRAME_DUP | FRAME_CUT)
+        assert topics == [(b"t", 1, 0), cut, (b"t", 3, 0), cut]
+        for _, payload, _, flags in got:
+            assert len(payload) <= CUT
+            assert not flags & FRAME_CUT or (bytes(range(250)) * 8).startswith(payload)
+        assert (f.unacknowledged, f.waiting) == (4, False)
+
+
+def test_a_cut_message_waits_for_the_window_too() -> None:
+    f = framer(version5=False, maximum_packet_size=300, receive_maximum=1)
+    large = publish(b"t", bytes(1_000), 1, version5=False)
+    feed(f, large + large)
+    assert f.scan() is Stop.BLOCKED
+    assert f.take(1, 0).n == f.unacknowledged == 1
+    f.unacknowledged = 0
+    assert f.scan() is Stop.INCOMPLETE
+    assert f.take(1, 0).n == 1
+
+
+@pytest.mark.parametrize(
+    ("packet", "reason"),
+    [
+        (b"\x34" + publish(b"t", bytes(400), 1, version5=False)[1:], "protocol_error"),
+        (
+            b"\x30\xff\x7f\xff\xff" + bytes(400),
+            "malformed_packet",
+        ),  # its topic is longer than it is
+        (b"\x32\xff\x7f\x00\x01t\x00\x00" + bytes(2_000), "malformed_packet"),  # packet id 0
+        (b"\x30\xff\x7f\x00\x00" + bytes(400), "malformed_packet"),  # no topic
+        (b"\x90\xff\x7f" + bytes(400), "packet_too_large"),
+    ],
+)
+def test_what_breaks_the_protocol_beyond_the_largest_packet(packet: bytes, reason: str) -> None:
+    f = framer(version5=False, maximum_packet_size=300)
+    feed(f, packet)
+    with pytest.raises(MqttError) as error:
+        scan_and_step(f)
+    assert error.value.reason == reason
 
 
 def test_columns_full_asks_for_a_flush() -> None:

@@ -498,6 +498,26 @@ async def test_a_mistake_of_the_sender_ends_the_runner_instead_of_hanging_it(
     assert bench.settled == set()
 
 
+@pytest.mark.parametrize("when", ["live", "replay"])
+async def test_a_send_that_is_cancelled_from_within_ends_the_runner_instead_of_hanging_it(
+    make: Callable[..., Bench], when: str
+) -> None:
+    """A client library that cancels its own future: nobody else would ever notice."""
+    bench = make()
+    bench.sender.answer = lambda rows: down()
+    if when == "replay":
+        bench.append(1, 1)
+        await bench.until(lambda: bench.settled == {1})
+
+    def cancelled(rows: list[str]) -> None:
+        raise asyncio.CancelledError
+
+    bench.sender.answer = cancelled
+    bench.append(2, 2)
+    with pytest.raises(RuntimeError, match="cancelled from within"):
+        await asyncio.wait_for(asyncio.shield(bench.task), 5)
+
+
 async def test_a_spool_smaller_than_a_chunk_does_not_keep_it_for_ever(
     make: Callable[..., Bench],
 ) -> None:
