@@ -50,6 +50,8 @@ class Counters:
         self._memory = memory
         self._bytes = memoryview(memory)
         self._cells = self._bytes[_HEADER:].cast("d")
+        self.cells: F64 = np.frombuffer(self._bytes, np.float64, offset=_HEADER)
+        """All cells, for kernels that count."""
 
     @classmethod
     def create(cls, path: Path) -> "Counters":
@@ -148,6 +150,7 @@ class Counters:
 
     def close(self) -> None:
         """Unmap; the file stays."""
+        self.cells = np.empty(0)
         self._cells.release()
         self._bytes.release()
         self._memory.close()

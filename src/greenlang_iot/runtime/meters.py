@@ -6,43 +6,60 @@ from collections.abc import Sequence
 import numpy as np
 
 from greenlang_iot.model import flags
-from greenlang_iot.model.batches import Decoded, FrameBatch, ScoreBatch
+from greenlang_iot.model.batches import I64, Decoded, FrameBatch, ScoreBatch
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.model.reasons import Reason
-from greenlang_iot.observe.catalog import cell
+from greenlang_iot.observe.catalog import METRICS, cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.pipeline import StageSeconds
+from greenlang_iot.runtime.kernels_meter import BITS, count_batch
 
-_FLAG_CELLS = (
-    (flags.DUPLICATE, cell("readings_duplicate")),
-    (flags.REPLAYED, cell("readings_replayed")),
-    (flags.TS_COLLISION, cell("readings_ts_collision")),
-    (flags.LATE, cell("readings_late")),
-    (flags.RETAINED, cell("readings_retained")),
-    (flags.CLOCK_SUSPECT, cell("readings_clock_suspect")),
-)
-_VERDICT_CELLS = (
-    (flags.SUSPECT, cell("scores_suspect")),
-    (flags.LEARNING, cell("scores_learning")),
-    (flags.SECOND_STAGE, cell("second_stage_scores")),
-    (flags.SHED, cell("second_stage_shed")),
-)
-_FRAME_CELLS = ((flags.FRAME_RETAIN, cell("messages_retained")),)
-_RECEIVED = cell("messages_received")
-_BYTES = cell("received_bytes")
+_FRAME_CELLS = {flags.FRAME_RETAIN: "messages_retained"}
+_FLAG_CELLS = {
+    flags.DUPLICATE: "readings_duplicate",
+    flags.REPLAYED: "readings_replayed",
+    flags.TS_COLLISION: "readings_ts_collision",
+    flags.LATE: "readings_late",
+    flags.RETAINED: "readings_retained",
+    flags.CLOCK_SUSPECT: "readings_clock_suspect",
+}
+_VERDICT_CELLS = {
+    flags.SUSPECT: "scores_suspect",
+    flags.LEARNING: "scores_learning",
+    flags.SECOND_STAGE: "second_stage_scores",
+    flags.SHED: "second_stage_shed",
+}
+_BATCHES = cell("batches")
 _GAPS = cell("sparkplug_missing_messages")
 _REBIRTHS = cell("sparkplug_rebirth_requests")
-_DECODED_MESSAGES = cell("messages_decoded")
-_FAST = cell("messages_fast")
-_READINGS = cell("readings_decoded")
-_BATCHES = cell("batches")
-_BATCH_MESSAGES = cell("batch_messages")
 _ACKS = cell("acks_sent")
 _ACK_SECONDS = cell("ack_seconds")
-_PROCESS_SECONDS = cell("process_seconds")
-_STAGES = tuple(cell("stage_seconds", stage=stage) for stage in StageSeconds._fields)
 _LAST_MESSAGE = cell("last_message_age_seconds")
-_or = np.bitwise_or.reduce
+
+
+def _by_bit(names: dict[int, str]) -> list[int]:
+    return [cell(names[1 << bit]) if 1 << bit in names else -1 for bit in range(BITS)]
+
+
+_LAYOUT: I64 = np.array(
+    [
+        cell("messages_received"),
+        cell("received_bytes"),
+        cell("messages_decoded"),
+        cell("messages_fast"),
+        cell("readings_decoded"),
+        cell("process_seconds"),
+        *(cell("stage_seconds", stage=stage) for stage in StageSeconds._fields),
+        cell("batch_messages"),
+        *_by_bit(_FRAME_CELLS),
+        *_by_bit(_FLAG_CELLS),
+        *_by_bit(_VERDICT_CELLS),
+    ],
+    np.int64,
+)
+"""As `kernels_meter.count_batch` takes it."""
+_STAGE_BOUNDS = np.array(METRICS["stage_seconds"].buckets)
+_BATCH_BOUNDS = np.array(METRICS["batch_messages"].buckets, np.float64)
 
 
 class BatchMeter:
@@ -54,36 +71,29 @@ class BatchMeter:
     def batch(
         self, frames: FrameBatch, decoded: Decoded, scores: ScoreBatch, seconds: StageSeconds
     ) -> None:
-        counters = self._counters
-        n = decoded.readings.n
-        add = counters.add
-        add(_RECEIVED, frames.n)
-        add(_BYTES, frames.nbytes)
-        add(_DECODED_MESSAGES, decoded.messages - decoded.undecodable)
-        add(_FAST, decoded.fast)
-        add(_BATCHES)
-        add(_PROCESS_SECONDS, sum(seconds))
-        for histogram, took in zip(_STAGES, seconds, strict=True):
-            counters.observe(histogram, took, frames.n)
-        counters.observe(_BATCH_MESSAGES, frames.n)
+        counters, readings = self._counters, decoded.readings
+        rejected = self._rejects(decoded) if decoded.rejects else 0
+        count_batch(
+            counters.cells,
+            _LAYOUT,
+            _STAGE_BOUNDS,
+            _BATCH_BOUNDS,
+            frames.n,
+            frames.nbytes,
+            decoded.messages - decoded.undecodable,
+            decoded.fast,
+            readings.n + rejected,
+            *seconds,
+            frames.flags,
+            readings.flags,
+            scores.verdict,
+        )
+        counters.add(_BATCHES)
         counters.touch(_LAST_MESSAGE)
         if decoded.gaps:
-            add(_GAPS, decoded.gaps)
+            counters.add(_GAPS, decoded.gaps)
         if decoded.publications:
-            add(_REBIRTHS, len(decoded.publications))
-        self._columns(frames.flags[: frames.n], _FRAME_CELLS)
-        rejected = self._rejects(decoded) if decoded.rejects else 0
-        add(_READINGS, n + rejected)
-        if n:
-            self._columns(decoded.readings.flags[:n], _FLAG_CELLS)
-            self._columns(scores.verdict[:n], _VERDICT_CELLS)
-
-    def _columns(self, column: np.ndarray, cells: tuple[tuple[int, int], ...]) -> None:
-        seen = _or(column, initial=0)
-        if seen:
-            for bit, index in cells:
-                if seen & bit:
-                    self._counters.add(index, int(np.count_nonzero(column & bit)))
+            counters.add(_REBIRTHS, len(decoded.publications))
 
     def _rejects(self, decoded: Decoded) -> int:
         reasons = Counter(reason for reject in decoded.rejects for _, reason in reject.paths)

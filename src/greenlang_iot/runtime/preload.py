@@ -25,12 +25,14 @@ def load() -> None:
     from greenlang_iot.model.kernel_cache import seal
     from greenlang_iot.mqtt.warm import warm as warm_mqtt
     from greenlang_iot.quality.warm import warm as warm_quality
+    from greenlang_iot.runtime.warm import warm as warm_meter
 
     warm_mqtt()
     warm_decode()
     warm_detect()
     warm_quality()
     warm_encode()
+    warm_meter()
     seal()
     gc.freeze()
     gc.enable()
