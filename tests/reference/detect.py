@@ -62,6 +62,7 @@ class Limits:
     shift: bool = True
     stuck: bool = True
     context: bool = True
+    swing: bool = True
     counter: bool = False
 
 
@@ -178,7 +179,7 @@ class Series:
         if limits.shift and shift > usual:
             usual, which = shift, f.DETECTOR_SHIFT
         context, resolution, missed = self.context, self.floor(level), False
-        if limits.context:
+        if limits.context or limits.swing:
             context.meet(y, ts, seconds if newest else -1.0, self.quiet > 0)
             error = max(SIGMA * context.error, resolution)
             if context.settled and 0 < error < 0.7 * sigma and abs(context.residual) > z * error:
@@ -189,11 +190,11 @@ class Series:
                         usual, which = spike, f.DETECTOR_CONTEXT
                     else:
                         usual, which = shift, f.DETECTOR_SHIFT
-        belief = min(seen / 4000, 1.0)
+        belief = min(seen / 4000, 0.8)
         judged = [(self.usual.lowered(usual, belief), which)]
         needed = self.usual.raised(limits.threshold, belief)
         stray = -1.0
-        if limits.context:
+        if limits.context or limits.swing:
             stray, expected_now = context.read(seconds, resolution)
             if expected_now:
                 judged[0] = 0.75 * judged[0][0], which
@@ -204,10 +205,11 @@ class Series:
             if not limits.counter:
                 moved = min(abs(x - last), 1e18) if seconds > 0 else None
                 strange = max(strange, context.roughness(moved, seen))
+            strange = strange if limits.context else 0.0
             agreed = 0.5 * min(0.2 / weight, 1.0) * max(min(judged[0][0], strange) - 2.0, 0.0)
             higher = max(judged[0], (strange, f.DETECTOR_CONTEXT), key=lambda one: one[0])
             judged[0] = higher[0] + agreed, higher[1]
-            judged.append((context.swung, f.DETECTOR_SWING))
+            judged.append((context.swung if limits.swing else 0.0, f.DETECTOR_SWING))
         if limits.stuck and newest and self.usual_run > 0:
             judged.append((1.5 * (self.run - 1) / max(self.usual_run, 10.0), f.DETECTOR_STUCK))
         score, detector = max(judged, key=lambda one: one[0])  # the first of equals
@@ -465,7 +467,7 @@ class Context:
             self.anchor, self.first_hour = y, hours
         age = hours - self.first_hour
         self.knows_a_day = self.seen >= 100 and age >= 48
-        self.settled = self.knows_a_day or self.seen >= max(1_000, 720 * age)
+        self.settled = self.knows_a_day or self.seen >= max(500, 720 * age)
         x = clip(y - self.anchor, -1e18, 1e18)
         self.swung = 0.0
         if seconds >= 0.0:
@@ -629,7 +631,7 @@ class Swing:
         self.farthest = f32(max(x, self.farthest) if self.up else min(x, self.farthest))
         score = 0.0
         if now.known:
-            if self.length > now.long:
+            if self.length - 1 >= now.long:
                 score = 5.0 * self.length / now.long
             score = max(score, self.off(now.sign * (x - now.turn), now.far))
         return score

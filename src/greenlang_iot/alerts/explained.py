@@ -13,7 +13,7 @@ HOW: Final = {
     "shift": "The shift detector adds up how far readings stand on one side of the level, so that many "
     "small deviations count like one large one.",
     "context": "The context detector compares what the series did lately with what it usually does at "
-    "this hour of the day, or with its slow average, whichever was closer.",
+    "this hour of the day, or with its slow average, whichever was closer; it also knows how much the series jumps from one reading to the next.",
     "swing": "The swing detector knows how long the series usually stays above and below its slow average, and "
     "how far it goes there: it stayed too long, turned too soon, or went farther than usual.",
     "stuck": "The stuck detector counts equal values in a row, against the longest run that is usual for "

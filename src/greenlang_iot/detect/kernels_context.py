@@ -7,11 +7,13 @@ standard deviations; so does, against the history of the size, the error of the 
 The score is a weighted sum of the logarithms of the four, so that it rises
 when the series strays in several ways at once, and a heavy tail does not blow it up. Where it is high, it gains more
 if the value is farther from the slow average than any before; and what is much farther is strange by itself, whatever the noise.
+So is a series that is much rougher than ever, within its range or not: the mean size of its steps from one reading to the next
+against the largest that this was.
 
 All of it is relative to the series itself. Two floors keep well-behaved series quiet: a standard
 deviation is never less than a share of its mean, and no residual below the sensor's resolution
 counts. Nothing is judged before the series was seen for two days: the hours are not known before. Where readings come every
-few seconds a day is slow beside them, and a thousand are enough.
+few seconds a day is slow beside them, and five hundred are enough.
 """
 
 import math
@@ -31,7 +33,7 @@ HOURS = 2 * HALF
 SETTLED_HOURS = 48
 """Event time after the first reading before which nothing is judged."""
 SETTLED_ROWS = 100
-SOON_ROWS = 1_000
+SOON_ROWS = 500
 """Readings after which a series that is read at least every five seconds is judged: a day is slow beside them."""
 SOON_PER_HOUR = 720
 

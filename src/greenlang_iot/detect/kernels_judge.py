@@ -98,7 +98,7 @@ from greenlang_iot.detect.kernels_lanes import (
 from greenlang_iot.detect.kernels_news import QUIET_AFTER_HABIT, is_told
 from greenlang_iot.detect.kernels_swing import unlike
 from greenlang_iot.detect.kernels_tail import beyond, pace
-from greenlang_iot.detect.limits import COUNTER, RESOLUTION
+from greenlang_iot.detect.limits import COUNTER, FOLLOWED, RESOLUTION
 from greenlang_iot.model.batches import F32, F64
 from greenlang_iot.model.flags import (
     DETECTOR_CONTEXT,
@@ -214,7 +214,7 @@ def meet(
     poke(t, USUAL_EXCESS + k, row["usual_excess"])
     poke(t, STRAY_START + k, row["stray_start"])
     poke(t, STRAY_EXCESS + k, row["stray_excess"])
-    if enabled & (1 << DETECTOR_CONTEXT):
+    if enabled & FOLLOWED:
         strayed, error, record, place, apart, usually = residual(
             row, half, week, y, hours, hour, piece, seconds
         )
@@ -270,7 +270,7 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
     threshold = float(peek(t, THRESHOLD + k))
     z, seen = peek(s, Z + k), peek(s, SEEN + k)
     best, strange = peek(s, USUAL_SCORE + k), peek(s, STRANGE + k)
-    if enabled & (1 << DETECTOR_CONTEXT):
+    if enabled & FOLLOWED:
         row["size"], row["square"], row["lean"] = (
             peek(t, SIZE + k),
             peek(t, SQUARE + k),
@@ -282,6 +282,8 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
         if peek(s, ROUGHER + k) > 0.0 and not enabled & COUNTER:
             strange = max(strange, rougher_score(row, ts, seen, float(peek(t, ROUGH + k))))
         row["rough"], row["roughest"] = peek(t, ROUGH + k), peek(t, ROUGHEST + k)
+    if not enabled & (1 << DETECTOR_CONTEXT):
+        strange = 0.0
     missed = peek(s, MISSED + k) > 0.0  # it is no spike, but for its hour
     detector = DETECTOR_CONTEXT if missed else DETECTOR_SPIKE
     if peek(s, SHIFT + k) > peek(s, SPIKE + k):

@@ -80,7 +80,9 @@ HEAVIER_CUSUM = 2.0
 CUSUM_CAP = 20.0  # in mean CUSUMs: an old shift is forgotten within as many readings
 SHIFT_RATE = 1 / 256
 USUAL_BELIEVED = 4_000.0
-"""Readings after which the tail of spikes and shifts is believed."""
+"""Readings after which the tail of spikes and shifts would be believed."""
+USUAL_BELIEF = 0.8
+"""Most that it ever is: faults that were missed are in it, too, and would hide the next ones."""
 TWO = 0.3
 """Two detectors share it: where each keeps to its decades, so much more is reached as often."""
 USUAL_LIGHT = 1.2 * EXCESS
@@ -178,7 +180,7 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
 
         # their score here, and how far a value may stray before it is suspect
         start, excess = np.float64(kept[USUAL_START + k]) - TWO, np.float64(kept[USUAL_EXCESS + k])
-        belief = min(seen * (1 / USUAL_BELIEVED), 1.0)
+        belief = min(seen * (1 / USUAL_BELIEVED), USUAL_BELIEF)
         size_mean = np.float64(kept[SIZE_MEAN + k])
         known = lanes[SETTLED + k] > 0.0 and abs(r) < EXPECTED * size_mean
         usual = lowered(max(spike, shift), start, excess, USUAL_LIGHT, belief)

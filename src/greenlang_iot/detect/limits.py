@@ -47,6 +47,8 @@ COUNTER = 1
 """Bit 0 of `detectors`: the value is a running total, its increase per second is judged.
 Bit d (1 << DETECTOR_…) switches detector d on."""
 
+FOLLOWED = 1 << DETECTOR_CONTEXT | 1 << DETECTOR_SWING
+"""Detectors that need what is usual by the hour and slowly."""
 _ALWAYS = 1 << DETECTOR_RATE | 1 << DETECTOR_RANGE
 _ALL = (
     _ALWAYS
@@ -62,7 +64,7 @@ PROFILE_RULES: dict[str, tuple[float, int]] = {
     "spiky": (1.45, _ALL),
     "smooth": (0.8, _ALL),
     "counter": (1.0, _ALL & ~(1 << DETECTOR_STUCK) | COUNTER),
-    "binary": (1.0, _ALWAYS),
+    "binary": (1.0, _ALWAYS | 1 << DETECTOR_SWING),
     "seasonal": (1.0, _ALL),
 }
 """Per profile: factor on the threshold, and which detectors judge."""

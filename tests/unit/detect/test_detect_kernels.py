@@ -88,6 +88,22 @@ def test_kernel_is_its_twin(
             np.testing.assert_equal(float(getattr(got, column)[0]), wanted, err_msg=column)
 
 
+def test_twin_agrees_on_what_is_only_on_or_off() -> None:
+    rng = np.random.default_rng(4)
+    stays = np.stack([rng.integers(20, 25, 90), rng.integers(30, 36, 90)]).T.ravel()
+    stays[150] = 90
+    x = np.repeat(np.arange(len(stays)) % 2.0, stays)
+    n = len(x)
+    ts = np.arange(1, n + 1) * MINUTE
+    got = Detector(one_series("binary"), SETTINGS).score(readings([0] * n, ts, x))
+    twin = Series(dataclasses.replace(PROFILE_LIMITS["binary"], gap_ns=120 * MINUTE), WARMUP)
+    expect = [twin.read(int(t), float(v), None, 1) for t, v in zip(ts, x, strict=True)]
+    np.testing.assert_array_equal(got.score, np.array([e.score for e in expect], np.float32))
+    np.testing.assert_array_equal(got.verdict, [e.verdict for e in expect])
+    suspect = (got.verdict & f.SUSPECT) != 0
+    assert set(got.detector[suspect].tolist()) == {f.DETECTOR_SWING}
+
+
 def test_twin_agrees_over_a_long_series_with_faults() -> None:
     rng = np.random.default_rng(3)
     n = 3_000

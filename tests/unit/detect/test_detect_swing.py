@@ -1,5 +1,7 @@
 """What repeats, but not by the day: stays that last too long or are cut short, and turns at another height."""
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -8,6 +10,7 @@ from tests.fakes.readings import MINUTE, readings
 
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.model import flags as f
+from greenlang_iot.model.directory import PROFILES
 from greenlang_iot.model.jit import JIT_DISABLED
 from greenlang_iot.settings.model import DetectSettings, SecondStageSettings
 
@@ -48,9 +51,11 @@ def pump(seed: int, **last: float) -> tuple[Matrix, int]:
     return x + rng.normal(0.0, 0.1, x.shape), first
 
 
-def news(x: Matrix, by: int | None = None) -> npt.NDArray[np.bool_]:
+def news(x: Matrix, by: int | None = None, profile: str = "default") -> npt.NDArray[np.bool_]:
     """Which readings opened an alert; by: of this detector only."""
-    detector = Detector(directory(SERIES, ("m",), units=("Cel",), low=-1000, high=1000), SETTINGS)
+    d = directory(SERIES, ("m",), units=("Cel",), low=-1000, high=1000)
+    profiles = np.full(SERIES, PROFILES.index(profile), np.uint8)
+    detector = Detector(dataclasses.replace(d, profile=profiles), SETTINGS)
     n = len(x)
     ts = np.repeat((np.arange(n) + 1) * MINUTE, SERIES)
     scores = detector.score(readings(np.tile(np.arange(SERIES), n), ts, x.ravel()))
@@ -103,3 +108,12 @@ def test_a_first_reading_far_away_leaves_no_turn_that_is_too_far() -> None:
     scores = detector.score(readings(np.tile(np.arange(SERIES), n), ts, x.ravel()))
     assert scores.score[3 * 1_440 * SERIES :].max() < 30.0
     assert np.count_nonzero(scores.verdict[3 * 1_440 * SERIES :] == f.SUSPECT) <= 8
+
+
+@pytest.mark.parametrize("fault", [{"on": 2.5}, {"on": 0.5}])
+def test_what_is_only_on_or_off_is_judged_by_how_long(fault: dict[str, float]) -> None:
+    """Profile `binary`: a door, a burner."""
+    x, first = pump(66, **fault)
+    found = news(np.where(x > 4.0, 1.0, 0.0), profile="binary")
+    assert np.count_nonzero(found[:first]) <= 4  # of some 200,000
+    assert found[first:].any(axis=0).mean() >= 0.9
