@@ -2,8 +2,11 @@
 would do for nothing while it collects."""
 
 import gc
+import logging
+from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from greenlang_iot.model.imports import import_without
@@ -14,6 +17,18 @@ settings.load_profile("project")
 # it brings a grammar of Unicode that takes 1.6 s to build, for a format that no schema of ours has
 import_without("jsonschema", "rfc3987_syntax")
 gc.disable()  # until all is collected: what is imported stays
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    """A command that ran in this process has configured it for itself: the next test sees none of that."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    if structlog.is_configured():
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        structlog.reset_defaults()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

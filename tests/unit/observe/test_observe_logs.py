@@ -2,7 +2,6 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -13,16 +12,6 @@ from pydantic import SecretStr
 from greenlang_iot.observe.logs import configure
 from greenlang_iot.observe.printable import printable, printable_block
 from greenlang_iot.settings.model import LogSettings
-
-
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
 
 
 def logged(stream: io.StringIO) -> list[dict[str, object]]:
