@@ -42,3 +42,26 @@ def change(
         summary=f"{metric} of {device} read 95 Cel",
         type="sensor",
     ).as_dict()
+
+
+def opened(number: int, summary: str = "a spike") -> Transition:
+    """Alert `alert-NUMBER`, opened NUMBER ns after 1970."""
+    return Transition(
+        alert_id=f"alert-{number}",
+        number=1,
+        state="open",
+        rule="spike",
+        severity="warning",
+        org="acme",
+        site="site-0",
+        device="d000",
+        metric="temperature",
+        opened_ns=number,
+        at_ns=number,
+        value=1.5,
+        expected=1.0,
+        band=0.25,
+        score=0.9999,
+        detector="spike",
+        summary=summary,
+    )

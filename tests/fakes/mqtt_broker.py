@@ -74,6 +74,12 @@ class FakeBroker:
     async def peer(self) -> Peer:
         return await self._peers.get()
 
+    async def accepted(self, connack: mqtt5.ConnAckPacket | None = None, *late: bytes) -> Peer:
+        """The next client, let in (see `Peer.accept`)."""
+        peer = await self.peer()
+        await peer.accept(connack, *late)
+        return peer
+
     @property
     def waiting(self) -> int:
         """Clients that came and were not looked at."""

@@ -26,6 +26,9 @@ from greenlang_iot.settings.model import BrokerSettings
 FILTERS_PER_PACKET = 64
 """Topic filters in one SUBSCRIBE, so that its size stays a few kB."""
 
+SUBSCRIBE_WITHIN = 60.0
+"""Seconds in which the broker must answer SUBSCRIBE, or send messages of a kept session meanwhile."""
+
 PING_AFTER = 0.75
 """Share of the keep-alive without a sent packet (or a received byte) that makes a PINGREQ due."""
 
@@ -99,6 +102,7 @@ class Session:
         self._heard = 0.0  # when the last byte was received (or reading went on)
         self._pinged: float | None = None  # when the unanswered PINGREQ was sent
         self._reading = True
+        self._asked_at = 0.0  # when SUBSCRIBE was sent, or something else than its answer came last
 
     def connect(self, now: float, *, clean: bool = False) -> None:
         """A new network connection is up: forget the last one, send CONNECT.
@@ -161,6 +165,7 @@ class Session:
 
     def take(self, received_ns: int) -> FrameBatch:
         """The frames so far, see `Framer.take`."""
+        self._asked_at = self._heard
         return self.framer.take(self.connection, received_ns)
 
     def acknowledge(self, packet_ids: U16, now: float) -> U8:
@@ -199,7 +204,7 @@ class Session:
     def reading(self, on: bool, now: float) -> None:
         """Reading was paused or goes on: without reading nobody hears an answer."""
         if on and not self._reading:
-            self._heard = now
+            self._heard = self._asked_at = now
             self._pinged = None
         self._reading = on
 
@@ -208,6 +213,18 @@ class Session:
 
         While reading is paused PINGREQ still goes out and no answer is expected.
         """
+        if self.state is State.SUBSCRIBING and self._reading:
+            answer_by = self._asked_at + SUBSCRIBE_WITHIN
+            if now > answer_by:
+                raise MqttError(
+                    f"the broker did not answer SUBSCRIBE within {SUBSCRIBE_WITHIN:.0f} s",
+                    reason="timeout",
+                )
+            return min(self._pinged_by(now), answer_by + 0.01)
+        return self._pinged_by(now)
+
+    def _pinged_by(self, now: float) -> float:
+        """When a PINGREQ, or its answer, is due next; sends it where that is now."""
         period = self._keep_alive
         if self.state in (State.IDLE, State.CONNECTING) or not period:
             return now + PING_AFTER * self._broker.keep_alive
@@ -267,6 +284,7 @@ class Session:
         if not self._retire:
             self._check_features(packet)
         self.session_present = packet.session_present
+        self._asked_at = self._heard
         self.connection = self._next_number()
         self.state = State.SUBSCRIBING
         for packet_id, start in enumerate(range(0, len(self._filters), FILTERS_PER_PACKET), 1):

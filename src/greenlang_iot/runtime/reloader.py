@@ -54,12 +54,25 @@ class Reloader:
         self._supervisor = supervisor
         self._read = read
         self._one_at_a_time = asyncio.Lock()
-        self._task: asyncio.Task[tuple[bool, dict[str, Any]]] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._again = False
 
     def soon(self) -> None:
-        """Reload in the background; the log says how it went."""
+        """Reload in the background; the log says how it went. Asked meanwhile, it is done once more: files
+        may have changed since they were read."""
+        self._again = True
         if self._task is None or self._task.done():
-            self._task = asyncio.ensure_future(self.reload("SIGHUP"))
+            self._task = asyncio.ensure_future(self._until_newest())
+
+    async def idle(self) -> None:
+        """Return when no reload that `soon` began is under way."""
+        if self._task is not None:
+            await self._task
+
+    async def _until_newest(self) -> None:
+        while self._again:
+            self._again = False
+            await self.reload("SIGHUP")
 
     async def reload(self, actor: str) -> tuple[bool, dict[str, Any]]:
         """(done, what was done and what needs a restart); (False, reasons) leaves all as it was."""

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-Seconds = Annotated[float, Field(ge=0, json_schema_extra={"unit": "seconds"})]
-WholeSeconds = Annotated[int, Field(ge=0, json_schema_extra={"unit": "seconds"})]
-Bytes = Annotated[int, Field(ge=0, json_schema_extra={"unit": "bytes"})]
+# The bounds stand with each field: one that stood here would replace the field's.
+Seconds = Annotated[float, Field(json_schema_extra={"unit": "seconds"})]
+WholeSeconds = Annotated[int, Field(json_schema_extra={"unit": "seconds"})]
+Bytes = Annotated[int, Field(json_schema_extra={"unit": "bytes"})]
 Policy = Literal["required", "best_effort"]
 CONFIG_VERSION = 1
 """Version of the settings file that this release reads."""
@@ -75,7 +76,7 @@ class BrokerSettings(Section):
     """Topic aliases that the broker may use on a connection (MQTT 5)."""
     connections_per_shard: int = Field(2, ge=1, le=64)
     """MQTT connections of one shard to this broker."""
-    connect_timeout: Seconds = 10.0
+    connect_timeout: Seconds = Field(10.0, gt=0)
     """Longest wait for a connection, TLS and CONNACK included."""
 
 
@@ -120,13 +121,13 @@ class MqttSettings(Section):
 class LimitSettings(Section):
     """What a message and a reading must keep to; what does not is rejected with its reason."""
 
-    max_payload_bytes: Bytes = 65_536
+    max_payload_bytes: Bytes = Field(65_536, ge=0)
     """Larger payloads are rejected as too_large."""
     max_readings_per_message: int = Field(1_000, ge=1, le=100_000)
     """Messages of more readings are rejected as too_many_readings."""
-    max_age: Seconds = 7 * 86_400.0
+    max_age: Seconds = Field(7 * 86_400.0, ge=0)
     """Older time stamps are rejected as ts_too_old; 0: no limit."""
-    max_future: Seconds = 300.0
+    max_future: Seconds = Field(300.0, ge=0)
     """Time stamps further ahead are rejected as ts_in_future."""
     device_rate: float = Field(
         0.0, ge=0, description="messages a second of a device; more are dead letters; 0 = no limit"
@@ -150,7 +151,7 @@ class BatchSettings(Section):
 
     max_bytes: Bytes = Field(2_097_152, ge=65_536)
     """Receive buffer of a connection."""
-    linger: Seconds = Field(0.005, le=1.0)
+    linger: Seconds = Field(0.005, ge=0, le=1.0)
     """Wait for more messages; up to four times as long while a shard uses all of its core."""
 
 
@@ -189,11 +190,11 @@ class InfluxSettings(RunnerSettings):
     """Organisation, 2.x only."""
     bucket: str = "iot_data"
     """Bucket of the readings and alerts (1.x: the database)."""
-    retention: Seconds = 30 * 86_400.0
+    retention: Seconds = Field(30 * 86_400.0, ge=0)
     """How long `setup` lets the bucket keep its data."""
     aggregated_bucket: str = "iot_aggregated"
     """Bucket of the downsampled readings (1.x: the database)."""
-    aggregated_retention: Seconds = 365 * 86_400.0
+    aggregated_retention: Seconds = Field(365 * 86_400.0, ge=0)
     """How long `setup` lets that bucket keep its data."""
     aggregated_every: Seconds = Field(300.0, gt=0)
     """Window of the downsampling task."""
@@ -252,7 +253,7 @@ class KafkaSettings(RunnerSettings):
     """Replicas that `setup` gives each topic."""
     min_insync_replicas: int = Field(1, ge=1, le=15)
     """Replicas that must have a record before it counts as written."""
-    retention: Seconds = 30 * 86_400.0
+    retention: Seconds = Field(30 * 86_400.0, ge=0)
     """How long `setup` lets topics keep records."""
     compression: Literal["none", "gzip", "snappy", "zstd"] = "none"
     """Of record batches; zstd is about a seventh of the bytes, for time of the shard's core."""
@@ -275,9 +276,9 @@ class LakeSettings(RunnerSettings):
     """Writes of this long share one fsync."""
     compact_every: Seconds = Field(10.0, gt=0)
     """How often closed segments are made into Parquet."""
-    retention: Seconds = 30 * 86_400.0
+    retention: Seconds = Field(30 * 86_400.0, ge=0)
     """Files whose newest reading is older are removed."""
-    max_bytes: Bytes = 107_374_182_400
+    max_bytes: Bytes = Field(107_374_182_400, ge=0)
     """Beyond it the oldest files are removed, loudly."""
 
 
@@ -288,11 +289,11 @@ class DeadLetterSettings(Section):
     """files: JSON lines in path; kafka: the topic, without a spool of its own."""
     path: Path | None = None
     """Folder of the files; unset: dead-letter/ in data_dir."""
-    max_bytes: Bytes = 1_073_741_824
+    max_bytes: Bytes = Field(1_073_741_824, ge=0)
     """Beyond it only a digest and a count are kept."""
     device_rate: float = Field(100.0, gt=0)
     """Dead letters a second and device that are kept whole; of more only a digest."""
-    fsync_every: Seconds = 0.01
+    fsync_every: Seconds = Field(0.01, ge=0)
     """Writes of this long share one fsync."""
 
 
@@ -301,17 +302,17 @@ class SpoolSettings(Section):
 
     path: Path | None = None
     """Folder of the spool; unset: spool/ in data_dir."""
-    after: Seconds = 1.0
+    after: Seconds = Field(1.0, ge=0)
     """Age of the oldest unsettled message that starts spooling."""
-    gather: Seconds = Field(0.1, le=10.0)
+    gather: Seconds = Field(0.1, ge=0, le=10.0)
     """Longest wait for more rows before a record is written."""
-    max_bytes: Bytes = 10_737_418_240
+    max_bytes: Bytes = Field(10_737_418_240, ge=0)
     """Per sink and shard; a full spool is back pressure."""
-    max_age: Seconds = 0.0
+    max_age: Seconds = Field(0.0, ge=0)
     """Older chunks are dropped, counted; 0: kept until delivered."""
     segment_bytes: Bytes = Field(67_108_864, ge=65_536)
     """Size of one file of the spool."""
-    fsync_every: Seconds = 0.01
+    fsync_every: Seconds = Field(0.01, ge=0)
     """Writes of this long share one fsync."""
     replay_bytes_per_second: Bytes = Field(67_108_864, ge=1_024)
     """Pace at which a sink that is back gets what waited, per shard."""
@@ -353,7 +354,7 @@ class DetectSettings(Section):
     """Readings of a series before it is scored."""
     silence_intervals: float = Field(3.0, ge=1)
     """Expected intervals without a reading after which a series is silent."""
-    checkpoint_every: Seconds = 30.0
+    checkpoint_every: Seconds = Field(30.0, ge=0)
     """How often what was learnt is saved; a crash forgets what is newer."""
     second_stage: SecondStageSettings = SecondStageSettings()
 
@@ -394,7 +395,7 @@ class AlertSettings(Section):
     """Alerts are published as retained messages."""
     kafka: bool = True
     """Alerts go to Kafka, when sinks.kafka is enabled."""
-    pending_for: Seconds = 0.0
+    pending_for: Seconds = Field(0.0, ge=0)
     """Event time a condition must hold before opening."""
     open_after: int = Field(1, ge=1)
     """Suspect readings that open a spike/shift alert."""
@@ -404,9 +405,9 @@ class AlertSettings(Section):
     """Normal readings in a row that resolve an alert of single readings."""
     max_active: int = Field(10_000, ge=1)
     """Alerts not resolved at a time, per shard; more are counted, not opened."""
-    cooldown: Seconds = 300.0
+    cooldown: Seconds = Field(300.0, ge=0)
     """Event time before the same alert opens again."""
-    outbox_max_bytes: Bytes = 268_435_456
+    outbox_max_bytes: Bytes = Field(268_435_456, ge=262_144)
     """Alerts on disk that wait for their targets; full: messages that open alerts wait."""
     rules_file: Path | None = None
     """Alert rules of your own (YAML), beside what the detectors find."""
@@ -416,11 +417,11 @@ class AlertSettings(Section):
     """Who is told of alerts, beside MQTT and Kafka."""
     group_devices: int = Field(5, ge=0)
     """Devices of a site whose alerts of one kind become one incident; 0: never."""
-    group_window: Seconds = 120.0
+    group_window: Seconds = Field(120.0, ge=0)
     """Event time within which they count together."""
     flap_count: int = Field(4, ge=2, le=64)
     """Openings of the same alert within flap_window that make it flapping."""
-    flap_window: Seconds = 3_600.0
+    flap_window: Seconds = Field(3_600.0, ge=0)
     """Event time within which openings are counted for flap_count."""
     history: int = Field(2_000, ge=1)
     """Resolved alerts kept at hand; the lake has all of them."""
@@ -438,7 +439,7 @@ class QualitySettings(Section):
     """Quality is counted and reported."""
     window: Seconds = Field(3_600.0, ge=6, le=604_800)
     """Length of the sliding window; it moves on by a sixth."""
-    lag: Seconds = 3_600.0
+    lag: Seconds = Field(3_600.0, ge=0)
     """A reading is on time when it arrives at most this long after it was measured."""
     completeness: Share = 0.95
     """Target: readings received, of those due by the registry's intervals."""
@@ -496,15 +497,15 @@ class RuntimeSettings(Section):
 
     shards: int = Field(2, ge=1, le=128)
     """Processes that read, decode and deliver; one core each."""
-    heartbeat_timeout: Seconds = Field(10.0, gt=0)
+    heartbeat_timeout: Seconds = Field(10.0, ge=1)
     """A shard that does not tick for this long is restarted."""
     restart_budget: int = Field(10, ge=0)
     """Restarts of a shard within restart_window before it is given up."""
-    restart_window: Seconds = 60.0
+    restart_window: Seconds = Field(60.0, ge=0)
     """Window of restart_budget."""
     drain_timeout: Seconds = Field(10.0, gt=0)
     """Time a shard has to deliver what is in memory when the gateway stops."""
-    memory_bound: Bytes = 1_073_741_824
+    memory_bound: Bytes = Field(1_073_741_824, ge=0)
     """Unsettled bytes of a shard beyond which its sockets are not read."""
 
 

@@ -370,14 +370,16 @@ class _KafkaTarget:
             return False
         try:
             await self._publish(self._topic, key, line)
-        except (
-            Exception
-        ) as error:  # also a mistake of ours: who waits for this must not wait for ever
+        except (Exception, asyncio.CancelledError) as error:
+            # also a mistake of ours, or a client that cancels itself: nobody must wait for ever
             self._failures += 1
             refused = isinstance(error, SinkError) and not (error.retryable or error.down)
             if not refused:
                 self._away_until = loop.time() + ASK_AGAIN
-            log.error("Kafka does not take a dead letter: it goes to the files", why=str(error))
+            log.error(
+                "Kafka does not take a dead letter: it goes to the files",
+                why=str(error) or repr(error),
+            )
             return False
         return True
 

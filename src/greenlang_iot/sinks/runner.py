@@ -17,7 +17,8 @@ Rules
    delivered, its record is skipped at replay.
 5. A full spool is back pressure for a required sink (rows stay unsettled) and a counted drop for a
    best-effort one.
-6. What waits for a disk that fails is delivered from memory when the sink is back, and then live.
+6. What waits for a disk that fails is delivered from memory when the sink is back, and then live. What it
+   cannot read is read again later: nothing is given up for that.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ import contextlib
 import math
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 import structlog
@@ -37,11 +38,14 @@ from greenlang_iot.model.outcomes import Refused
 from greenlang_iot.model.protocols import OpenChunk, Sender
 from greenlang_iot.settings.model import RunnerSettings, SpoolSettings
 from greenlang_iot.sinks.endings import end
+from greenlang_iot.spool.format import Record
 from greenlang_iot.spool.log import SegmentLog, SpoolFull
 
 log = structlog.get_logger(__name__)
 CLOSE_WITHIN = 1.0
 """Seconds a sender gets to say goodbye: nothing depends on it."""
+READ_AGAIN = 0.5
+"""Seconds until a spool that could not be read is read again."""
 
 
 class Meter(Protocol):
@@ -107,6 +111,7 @@ class Runner:
         self._spooling = False
         self._spool_rows = 0  # readings spooled by this process and not delivered yet
         self._syncing: dict[int, Chunk] = {}  # spool records that wait for their fsync
+        self._unreadable = False  # reading the spool failed
         self._pump_due = False
         self._open = False
         self._closing = False
@@ -455,7 +460,8 @@ class Runner:
         while not self._closing:
             sent = 0
             end = self._spool.durable_number
-            for record in self._spool.read(self._spool.released + 1):
+            records = self._spool.read(self._spool.released + 1)
+            while (record := self._next(records)) is not None:
                 chunk = Chunk(record.body, record.rows, 1, 0, 0.0)
                 if record.number not in self._delivered_records and not await self._replay_one(
                     chunk
@@ -469,6 +475,9 @@ class Runner:
                 if sent > pace / 10:
                     await asyncio.sleep(sent / pace)
                     sent = 0
+            if self._unreadable:
+                await asyncio.sleep(READ_AGAIN)
+                continue
             if end > self._spool.released:
                 # What the log found damaged is counted there; it will not become readable.
                 log.error("spool records lost", sink=self.name, up_to=end)
@@ -488,6 +497,20 @@ class Runner:
             self._spooling = False
             log.info("spool is empty, live again", sink=self.name)
             return
+
+    def _next(self, records: Iterator[Record]) -> Record | None:
+        """The next record of the spool; None where there is no other, or the disk cannot be read."""
+        try:
+            record = next(records, None)
+        except OSError as error:
+            if not self._unreadable:
+                log.error(
+                    "the spool cannot be read; it is tried again", sink=self.name, why=str(error)
+                )
+            self._unreadable = True
+            return None
+        self._unreadable = False
+        return record
 
     async def _deliver_unsynced(self) -> bool:
         """Deliver what waits for the disk, in order (rule 6); False when the runner closes before."""

@@ -189,7 +189,7 @@ class Topic:
     def __init__(self) -> None:
         self.published: list[tuple[str, bytes, bytes]] = []
         self.asked = 0
-        self.answer: Callable[[bytes], Exception | None] = lambda key: None
+        self.answer: Callable[[bytes], BaseException | None] = lambda key: None
 
     async def publish(self, topic: str, key: bytes, value: bytes) -> None:
         self.asked += 1
@@ -232,9 +232,14 @@ async def test_what_kafka_refuses_for_good_goes_to_the_files(tmp_path: Path) -> 
     assert [letter.device for letter in read_dead_letters(tmp_path)] == ["d2"]
 
 
-async def test_whatever_publishing_raises_nothing_waits_for_ever(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "raised", [InputError("tls.ca_file ca.crt cannot be read"), asyncio.CancelledError()], ids=str
+)
+async def test_whatever_publishing_raises_nothing_waits_for_ever(
+    tmp_path: Path, raised: BaseException
+) -> None:
     topic = Topic()
-    topic.answer = lambda key: InputError("tls.ca_file ca.crt cannot be read")
+    topic.answer = lambda key: raised
     writer = DeadLetterWriter(DeadLetterSettings(target="kafka"), tmp_path, topic.publish)
     await asyncio.wait_for(writer.durable(writer.submit([reject("d1")], 0)), 5)
     await asyncio.wait_for(writer.durable(writer.submit([reject("d2")], 0)), 5)

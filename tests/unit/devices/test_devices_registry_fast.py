@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenlang_iot.devices import registry as module
+from greenlang_iot.devices import fleet as module
 from greenlang_iot.devices.catalog import make_registry
 from greenlang_iot.devices.names import are_plain, name_problem
 from greenlang_iot.devices.registry import parse

@@ -86,8 +86,7 @@ async def test_messages_arrive_and_are_acknowledged_in_order(
     async with fake_broker(context) as broker:
         connection = connect(broker.port, handler, tls=settings)
         async with running(connection):
-            peer = await broker.peer()
-            await peer.accept()
+            peer = await broker.accepted()
             await handler.until(up=1)
             sent = [publish(b"greenlang/%d" % i, b"v%d" % i, i) for i in range(1, 401)]
             stream = b"".join(sent)
@@ -111,8 +110,7 @@ async def test_more_than_the_buffer_holds_and_acknowledged_at_once() -> None:
         batch = BatchSettings(max_bytes=65_536, linger=0.001)
         connection = connect(broker.port, handler, batch=batch, maximum_packet_size=20_000)
         async with running(connection):
-            peer = await broker.peer()
-            await peer.accept()
+            peer = await broker.accepted()
             rng = random.Random(1)
             sizes = [rng.choice([1, 50, 500, 15_000]) for _ in range(1_000)]
             peer.send(*(publish(b"t", bytes(n), i) for i, n in enumerate(sizes, 1)))
@@ -136,8 +134,7 @@ async def test_acknowledged_from_the_first_byte_of_a_kept_session() -> None:
 async def test_messages_wait_for_linger_but_not_for_an_incomplete_tail() -> None:
     handler = Recorder()
     async with fake_broker() as broker, running(connect(broker.port, handler)):
-        peer = await broker.peer()
-        await peer.accept()
+        peer = await broker.accepted()
         await handler.until(up=1)
         late = publish(b"late", b"x", 2)
         peer.send(publish(b"t", b"x", 1), late[:5])
@@ -157,8 +154,7 @@ async def test_what_comes_during_a_linger_is_read_at_its_end_and_goes_with_it(
     async with fake_broker(context) as broker:
         batch = BatchSettings(linger=0.8)
         async with running(connect(broker.port, handler, batch=batch, tls=settings)):
-            peer = await broker.peer()
-            await peer.accept()
+            peer = await broker.accepted()
             await handler.until(up=1)
             for i in range(1, 6):  # far fewer bytes than would wake it
                 peer.send(publish(b"t", b"x", i))
@@ -179,8 +175,7 @@ async def test_a_few_bytes_after_a_full_buffer_are_read(tls: bool, authority: Au
             broker.port, handler, batch=batch, tls=settings, maximum_packet_size=60_000
         )
         async with running(connection):
-            peer = await broker.peer()
-            await peer.accept()
+            peer = await broker.accepted()
             await handler.until(up=1)
             peer.send(publish(b"t", b"x", 1))  # the linger begins
             await asyncio.sleep(0.05)
@@ -195,8 +190,7 @@ async def test_the_time_of_receipt_is_that_of_the_first_bytes() -> None:
     handler = Recorder()
     batch = BatchSettings(linger=0.05)
     async with fake_broker() as broker, running(connect(broker.port, handler, batch=batch)):
-        peer = await broker.peer()
-        await peer.accept()
+        peer = await broker.accepted()
         await handler.until(up=1)
         for row in (1, 2):
             begun = time.monotonic()
@@ -210,16 +204,14 @@ async def test_nothing_is_sent_for_an_old_connection() -> None:
     async with fake_broker() as broker:
         connection = connect(broker.port, handler)
         async with running(connection):
-            peer = await broker.peer()
-            await peer.accept()
+            peer = await broker.accepted()
             peer.send(publish(b"t", b"x", 7))
             await handler.until(rows=1)
             peer.close()
             await handler.until(down=1)
             assert handler.down == [(1, "connection_lost")]
             connection.acknowledge(1, ids(7))
-            peer = await broker.peer()
-            await peer.accept(mqtt5.ConnAckPacket(session_present=True))
+            peer = await broker.accepted(mqtt5.ConnAckPacket(session_present=True))
             await handler.until(up=2)
             assert handler.up == [(1, False), (2, True)]
             peer.send(publish(b"t", b"x", 7, 2))
@@ -236,8 +228,7 @@ async def test_window_holds_whatever_the_broker_does() -> None:
     async with fake_broker() as broker:
         connection = connect(broker.port, handler, receive_maximum=4)
         async with running(connection):
-            peer = await broker.peer()
-            await peer.accept()
+            peer = await broker.accepted()
             peer.send(*(publish(b"t", b"x", i) for i in range(1, 11)))
             await handler.until(rows=4)
             for acknowledged in (2, 4):
@@ -265,8 +256,7 @@ async def test_pause_hands_nothing_over_and_still_pings(tls: bool, authority: Au
             tls=settings,
         )
         async with running(connection):
-            peer = await broker.peer()
-            await peer.accept(mqtt5.ConnAckPacket(server_keep_alive=1))
+            peer = await broker.accepted(mqtt5.ConnAckPacket(server_keep_alive=1))
             await handler.until(up=1)
             # the handler pauses while the buffer is full of messages that it was not handed yet
             handler.on_flush = connection.pause
@@ -289,8 +279,7 @@ async def test_pause_before_the_connection_is_there() -> None:
         connection = connect(broker.port, handler)
         connection.pause()
         async with running(connection):
-            peer = await broker.peer()
-            await peer.accept(None, publish(b"t", b"x", 1))
+            await broker.accepted(None, publish(b"t", b"x", 1))
             await asyncio.sleep(0.02)
             assert (handler.rows, handler.up) == ([], [])
             connection.resume()
@@ -300,8 +289,7 @@ async def test_pause_before_the_connection_is_there() -> None:
 async def test_silent_broker_is_left() -> None:
     handler = Recorder()
     async with fake_broker() as broker, running(connect(broker.port, handler)):
-        peer = await broker.peer()
-        await peer.accept(mqtt5.ConnAckPacket(server_keep_alive=1))
+        peer = await broker.accepted(mqtt5.ConnAckPacket(server_keep_alive=1))
         await peer.expect(PINGREQ)
         packet = await peer.expect(DISCONNECT)
         assert packet[2] == mqtt5.DisconnectReasonCode.KEEP_ALIVE_TIMEOUT.value
@@ -327,8 +315,7 @@ async def test_connect_timeout_in_words() -> None:
 async def test_taken_over_stops_for_good() -> None:
     handler = Recorder()
     async with fake_broker() as broker, running(connect(broker.port, handler)) as task:
-        peer = await broker.peer()
-        await peer.accept()
+        peer = await broker.accepted()
         peer.send(b"\xe0\x02\x8e\x00")
         with pytest.raises(MqttError, match="same client id"):
             await task
@@ -358,15 +345,14 @@ async def test_packet_too_large_is_named_and_the_connection_made_again() -> None
         fake_broker() as broker,
         running(connect(broker.port, handler, maximum_packet_size=300)),
     ):
-        peer = await broker.peer()
-        await peer.accept()
+        peer = await broker.accepted()
         peer.send(publish(b"good", b"x", 1), publish(b"large", bytes(300), 2))
         packet = await peer.expect(DISCONNECT)
         assert packet[2] == mqtt5.DisconnectReasonCode.PACKET_TOO_LARGE.value
         await handler.until(down=1)
         assert [row[1] for row in handler.rows] == [b"good"]
         assert handler.down == [(1, "packet_too_large")]
-        await (await broker.peer()).accept()
+        await broker.accepted()
 
 
 async def test_a_message_too_large_does_not_hold_up_a_session_of_311() -> None:
@@ -390,8 +376,7 @@ async def test_close_sends_what_is_pending_and_keeps_the_session() -> None:
     async with fake_broker() as broker:
         connection = connect(broker.port, handler)
         async with running(connection) as task:
-            peer = await broker.peer()
-            await peer.accept()
+            peer = await broker.accepted()
             peer.send(publish(b"t", b"x", 1), publish(b"t", b"x", 2))
             await handler.until(rows=2)
             connection.acknowledge(1, ids(1))
@@ -431,8 +416,7 @@ async def test_a_handler_that_fails_ends_run() -> None:
 
     handler = Broken()
     async with fake_broker() as broker, running(connect(broker.port, handler)) as task:
-        peer = await broker.peer()
-        await peer.accept(None, publish(b"t", b"x", 1))
+        await broker.accepted(None, publish(b"t", b"x", 1))
         with pytest.raises(RuntimeError, match="a bug"):
             await task
         assert handler.down == [(1, "closed")]
@@ -442,8 +426,7 @@ async def test_what_came_before_the_end_counts_and_so_does_its_reason() -> None:
     handler = Recorder()
     batch = BatchSettings(linger=1.0)
     async with fake_broker() as broker, running(connect(broker.port, handler, batch=batch)) as task:
-        peer = await broker.peer()
-        await peer.accept()
+        peer = await broker.accepted()
         await handler.until(up=1)
         peer.send(publish(b"t", b"x", 1), b"\xe0\x02\x8e\x00")
         peer.close()
@@ -458,8 +441,7 @@ async def test_retire_unsubscribes_drains_and_ends_the_session() -> None:
     async with fake_broker() as broker:
         connection = connect(broker.port, handler, retire=True)
         async with running(connection) as task:
-            peer = await broker.peer()
-            await peer.accept(mqtt5.ConnAckPacket(session_present=True))
+            peer = await broker.accepted(mqtt5.ConnAckPacket(session_present=True))
             peer.send(publish(b"t", b"x", 1))
             await handler.until(rows=1, up=1)
             done, _ = await asyncio.wait({task}, timeout=0.1)
@@ -564,7 +546,7 @@ async def test_client_certificate(authority: Authority) -> None:
     )
     handler = Recorder()
     async with fake_broker(context) as broker, running(connect(broker.port, handler, tls=settings)):
-        await (await broker.peer()).accept()
+        await broker.accepted()
         await handler.until(up=1)
 
 
@@ -574,7 +556,7 @@ async def test_unverified_tls_connects(tmp_path: Path) -> None:
         fake_broker(server_context(Authority(tmp_path).server())) as broker,
         running(connect(broker.port, handler, tls=TlsSettings(verify=False))),
     ):
-        await (await broker.peer()).accept()
+        await broker.accepted()
         await handler.until(up=1)
 
 
@@ -611,5 +593,5 @@ async def test_certificates_that_are_being_replaced_are_read_again(
         while "tls.ca_file" not in str(handler.connection.problem):
             await asyncio.sleep(0.001)
         ca_file.write_bytes(authority.ca_file.read_bytes())
-        await (await broker.peer()).accept()
+        await broker.accepted()
         await handler.until(up=2)

@@ -420,3 +420,37 @@ def test_the_brokers_keep_alive_counts() -> None:
     s = active(session(keep_alive=40), connack=off)
     s.tick(1e6)
     assert s.outgoing(1e6) == b""
+
+
+@pytest.mark.parametrize("keep_alive", [40, 0])
+def test_a_broker_that_never_answers_subscribe_is_left(keep_alive: int) -> None:
+    """It answers pings, so the connection would stand for ever, and nothing ever come on it."""
+    s = session()
+    s.connect(0.0)
+    feed(s, mqtt5.ConnAckPacket(server_keep_alive=keep_alive).write(), 1.0)
+    sent(s, 1.0)
+    for now in range(2, 61):
+        assert s.tick(now) > now
+        feed(s, b"\xd0\x00", now)
+    with pytest.raises(MqttError, match="did not answer SUBSCRIBE within 60 s") as error:
+        s.tick(61.1)
+    assert (error.value.reason, error.value.retryable) == ("timeout", True)
+
+
+def test_while_messages_come_or_reading_is_paused_the_answer_to_subscribe_may_be_behind_them() -> (
+    None
+):
+    s = session()
+    s.connect(0.0)
+    feed(s, mqtt5.ConnAckPacket(server_keep_alive=0).write(), 0.0)
+    sent(s, 0.0)
+    feed(s, publish(b"t", b"x", 1), 50.0)
+    s.take(0)
+    s.tick(100.0)  # a message came at 50
+    s.reading(False, 101.0)
+    s.tick(500.0)
+    s.reading(True, 501.0)
+    s.tick(560.0)
+    feed(s, b"\xd0\x00", 560.5)
+    with pytest.raises(MqttError, match="did not answer SUBSCRIBE"):
+        s.tick(561.5)

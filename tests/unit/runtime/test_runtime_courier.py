@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.alerts import opened
 from tests.fakes.influxdb2 import InfluxDB2
 
 from greenlang_iot.model.errors import SinkError
-from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime import courier as courier_module
@@ -20,28 +20,6 @@ from greenlang_iot.sinks.outbox import Outbox, OutboxReader
 from greenlang_iot.spool.log import SpoolFull
 
 Deliver = Callable[[list[dict[str, Any]]], Awaitable[None]]
-
-
-def opened(number: int) -> Transition:
-    return Transition(
-        alert_id=f"alert-{number}",
-        number=1,
-        state="open",
-        rule="spike",
-        severity="warning",
-        org="acme",
-        site="site-0",
-        device="d000",
-        metric="temperature",
-        opened_ns=number,
-        at_ns=number,
-        value=1.5,
-        expected=1.0,
-        band=0.25,
-        score=0.9999,
-        detector="spike",
-        summary="a spike",
-    )
 
 
 class Desk:

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
+from annotated_types import Ge, Gt
+from pydantic import BaseModel, ValidationError
 
 from greenlang_iot.model.errors import InputError
 from greenlang_iot.settings.expect import slot_at
 from greenlang_iot.settings.load import Loaded, load
-from greenlang_iot.settings.model import BrokerSettings, Settings, TlsSettings
+from greenlang_iot.settings.model import BrokerSettings, Section, Settings, TlsSettings
 
 SHIPPED = Path(__file__).resolve().parents[3] / "config" / "iot-config.yaml"
 TOKEN = {"GREENLANG_IOT__SINKS__INFLUXDB__TOKEN": "t0k-en"}
@@ -373,3 +374,34 @@ def test_settings_that_contradict_each_other(overrides: dict[str, Any], words: s
 )
 def test_warnings(overrides: dict[str, Any], words: str) -> None:
     assert any(words in w for w in load(None, None, overrides).warnings)
+
+
+def sections(kind: type[Section] = Section) -> list[type[Section]]:
+    return [found for child in kind.__subclasses__() for found in (child, *sections(child))]
+
+
+def bounds() -> list[tuple[type[Section], str, float]]:
+    """Every lower bound that a field declares, with a value just below it."""
+    return [
+        (section, name, bound.gt if isinstance(bound, Gt) else bound.ge - 1)
+        for section in sections()
+        for name, field in section.model_fields.items()
+        for bound in field.metadata
+        if isinstance(bound, Ge | Gt)
+    ]
+
+
+@pytest.mark.parametrize(("section", "name", "value"), bounds())
+def test_every_lower_bound_is_kept(section: type[Section], name: str, value: float) -> None:
+    """One of the type (never negative) had stood in for that of the field."""
+    with pytest.raises(ValidationError) as refused:
+        section.model_validate({name: value})
+    assert name in {error["loc"][0] for error in refused.value.errors()}
+
+
+def test_every_size_and_time_has_a_lower_bound() -> None:
+    for section in sections():
+        for name, field in section.model_fields.items():
+            if isinstance(field.json_schema_extra, dict) and "unit" in field.json_schema_extra:
+                found = [bound for bound in field.metadata if isinstance(bound, Ge | Gt)]
+                assert len(found) == 1, f"{section.__name__}.{name}"

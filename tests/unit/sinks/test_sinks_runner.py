@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 from tests.fakes.disk import SimulatedDisk
 from tests.fakes.sinks import ListEncoder, ScriptedSender
 
@@ -642,6 +643,28 @@ async def test_a_failing_disk_does_not_hold_up_what_the_sink_takes_again(
     await bench.until(lambda: bench.spool is not None and bench.spool.last_error is None)
     assert bench.sender.delivered == ["1", "2", "3", "4"]
     assert (bench.spool.nbytes, bench.runner.backlog) == (0, 0)
+
+
+async def test_a_spool_that_cannot_be_read_is_tried_again_and_nothing_of_it_given_up(
+    make: Callable[..., Bench],
+) -> None:
+    """It ended the shard, after each restart again, until the budget of restarts was spent."""
+    disk = SimulatedDisk()
+    bench = make(files=disk)
+    bench.sender.answer = lambda rows: down()
+    bench.append(1, 1)
+    await bench.until(lambda: bench.settled == {1})
+    disk.failing = {"read"}
+    bench.sender.answer = lambda rows: None
+    with capture_logs() as told:
+        await bench.until(lambda: bool(told), 0.001)
+    assert [entry["event"] for entry in told] == ["the spool cannot be read; it is tried again"]
+    bench.append(2, 2)
+    await bench.until(lambda: bench.settled == {1, 2}, 0.001)
+    assert not bench.task.done()
+    disk.failing = set()
+    await bench.until(lambda: not bench.runner.spooling, 0.001)
+    assert bench.sender.delivered == ["1", "2"]
 
 
 async def test_readings_of_a_backlog_are_counted_after_a_restart(

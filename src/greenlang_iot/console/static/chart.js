@@ -8,14 +8,14 @@ const FONT = "12px system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', 
 
 // data: [times in s, …columns]. lines: per column {label, colour, width, points, show}; columns without a
 // label are not read out. bands: [{series: [upper, lower], colour}]. format: of a value on the axis and above.
-// label: what a screen reader says. from: left end of the time axis.
-export function Chart({ data, lines, bands = [], format, height = 150, label, from = null, extra = null, zero = true, marks = [] }) {
+// label: what a screen reader says. from: left end of the time axis. until: as far right as it reaches at least.
+export function Chart({ data, lines, bands = [], format, height = 150, label, from = null, until = 0, extra = null, zero = true, marks = [] }) {
   const place = useRef(null);
   const plot = useRef(null);
   const [at, setAt] = useState(null);
   const [theme, setTheme] = useState(document.documentElement.dataset.theme);
   const range = useRef(null);
-  range.current = { from: from ?? data[0][0], to: data[0].at(-1) };
+  range.current = { from: from ?? data[0][0], to: Math.max(data[0].at(-1), until) };
   const marked = useRef(marks);
   marked.current = marks;
 

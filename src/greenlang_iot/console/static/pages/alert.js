@@ -58,9 +58,11 @@ function Picture({ alert }) {
   const { document: device } = useAnswer(`devices/${encodeURIComponent(alert.device)}`, {}, 5000);
   const opened = seconds(alert.opened);
   const minutes = Math.min(1440, Math.max(15, Math.ceil((Date.now() / 1000 - opened) / 60) + BEFORE));
+  // what is silent has no reading where the picture would else end
+  const until = alert.state === "resolved" ? 0 : Date.now() / 1000;
   const series = device?.series.find(({ metric }) => metric === alert.metric);
   if (!series) return html`<section class="card span-12"><${Empty} title=${alert.metric}>${device ? "No shard answers for it." : "Reading…"}</${Empty}></section>`;
   // the band that it was judged by, for readings whose own is not known
   const judged = alert.expected != null ? { expected: alert.expected, band: alert.band } : {};
-  return html`<${Metric} device=${alert.device} series=${{ ...series, ...judged }} minutes=${minutes} every=${5000} marks=${[opened]} height=${220} wide=${true} />`;
+  return html`<${Metric} device=${alert.device} series=${{ ...series, ...judged }} minutes=${minutes} every=${5000} marks=${[opened]} until=${until} height=${220} wide=${true} />`;
 }

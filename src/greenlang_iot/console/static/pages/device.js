@@ -51,7 +51,7 @@ function AlertsOf({ device, version }) {
 }
 
 // every: milliseconds after which the series is asked for again: where no events bring it, or the lake was busy.
-export function Metric({ device, series: s, minutes, fresh, every = 60000, marks = [], height = 140, wide = false }) {
+export function Metric({ device, series: s, minutes, fresh, every = 60000, marks = [], until = 0, height = 140, wide = false }) {
   const { document: past } = useAnswer(`devices/${encodeURIComponent(device)}/series`, { metric: s.metric, minutes }, every);
   const [points, setPoints] = useState([]);
   useEffect(() => past && setPoints((old) => merged(past.points, old)), [past]);
@@ -75,7 +75,7 @@ export function Metric({ device, series: s, minutes, fresh, every = 60000, marks
         : html`expected ${value(s.expected)} ± ${value(s.band)} ${sign}`}
         ${suspects > 0 && html` · <span class="critical">${suspects} suspect</span>`}</p>
       ${shown.length > 0
-        ? html`<${Chart} data=${data} from=${from} format=${value} height=${height} marks=${marks} zero=${false} label="${s.metric} of the last ${minutes} minutes"
+        ? html`<${Chart} data=${data} from=${from} format=${value} height=${height} marks=${marks} until=${until} zero=${false} label="${s.metric} of the last ${minutes} minutes"
             lines=${[{ label: s.metric, mark: 1, colour: "accent", spanGaps: true }, {}, {}, {}, {}, { colour: "critical", points: true }]}
             bands=${[{ series: [3, 2], colour: "band" }, { series: [5, 4], colour: "band-now" }]}
             extra=${(i) => html`<span>score <b>${shown[i]?.[2] == null ? "–" : shown[i][2].toFixed(3)}</b></span>`} />`
