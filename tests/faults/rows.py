@@ -32,7 +32,8 @@ class Row:
     with which the row was seen failing. short: part of the short form. drains: ends with nothing
     unacknowledged. loses_broker: the broker itself may forget messages it had confirmed. ready: the
     gateway can be ready before the fault. extra: messages to publish beside the fleet's. says, logs:
-    words that /readyz and the log must have said. counts: a metric that must have counted. needs: why it cannot run here, or nothing.
+    words that /readyz and the log must have said. counts: a metric that must have counted. explains: words of an error
+    that would be a mistake of ours without this fault. needs: why it cannot run here, or nothing.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Row:
     says: str = ""
     logs: str = ""
     counts: str = ""
+    explains: str = ""
     needs: Callable[[], str] = str
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -872,6 +874,7 @@ def clock_steps(f: Field) -> float:
     "a shard can get no more memory",
     bar=10.0,
     logs="shard restarts",
+    explains="MemoryError",  # the shard ends at once, wherever it is raised
     seeded="acks_first",
     options=SWITCHED,
 )

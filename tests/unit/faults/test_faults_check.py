@@ -1,6 +1,7 @@
 """The fault matrix's own parts: the wire record and the verdict can say no."""
 
 from collections import Counter
+from dataclasses import replace
 
 import mqtt5
 from tests.faults import wire
@@ -101,3 +102,7 @@ def test_a_shard_that_fails_of_itself_fails_the_row_though_all_was_delivered_aga
     assert problems_of(result) == []
     result.errors = ["kafka is away: refused", "a task of the shard failed: AttributeError"]
     assert problems_of(result) == ["a task of the shard failed: AttributeError"]
+    result.row = replace(row, explains="MemoryError")
+    assert problems_of(result) == ["a task of the shard failed: AttributeError"]
+    result.errors = ["unhandled in the event loop: in seal\nMemoryError"]
+    assert problems_of(result) == []
