@@ -1,8 +1,10 @@
 """The outbox: what the shard wrote arrives, in order, and open alerts are never forgotten."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.fakes.alerts import opened
 from tests.fakes.disk import Crash, SimulatedDisk
 
 from greenlang_iot.model.outcomes import Transition
@@ -12,25 +14,8 @@ from greenlang_iot.spool.reader import list_segments
 
 
 def change(alert: str, number: int, state: str) -> Transition:
-    return Transition(
-        alert_id=alert,
-        number=number,
-        state=state,
-        rule="spike",
-        severity="warning",
-        org="acme",
-        site="site-0",
-        device="d000",
-        metric="temperature",
-        opened_ns=1,
-        at_ns=number,
-        value=1.5,
-        expected=1.0,
-        band=0.25,
-        score=0.9999,
-        detector="spike",
-        summary="x" * 500,
-    )
+    first = opened(number, "x" * 500)
+    return replace(first, alert_id=alert, number=number, state=state, opened_ns=1)
 
 
 def ids(transitions: list[dict[str, object]]) -> list[object]:
