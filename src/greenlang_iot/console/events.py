@@ -59,10 +59,9 @@ class Events:
         self._listeners += 1
         try:
             await response.write(f"retry: {RETRY_MS}\n\n".encode())
+            # else the first page shows no numbers until the next look
             if self._fleet.counts() is None:
-                await (
-                    self._fleet.refresh()
-                )  # else the first page shows no numbers until the next look
+                await self._fleet.refresh()
             await response.write(_event("overview", self._overview()))
             while not self._closed:
                 await self._second.wait()

@@ -327,7 +327,7 @@ class RiverBank:
             self.observations += chosen
 
     # One reading in a thousand comes here, long after the last one: code and data have left the caches, and each
-    # function of numpy that is called costs some 10 µs. So what follows is plain loops over a few rows.
+    # function of numpy that is called costs 2 to 10 µs. So what follows calls few of them, and loops over a few rows.
 
     def _opinions(
         self, batch: ReadingBatch, directory: Directory, z: F32, change: F32, rows: I64, learn: U8

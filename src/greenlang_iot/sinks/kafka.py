@@ -365,7 +365,8 @@ class KafkaSender:
         part.error = error
         if error is not None:
             delivery.failed = True
-            self._broken = self._broken or not self._replaced(producer)
+            if not self._replaced(producer):
+                self._broken = True
         delivery.changed.set()
 
     async def _last_answers(self) -> None:
