@@ -118,8 +118,8 @@ class Screen:
                     self._console.print(f"  {name}: {printable(example)}", highlight=False)
         if result.missed or result.false_alerts:
             self._console.print(
-                "Alerts do not decide: a machine that is busy with other things holds the fleet up, its devices "
-                "are silent for moments, and alerts say so.",
+                "Alerts do not decide: one in some hundred thousand readings is an alert by chance, and a machine that "
+                "is busy with other things holds the fleet up, so that devices are silent for moments.",
                 highlight=False,
             )
         verdict = (
