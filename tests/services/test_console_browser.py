@@ -8,6 +8,7 @@ import json
 import shutil
 import socket
 import time
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,12 @@ class Stage:
         page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
         await page.goto(self.url + path)
         return page
+
+    def seen(self, device: str) -> list[float]:
+        """Values that the gateway would show of it now."""
+        path = f"api/v1/devices/{device}/series?metric=flow&minutes=15"
+        with urllib.request.urlopen(self.url + path) as answer:
+            return [point[1] for point in json.load(answer)["points"]]
 
     def token(self) -> str:
         return (self.folder / "data" / "admin-token").read_text().strip()
@@ -345,4 +352,26 @@ async def test_no_barriers_are_found(stage: Stage, scheme: str) -> None:
             nodes = [node["html"][:160] for node in violation["nodes"]]
             found[path, violation["id"]] = nodes[:3]
     assert found == {}
+    await context.close()
+
+
+async def test_a_page_that_stood_still_misses_no_reading(stage: Stage) -> None:
+    """Two seconds' events come at once then, and only the first holds the reading that is suspect."""
+    context = await stage.context()
+    page = await stage.page(context, "#/devices/pump-020")
+    card = page.locator(".card", has=page.get_by_role("heading", name="flow"))
+    for value in (50.0, 51.0, 50.0, 51.0, 50.0, 51.0, 50.0):  # the first five are the warm-up
+        await stage.flow("pump-020", value)
+    await expect(card).to_contain_text("expected 5")
+    await expect(card.locator(".readout b").first).to_have_text("50")
+    await page.evaluate(
+        "setTimeout(() => { const until = Date.now() + 5000; while (Date.now() < until); })"
+    )
+    for value in (95.0, 51.0):
+        await stage.flow("pump-020", value)
+        async with asyncio.timeout(WAIT / 1000):
+            while value not in await asyncio.to_thread(stage.seen, "pump-020"):
+                await asyncio.sleep(0.05)
+    await expect(card.locator(".readout b").first).to_have_text("51")
+    await expect(card).to_contain_text("1 suspect")
     await context.close()

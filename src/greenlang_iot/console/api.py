@@ -153,7 +153,7 @@ class Console:
         named = self._fleet.named(name)
         if found is None or named is None:
             raise _NotFound(f"There is no device {name!r}.")
-        self._watch.look(named)
+        await self._watch.look(named)
         rejects = await asyncio.to_thread(newest_letters, self._letters, 5, device=name)
         return {**found, "dead_letters": rejects}
 
@@ -167,7 +167,7 @@ class Console:
         named = self._fleet.named(name)
         if named is None:
             raise _NotFound(f"There is no device {name!r}.")
-        self._watch.look(named)
+        await self._watch.look(named)
         since_ns = time.time_ns() - minutes * 60_000_000_000
         stored: list[list[Any]] = []
         note = "There is no lake: the picture begins when you look."

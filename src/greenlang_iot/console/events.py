@@ -67,7 +67,7 @@ class Events:
                 await self._second.wait()
                 parts = self._said
                 if device and (named := self._fleet.named(device)) is not None:
-                    self._watch.look(named)
+                    await self._watch.look(named)
                     number, document = self._watch.since(device, number)
                     parts += _event("device", {"id": device, **document})
                 await response.write(parts)

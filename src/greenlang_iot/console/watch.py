@@ -3,6 +3,7 @@
 However many people look, each device is asked for once, and nobody takes another one's points.
 """
 
+import math
 import time
 from collections import OrderedDict, deque
 from typing import Any, Final
@@ -23,7 +24,7 @@ MAX_DEVICES: Final = 32
 class _Ring:
     def __init__(self, device: Named) -> None:
         self.device = device
-        self.looked = 0.0
+        self.looked = self.asked = -math.inf
         self.series: list[dict[str, Any]] = []
         self.points: dict[str, deque[Point]] = {}
         self.count = 0  # points ever
@@ -37,13 +38,15 @@ class Watch:
         self._shards = shards
         self._rings: OrderedDict[str, _Ring] = OrderedDict()
 
-    def look(self, device: Named) -> None:
-        """Somebody looks at it now."""
+    async def look(self, device: Named) -> None:
+        """Somebody looks at it now. What comes after the return is kept: no picture begins with a gap."""
         ring = self._rings.setdefault(device[1], _Ring(device))
         ring.device, ring.looked = device, time.monotonic()
         self._rings.move_to_end(device[1])
         while len(self._rings) > MAX_DEVICES:
             self._rings.popitem(last=False)
+        if ring.looked - ring.asked > LOOKED_FOR:
+            await self._ask((device,))
 
     async def poll(self) -> None:
         """Take what came since the last time."""
@@ -51,14 +54,18 @@ class Watch:
         for name in [n for n, r in self._rings.items() if now - r.looked > REMEMBERED_FOR]:
             del self._rings[name]
         wanted = [r.device for r in self._rings.values() if now - r.looked <= LOOKED_FOR]
-        if not wanted:
-            return
-        answers = await self._shards.look(Devices(tuple(wanted), watch=True))
+        if wanted:
+            await self._ask(tuple(wanted))
+
+    async def _ask(self, wanted: tuple[Named, ...]) -> None:
+        answers = await self._shards.look(Devices(wanted, watch=True))
+        now = time.monotonic()
         found = newest([a for a in answers.values() if not isinstance(a, Present)])
         for name, series in found.items():
             ring = self._rings.get(name)
             if ring is None:
                 continue
+            ring.asked = now
             ring.series = [as_json(item) for item in series]
             for item in series:
                 points = ring.points.setdefault(item.metric, deque(maxlen=KEPT))

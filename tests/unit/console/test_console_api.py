@@ -286,6 +286,28 @@ async def test_readings_of_a_watched_device_come_as_events(api: Api) -> None:
                 pass
 
 
+@pytest.mark.parametrize("path", ["devices/pump-1", "devices/pump-1/series?metric=flow&minutes=1"])
+async def test_a_reading_that_comes_right_after_the_first_look_is_in_the_picture(
+    api: Api, path: str
+) -> None:
+    """The shards keep a device's readings before the page has its answer, not from the next second on."""
+    shard = api.shards.all[0]
+    shard.hear(0, [5.0] * 8)
+    async with api.session.get(f"/api/v1/{path}") as answer:
+        assert answer.status == 200
+    shard.hear(0, [5.5])
+    running = asyncio.ensure_future(api.console.run())
+    async with api.session.get("/api/v1/events", params={"device": "pump-1"}) as stream:
+        async with asyncio.timeout(20):
+            async for name, document in events(stream):
+                if name == "device":
+                    points = document["points"]
+                    break
+    assert [point[1] for point in points["flow"]] == [5.5]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_the_first_page_that_is_opened_says_at_once_who_is_silent(api: Api) -> None:
     """Not a dash until the next look at the fleet, seconds later."""
     api.shards.all[0].hear(0, [5.0] * 8)

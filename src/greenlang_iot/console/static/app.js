@@ -7,7 +7,7 @@ import { OverviewPage } from "./pages/overview.js";
 import { AlertPage } from "./pages/alert.js";
 import { AlertsPage } from "./pages/alerts.js";
 import { DevicesPage } from "./pages/devices.js";
-import { DevicePage } from "./pages/device.js";
+import { DevicePage, KEPT } from "./pages/device.js";
 import { FleetPage } from "./pages/fleet.js";
 
 const PAGES = [
@@ -62,7 +62,7 @@ function App() {
       device,
       {
         overview: (overview) => setLive((old) => ({ ...old, overview, history: appended(old.history, overview.second) })),
-        device: (news) => setLive((old) => ({ ...old, device: news })),
+        device: (news) => setLive((old) => ({ ...old, device: joined(old.device, news) })),
       },
       (state) => {
         setLive((old) => ({ ...old, state }));
@@ -187,6 +187,15 @@ function TokenDialog() {
 function skip(event) {
   event.preventDefault();
   document.getElementById("main").focus();
+}
+
+// How a device stands now, with every point that came since its page was opened: several events may come
+// before a page draws, and what only one of them said must not be lost.
+function joined(old, news) {
+  if (old?.id !== news.id) return news;
+  const points = { ...old.points };
+  for (const [metric, fresh] of Object.entries(news.points)) points[metric] = [...(points[metric] ?? []), ...fresh].slice(-KEPT);
+  return { ...news, points };
 }
 
 function appended(history, second) {

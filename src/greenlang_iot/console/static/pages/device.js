@@ -8,7 +8,7 @@ import { AlertTable } from "./alerts.js";
 import { Letters } from "./letters.js";
 
 const SPANS = [[15, "15 min"], [60, "1 h"], [360, "6 h"], [1440, "24 h"]];
-const KEPT = 2000;
+export const KEPT = 2000; // points of a series
 
 export function DevicePage({ where, live }) {
   const { document: device, error, again } = useAnswer(`devices/${encodeURIComponent(where.id)}`, {}, 5000);
