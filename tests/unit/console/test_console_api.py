@@ -17,7 +17,8 @@ from tests.fakes.readings import SECOND, readings
 
 from greenlang_iot.console.api import Console
 from greenlang_iot.console.band import bands, series_of
-from greenlang_iot.console.questions import Answer, Question
+from greenlang_iot.console.questions import Answer, Devices, Present, Question
+from greenlang_iot.console.watch import MAX_DEVICES
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.encode.deadletter import encode
 from greenlang_iot.model.directory import Directory
@@ -306,6 +307,45 @@ async def test_a_reading_that_comes_right_after_the_first_look_is_in_the_picture
     assert [point[1] for point in points["flow"]] == [5.5]
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_list_of_devices_takes_no_reading_from_a_picture(api: Api) -> None:
+    """Every page asks how devices stand; what came of them goes to the picture alone."""
+    api.shards.all[0].hear(0, [5.0] * 8)
+    await api.get("devices/pump-1")
+    api.shards.all[0].hear(0, [5.5])
+    await api.get("devices")
+    await api.console._watch.poll()
+    _, series = await api.get("devices/pump-1/series", metric="flow", minutes=1)
+    assert [point[1] for point in series["points"]] == [5.5]
+
+
+async def test_a_shard_that_answers_late_has_its_readings_in_the_picture(api: Api) -> None:
+    api.shards.all[0].hear(0, [5.0] * 8)
+    await api.get("devices/pump-1")
+    api.shards.all[0].hear(0, [5.5])
+    asked = Devices(((0, "pump-1"),), watch=True)
+    late = (await api.shards.look(asked))[0]
+    api.console.late(late)
+    api.console.late(Present(b"", b""))
+    _, series = await api.get("devices/pump-1/series", metric="flow", minutes=1)
+    assert [point[1] for point in series["points"]] == [5.5]
+
+
+async def test_a_device_that_made_room_for_others_comes_back_with_every_reading(api: Api) -> None:
+    """The stream of a page counts points: those of a newer memory come after those of an older one."""
+    watch, one = api.console._watch, (0, "pump-1")
+    await watch.look(one)
+    api.shards.all[0].hear(0, [5.0] * 8)
+    await watch.poll()
+    number, _ = watch.since("pump-1", 0)
+    for i in range(MAX_DEVICES):
+        await watch.look((1000 + i, f"other-{i}"))
+    await watch.look(one)
+    api.shards.all[0].hear(0, [5.5])
+    await watch.poll()
+    _, document = watch.since("pump-1", number)
+    assert [point[1] for point in document["points"]["flow"]] == [5.5]
 
 
 async def test_the_first_page_that_is_opened_says_at_once_who_is_silent(api: Api) -> None:
