@@ -20,6 +20,7 @@ from greenlang_iot.sinks.deadletter import read_dead_letters
 from greenlang_iot.sinks.kafka_batches import records_of
 from greenlang_iot.spool.format import Record
 from greenlang_iot.spool.reader import SegmentReader
+from greenlang_iot.spool.status import newest_released
 
 TAGS = ("org", "site", "device", "type")
 
@@ -134,9 +135,9 @@ def influx1_identities(rows: Iterable[dict[str, Any]]) -> Iterator[Identity]:
 
 
 def spooled(folder: Path, sink: str) -> Iterator[bytes]:
-    """Bodies of every record in the spools of one sink, of whatever shard."""
+    """Bodies of the records that wait in the spools of one sink, of whatever shard."""
     for log in sorted(folder.glob(f"shard-*/{sink}")):
-        reader = SegmentReader(log, sync=False)
+        reader = SegmentReader(log, newest_released(log) + 1, sync=False)
         while items := reader.poll():
             for item in items:
                 if isinstance(item, Record):
