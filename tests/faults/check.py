@@ -93,6 +93,8 @@ def _missing(message: Message, found: Found, required: Collection[str]) -> list[
             or identity in found.refused_influx
         ):
             places.append(f"influxdb ({reading.metric})")
+        if "lake" in required and identity not in found.lake:
+            places.append(f"lake ({reading.metric})")
     return places
 
 

@@ -4,7 +4,7 @@ They share the gateway's formats with it (segments, dead letters), never its cou
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from tests.fakes.lineprotocol import parse
 
 from greenlang_iot.encode.bodies import pieces
 from greenlang_iot.model.outcomes import DeadLetter
+from greenlang_iot.simulate.lake_reader import read_readings
 from greenlang_iot.simulate.manifest import Reading
 from greenlang_iot.sinks.deadletter import read_dead_letters
 from greenlang_iot.sinks.kafka_batches import records_of
@@ -42,6 +43,7 @@ class Found(NamedTuple):
     refused_influx: set[Identity]
     letters: set[tuple[str, bytes]]
     digested: int
+    lake: Set[Identity] = frozenset()
 
 
 class KafkaReader:
@@ -132,6 +134,11 @@ def influx1_identities(rows: Iterable[dict[str, Any]]) -> Iterator[Identity]:
     for row in rows:
         fields = [n for n, v in row.items() if n not in ("name", "time", *TAGS) and v is not None]
         yield from identities(row["device"], fields, int(row["time"]))
+
+
+def lake_identities(lake: Path) -> set[Identity]:
+    """Of every reading in the lake, compacted or not."""
+    return {(r.device, r.metric, r.ts_ns) for r in read_readings(lake)}
 
 
 def spooled(folder: Path, sink: str) -> Iterator[bytes]:

@@ -36,6 +36,7 @@ from tests.faults.readers import (
     Identity,
     KafkaReader,
     influx1_identities,
+    lake_identities,
     read_all,
     reading_of,
     readings_of_body,
@@ -643,11 +644,14 @@ class Field:
         found = read_all(self.data_dir, kafka, set(self._influx_identities()), letters)
         if self._empty:  # its spools were: what was read of them is in the sinks
             found = found._replace(spooled_kafka=set(), spooled_influx=set())
+        sinks = self.settings["sinks"]
+        if sinks["lake"]["enabled"]:
+            found = found._replace(lake=lake_identities(self.data_dir / "lake"))
         record = self.proxy.record
         required = [
             name
-            for name in ("kafka", "influxdb")
-            if self.settings["sinks"][name].get("policy") != "best_effort"
+            for name in ("kafka", "influxdb", "lake")
+            if sinks[name]["enabled"] and sinks[name].get("policy") != "best_effort"
         ]
         verdict = judge(
             self.load.sent,
