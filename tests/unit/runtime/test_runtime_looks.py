@@ -1,7 +1,6 @@
 """Questions of the console to a shard, over the pipe and after a reload."""
 
 import asyncio
-import time
 from multiprocessing import Pipe
 
 import numpy as np
