@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check bench fuzz fuzz-bounds sbom dist compose-secrets docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded overload-test soak fleet-test clean
+.PHONY: setup demo test check bench fuzz fuzz-bounds sbom dist compose-secrets docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded chaos overload-test soak fleet-test clean
 
 setup: $(STAMP)
 
@@ -100,6 +100,10 @@ fault-test-short: setup
 # Every row with the bug that it names planted in the gateway: each must fail.
 fault-test-seeded: setup
 	@$(BIN)/python -m tests.faults --seeded --report docs/reliability.md $(ROWS)
+
+# Faults that overlap, by a seeded schedule; RUNS seeds from SEED on, each ends with one JSON object.
+chaos: setup
+	@$(BIN)/python -m tests.faults.chaos --seed $(or $(SEED),1) --runs $(or $(RUNS),1) --seconds $(or $(SECONDS),30)
 
 # Minutes of overload (plotted), of steady load, and a fleet; each prints one JSON object at its end.
 overload-test: setup

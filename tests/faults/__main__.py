@@ -86,7 +86,7 @@ def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
             field_.gateway.wait_ready()
         else:
             field_.subscribed()
-        load = field_.publish(row.extra())
+        load = field_.publish(row.extra(), row.seconds)
         field_.run_for(BEFORE)
         field_.said.clear()  # what it said before it was ready
         result.recovery = row.act(field_)
@@ -105,6 +105,8 @@ def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
         result.problems.append(f"{type(error).__name__}: {str(error)[:2_000]}")
         with contextlib.suppress(Exception):  # what it acknowledged until then counts all the same
             site.mend()
+            if field_.load is not None:
+                field_.load.stop()
             field_.gateway.end()
             result.verdict = field_.verdict()
     result.errors = field_.errors()

@@ -48,9 +48,10 @@ def judge(
     found: Found,
     cut: set[Key],
     required: Collection[str] = ("kafka", "influxdb"),
+    doubtful: Collection[Key] = (),
 ) -> Verdict:
     """sent: what was published. cut: messages that a cut request to Kafka may have held. required:
-    sinks that must have what was acknowledged."""
+    sinks that must have what was acknowledged. doubtful: good messages that may be dead letters all the same."""
     verdict = Verdict(acked=len(acked))
     missing_letters = 0
     for key in acked:
@@ -60,10 +61,10 @@ def judge(
             continue
         lost = _missing(message, found, required)
         # What floods is over a rate: a dead letter, or in the digest, where it is nowhere else.
-        over_rate = message.kind == FLOOD and bool(lost)
-        if over_rate:
+        refused = bool(lost) and (message.kind == FLOOD or key in doubtful)
+        if refused:
             lost = []
-        if (message.rejects or over_rate) and key not in found.letters:
+        if (message.rejects or refused) and key not in found.letters:
             missing_letters += 1
             if missing_letters > found.digested:
                 lost.append("dead letter")
@@ -92,6 +93,8 @@ def _missing(message: Message, found: Found, required: Collection[str]) -> list[
             or identity in found.refused_influx
         ):
             places.append(f"influxdb ({reading.metric})")
+        if "lake" in required and identity not in found.lake:
+            places.append(f"lake ({reading.metric})")
     return places
 
 

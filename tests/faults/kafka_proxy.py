@@ -1,6 +1,7 @@
 """A proxy between gateway and Kafka that can answer produce requests itself, with an error.
 
-What it answers was not forwarded, as a broker writes nothing of a batch that it refuses.
+What it answers was not forwarded, as a broker writes nothing of a batch that it refuses. It can also be away,
+cut what is under way, and keep Kafka's answers to itself.
 """
 
 import asyncio
@@ -20,9 +21,15 @@ _HEAD = struct.Struct(">hhi")  # API key, version, correlation id
 
 
 class KafkaProxy:
-    """Listens on `port` in a thread of its own. `refuse(code, times)`: answer so many requests."""
+    """Listens on `port` in a thread of its own. `refuse(code, times)`: answer so many requests.
+
+    away: who connects is cut at once. hold: answers stay here. delay: seconds that each answer takes.
+    """
 
     def __init__(self) -> None:
+        self.away = False
+        self.hold = False
+        self.delay = 0.0
         self.port = 0
         self.broker_port = 0
         self._code = self._times = 0
@@ -41,6 +48,10 @@ class KafkaProxy:
     def refuse(self, code: int, times: int) -> None:
         self._code, self._times = code, times
 
+    def cut(self) -> None:
+        """Cut every connection; what Kafka has read of it, it may write."""
+        self._call(self._cut())
+
     def close(self) -> None:
         self._call(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -56,11 +67,16 @@ class KafkaProxy:
     async def _close(self) -> None:
         if self._server is not None:
             self._server.close()
+        await self._cut()
+
+    async def _cut(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
+            if self.away:
+                raise ConnectionResetError
             upstream = await asyncio.open_connection("127.0.0.1", self.broker_port)
         except OSError:
             writer.transport.abort()
@@ -69,12 +85,14 @@ class KafkaProxy:
         waiting: set[int] = set()  # correlation ids that the broker has to answer
         pumps = [
             asyncio.ensure_future(self._requests(reader, writer, upstream[1], waiting)),
-            asyncio.ensure_future(_answers(upstream[0], writer, waiting)),
+            asyncio.ensure_future(self._answers(upstream[0], writer, waiting)),
         ]
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         for one in (writer, upstream[1]):
             one.transport.abort()
             self._writers.discard(one)
+        for pump in pumps:
+            pump.cancel()  # it may wait for an answer that is kept
         await asyncio.gather(*pumps, return_exceptions=True)
 
     async def _requests(
@@ -97,6 +115,17 @@ class KafkaProxy:
             broker.write(struct.pack(">i", len(frame)) + frame)
             await broker.drain()
 
+    async def _answers(
+        self, broker: asyncio.StreamReader, writer: asyncio.StreamWriter, waiting: set[int]
+    ) -> None:
+        while (frame := await _frame(broker)) is not None:
+            await asyncio.sleep(self.delay)
+            while self.hold:
+                await asyncio.sleep(0.02)
+            waiting.discard(struct.unpack_from(">i", frame)[0])
+            writer.write(struct.pack(">i", len(frame)) + frame)
+            await writer.drain()
+
     def _refusal(self, frame: bytes, version: int) -> bytes:
         (client,) = struct.unpack_from(">h", frame, _HEAD.size)
         body = frame[_HEAD.size + 2 + max(client, 0) :]
@@ -111,15 +140,6 @@ class KafkaProxy:
         answer = getattr(produce, f"ProduceResponse_v{version}")
         encoded: bytes = answer(topics=topics, throttle_time_ms=0).encode()
         return encoded
-
-
-async def _answers(
-    broker: asyncio.StreamReader, writer: asyncio.StreamWriter, waiting: set[int]
-) -> None:
-    while (frame := await _frame(broker)) is not None:
-        waiting.discard(struct.unpack_from(">i", frame)[0])
-        writer.write(struct.pack(">i", len(frame)) + frame)
-        await writer.drain()
 
 
 async def _frame(reader: asyncio.StreamReader) -> bytes | None:

@@ -4,7 +4,7 @@ They share the gateway's formats with it (segments, dead letters), never its cou
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +15,13 @@ from tests.fakes.lineprotocol import parse
 
 from greenlang_iot.encode.bodies import pieces
 from greenlang_iot.model.outcomes import DeadLetter
+from greenlang_iot.simulate.lake_reader import read_readings
 from greenlang_iot.simulate.manifest import Reading
 from greenlang_iot.sinks.deadletter import read_dead_letters
 from greenlang_iot.sinks.kafka_batches import records_of
 from greenlang_iot.spool.format import Record
 from greenlang_iot.spool.reader import SegmentReader
+from greenlang_iot.spool.status import newest_released
 
 TAGS = ("org", "site", "device", "type")
 
@@ -41,6 +43,7 @@ class Found(NamedTuple):
     refused_influx: set[Identity]
     letters: set[tuple[str, bytes]]
     digested: int
+    lake: Set[Identity] = frozenset()
 
 
 class KafkaReader:
@@ -133,10 +136,15 @@ def influx1_identities(rows: Iterable[dict[str, Any]]) -> Iterator[Identity]:
         yield from identities(row["device"], fields, int(row["time"]))
 
 
+def lake_identities(lake: Path) -> set[Identity]:
+    """Of every reading in the lake, compacted or not."""
+    return {(r.device, r.metric, r.ts_ns) for r in read_readings(lake)}
+
+
 def spooled(folder: Path, sink: str) -> Iterator[bytes]:
-    """Bodies of every record in the spools of one sink, of whatever shard."""
+    """Bodies of the records that wait in the spools of one sink, of whatever shard."""
     for log in sorted(folder.glob(f"shard-*/{sink}")):
-        reader = SegmentReader(log, sync=False)
+        reader = SegmentReader(log, newest_released(log) + 1, sync=False)
         while items := reader.poll():
             for item in items:
                 if isinstance(item, Record):

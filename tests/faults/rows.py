@@ -34,6 +34,7 @@ class Row:
     gateway can be ready before the fault. extra: messages to publish beside the fleet's. says, logs:
     words that /readyz and the log must have said. counts: a metric that must have counted. explains: words of an error
     that would be a mistake of ours without this fault. needs: why it cannot run here, or nothing.
+    seconds: the load lasts at most so long.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Row:
     counts: str = ""
     explains: str = ""
     needs: Callable[[], str] = str
+    seconds: float = 120.0
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -1020,23 +1022,24 @@ def slow_best_effort(f: Field) -> float:
     return f.recovered()
 
 
-def _one_device() -> Iterable[Message]:
+def one_device(rate: int = 2_000, count: int = 12_000) -> Iterable[Message]:
+    """Good messages of the flooder, so many a second."""
     registry = fleet_registry(FleetOptions(devices=100, seed=7, history=20))
     device = registry["devices"][0]
     metric, wanted = sorted(registry["types"][device["type"]]["metrics"].items())[0]
     value = float(wanted["range"][0])
     topic = f"greenlang/{device['org']}/{device['site']}/{FLOODER}/telemetry"
-    for number in range(12_000):
+    for number in range(count):
         ts_ns = time.time_ns()
         body = f'{{"ts":{ts_ns},"metric":"{metric}","value":{value},"seq":{number}}}'
         reading = Reading(FLOODER, metric, ts_ns, value, number)
-        yield Message(number / 2_000, topic, body.encode(), [reading], (), FLOOD)
+        yield Message(number / rate, topic, body.encode(), [reading], (), FLOOD)
 
 
 @row(
     "one device sends 2,000 messages a second (others 4); the rate of a device is limited to 200",
     counts="messages_undecodable",
-    extra=_one_device,
+    extra=one_device,
     seeded="rates_drop",
     options={"settings": {"limits": {"device_rate": 200}}},
 )

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import resource
 import shutil
@@ -35,8 +36,11 @@ from tests.faults.readers import (
     Identity,
     KafkaReader,
     influx1_identities,
+    lake_identities,
     read_all,
     reading_of,
+    readings_of_body,
+    spooled,
 )
 from tests.faults.seeded import environment
 from tests.faults.stand_in import StandIn
@@ -45,15 +49,13 @@ from tests.services.influxdb1 import start_influxdb1
 from tests.services.kafka_server import start_kafka
 from tests.services.mosquitto_server import Mosquitto
 
-from greenlang_iot.devices.registry import load as load_registry
 from greenlang_iot.encode.deadletter import decode
 from greenlang_iot.model.kernel_cache import CACHE_FOLDER
 from greenlang_iot.mqtt.tls import ssl_context
-from greenlang_iot.runtime.layout import plan
-from greenlang_iot.settings.model import Settings, TlsSettings
+from greenlang_iot.settings.model import TlsSettings
 from greenlang_iot.simulate.ca import Authority, loopback
 from greenlang_iot.simulate.fleet import FleetOptions, fleet_registry
-from greenlang_iot.simulate.manifest import Message
+from greenlang_iot.simulate.manifest import Message, Reading
 
 KAFKA_TIMEOUT = 5.0
 TOPICS = {
@@ -140,6 +142,8 @@ class Site:
             else:
                 process.send_signal(signal.SIGCONT)
         self.kafka_proxy.refuse(0, 0)
+        self.kafka_proxy.away = self.kafka_proxy.hold = False
+        self.kafka_proxy.delay = 0.0
         if self._topic_settings != TOPIC_SETTINGS:
             self.configure_topic(**TOPIC_SETTINGS)
 
@@ -211,6 +215,12 @@ class Field:
         self._kafka = KafkaReader(site.kafka.bootstrap, topic)
         self._letters = KafkaReader(site.kafka.bootstrap, TOPICS["deadletter_topic"])
         self._cuts: list[tuple[float, float]] = []
+        self._sent_again: set[Reading] = set()
+        self.clock_wrong: list[tuple[float, float]] = []
+        """From when until when; good messages of then may be dead letters."""
+        self.down = False
+        """Somebody ended the gateway and will start it again."""
+        self._empty = False
         if influx == "1":
             site.influx.query(f"CREATE DATABASE {self._database}")
         else:
@@ -285,6 +295,15 @@ class Field:
         self.settings = _merged(self.settings, changes or {})
         self.gateway = self._start()
 
+    def revive(self) -> str:
+        """As a service manager does: start it again where it ended by itself; its last words then."""
+        process = self.gateway._process
+        if self.down or process.poll() is None:
+            return ""
+        words = self.gateway.log.read_text()[-1_000:]
+        self.restart()
+        return f"exit {process.returncode}: {words}"
+
     # ---- load -------------------------------------------------------------------------------------
 
     def publish(self, extra: Iterable[Message] = (), seconds: float = 120.0) -> Load:
@@ -337,10 +356,16 @@ class Field:
     def kafka_cut(self) -> Iterator[None]:
         """While this lasts requests to Kafka may be cut unanswered."""
         begun = time.monotonic()
+        self.may_be_sent_again()
         try:
             yield
         finally:
             self._cuts.append((begun, time.monotonic()))
+
+    def may_be_sent_again(self) -> None:
+        """What waits in Kafka's spools may be delivered once more, for its delivery may stay unsaid."""
+        for body in spooled(self.data_dir / "spool", "kafka"):
+            self._sent_again.update(readings_of_body(body))
 
     def subscribed(self) -> None:
         """Until the broker keeps messages for the gateway, whatever its sinks say."""
@@ -402,17 +427,18 @@ class Field:
             self.gateway.wait(calm, timeout, "settled")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.gateway.get('/status')}") from None
+        self._empty = True
 
     def retired(self, timeout: float = 60.0) -> None:
-        """Until every client id of an earlier layout is drained."""
-        directory = load_registry(self.site.registry)
-        settings = Settings.model_validate(self.settings)
-        plans = plan(directory, settings.mqtt, settings.runtime.shards, settings.instance)
-        current = {c.client_id for p in plans for c in p.connections}
-        known = {item["client_id"] for item in json.loads(self._layout.read_text())}
-        markers = [self.data_dir / "run" / f"retired-{name}" for name in known - current]
+        """Until every client id of an earlier layout is drained: what is left are those of this one."""
 
-        self.gateway.wait(lambda: all(m.exists() for m in markers), timeout, "retired")
+        def done() -> bool:
+            known = {item["client_id"] for item in json.loads(self._layout.read_text())}
+            left = [n for n in known if not (self.data_dir / "run" / f"retired-{n}").exists()]
+            shards = self.gateway.get("/status")[1].get("shards", [])
+            return len(left) == sum(s["connections_wanted"] or 99 for s in shards)
+
+        self.gateway.wait(done, timeout, "retired")
 
     @property
     def _layout(self) -> Path:
@@ -616,14 +642,25 @@ class Field:
         kafka = Counter(reading_of(value) for value in self._kafka.values())
         letters = [decode(value) for value in self._letters.values()]
         found = read_all(self.data_dir, kafka, set(self._influx_identities()), letters)
+        if self._empty:  # its spools were: what was read of them is in the sinks
+            found = found._replace(spooled_kafka=set(), spooled_influx=set())
+        sinks = self.settings["sinks"]
+        if sinks["lake"]["enabled"]:
+            found = found._replace(lake=lake_identities(self.data_dir / "lake"))
         record = self.proxy.record
         required = [
             name
-            for name in ("kafka", "influxdb")
-            if self.settings["sinks"][name].get("policy") != "best_effort"
+            for name in ("kafka", "influxdb", "lake")
+            if sinks[name]["enabled"] and sinks[name].get("policy") != "best_effort"
         ]
         verdict = judge(
-            self.load.sent, record.forwarded, record.acked, found, self._cut_keys(), required
+            self.load.sent,
+            record.forwarded,
+            record.acked,
+            found,
+            self._cut_keys(),
+            required,
+            {key for begun, ended in self.clock_wrong for key in self._open_in(begun, ended)},
         )
         verdict.stray_acks = record.stray_acks
         unacked = self.load.confirmed - record.acked.keys()
@@ -641,14 +678,24 @@ class Field:
             yield from influx1_identities(rows)
 
     def _cut_keys(self) -> set[Key]:
-        """What may have been in a request that Kafka left unanswered: forwarded at most a request's
-        time-out before the cut or after it (a broker that has just started still drops requests)."""
-        return {
-            key
-            for key, at in self.proxy.record.first_forwarded.items()
-            for begun, ended in self._cuts
-            if begun - KAFKA_TIMEOUT <= at <= ended + KAFKA_TIMEOUT
+        """What may have been in a request that Kafka left unanswered: not acknowledged before the cut, or
+        waiting in the spool then, and forwarded until a request's time-out after it (a broker that has just
+        started still drops requests)."""
+        keys = {
+            k for begun, ended in self._cuts for k in self._open_in(begun, ended + KAFKA_TIMEOUT)
         }
+        assert self.load is not None
+        for key, message in self.load.sent.items():
+            if not self._sent_again.isdisjoint(message.readings):
+                keys.add(key)
+        return keys
+
+    def _open_in(self, begun: float, ended: float) -> Iterator[Key]:
+        """Messages that were forwarded before `ended` and not acknowledged before `begun`."""
+        record = self.proxy.record
+        for key, at in record.first_forwarded.items():
+            if at <= ended and at + record.waited.get(key, math.inf) >= begun:
+                yield key
 
     def close(self) -> None:
         """Raises what went wrong with the load, after everything is cleared away."""

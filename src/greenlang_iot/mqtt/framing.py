@@ -103,9 +103,9 @@ class Framer:
         return self._end - self._first >= (self._last - self._first) * 3 // 4
 
     @property
-    def waiting(self) -> bool:
-        """There are bytes that are not framed."""
-        return self._start < self._end
+    def unframed(self) -> int:
+        """Bytes that are not framed."""
+        return self._end - self._start
 
     def space(self) -> memoryview:
         """Where the next bytes go: the free end of the receive region (may be empty)."""

@@ -7,7 +7,11 @@ each packet by itself would have the loop turn for each.
 """
 
 import asyncio
+import contextlib
+import fcntl
 import socket
+import sys
+import termios
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -26,6 +30,12 @@ WORTH_READING = 65_536
 """Bytes for which a link is woken before its linger is over."""
 LONGEST = 4
 """Times its setting that a linger lasts at most."""
+WORTH_FLUSHING = 16_384
+"""Received bytes for which a linger is not repeated: 30,000 messages of 128 bytes a second bring them in one."""
+AT_ONCE = 1_024
+"""Bytes that somebody sent and then no more: they wait for the answer to these, or a burst is over."""
+FRUITLESS = 16
+"""Flushes for which no linger is repeated, after one that was for such bytes."""
 BUSY, CALM = 0.9, 0.75
 """Shares of its core that a shard uses, above which the linger becomes longer, and below which shorter."""
 
@@ -39,19 +49,22 @@ class Linger:
     """One clock for all links of a shard: some time after the first byte on any of them, all go through
     what they have, one after the other, so that the sinks get it in one chunk.
 
-    The time is `seconds` while the shard has time to spare, and up to LONGEST times that while it has none: what a
-    flush costs whatever its size is then shared by more messages. (In a thread that always shares its core it stays
-    `seconds`.)
+    What a flush costs whatever its size is shared by its messages. So the time, `seconds`, is repeated while few bytes
+    have come and more keep coming; and it is longer while the shard has no time to spare (which in a thread that always
+    shares its core is never seen). Either way it lasts LONGEST times `seconds` at most.
     """
 
     def __init__(self, seconds: float, clocks: Callable[[], tuple[float, float]] = clocks) -> None:
         self._seconds = seconds
         self._clocks = clocks
         self._waiting: dict[
-            Callable[[], None], Callable[[], bool]
+            Callable[[], None], tuple[Callable[[], bool], Callable[[], int]]
         ] = {}  # in the order in which bytes came
         self._timer: asyncio.TimerHandle | None = None
         self._times = 1
+        self._lasts = 1  # the present one, so far, with all repetitions
+        self._came = 0  # bytes that were there at the last look
+        self._fruitless = 0  # flushes that are still not waited for again
         self._before = clocks()
 
     @property
@@ -59,13 +72,19 @@ class Linger:
         """How long the next one lasts."""
         return self._seconds * self._times
 
-    def add(self, process: Callable[[], None], wake: Callable[[], bool] = lambda: False) -> None:
+    def add(
+        self,
+        process: Callable[[], None],
+        wake: Callable[[], bool] = lambda: False,
+        came: Callable[[], int] = lambda: WORTH_FLUSHING,
+    ) -> None:
         """Call `process` when the time is over; once, however often it is added.
 
-        wake: called just before; True where the loop then has something to read first.
+        wake: called just before; True where the loop then has something to read first. came: how many bytes wait.
         """
-        self._waiting[process] = wake
+        self._waiting[process] = wake, came
         if self._timer is None:
+            self._lasts, self._came = self._times, 0
             self._timer = asyncio.get_running_loop().call_later(self.seconds, self._over)
 
     def discard(self, process: Callable[[], None]) -> None:
@@ -73,14 +92,31 @@ class Linger:
         self._waiting.pop(process, None)
 
     def _over(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._repeats():
+            self._lasts += 1
+            self._timer = loop.call_later(self._seconds, self._over)
+            return
         self._adapt()
-        woken = [wake() for wake in self._waiting.values()]
+        woken = [wake() for wake, _ in self._waiting.values()]
         if any(woken):
             # two turns of the loop, because it looks at its sockets after the first
-            loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._flush)
         else:
             self._flush()
+
+    def _repeats(self) -> bool:
+        """Is it worth to wait on?"""
+        if self._fruitless:
+            self._fruitless -= 1
+            return False
+        if self._lasts >= LONGEST:
+            return False
+        before, self._came = self._came, sum(came() for _, came in self._waiting.values())
+        if self._came == before >= AT_ONCE:
+            self._fruitless = FRUITLESS
+            return False
+        return self._came < WORTH_FLUSHING
 
     def _flush(self) -> None:
         self._timer = None
@@ -205,7 +241,7 @@ class Link(asyncio.BufferedProtocol):
         if session.framer.nearly_full or session.state is not State.ACTIVE:
             self._process()
         else:
-            self._linger.add(self._process, self._wake)
+            self._linger.add(self._process, self._wake, self._came)
             if first:
                 self._doze()
 
@@ -281,6 +317,15 @@ class Link(asyncio.BufferedProtocol):
         except OSError:
             return False
         return True
+
+    def _came(self) -> int:
+        """Bytes to go through, with those that the kernel has still."""
+        unread = 0
+        if self._socket is not None and not self._transport.is_closing():
+            with contextlib.suppress(OSError):
+                answer = fcntl.ioctl(self._socket.fileno(), termios.FIONREAD, bytes(4))
+                unread = int.from_bytes(answer, sys.byteorder)
+        return self._session.framer.unframed + unread
 
     def _deliver(self) -> None:
         if self._session.framer.frames:

@@ -25,7 +25,7 @@ class LogStatus:
 
 def log_status(folder: Path, files: Files = OS_FILES) -> LogStatus:
     """Raises OSError where the folder cannot be read."""
-    released = _released(folder)
+    released = newest_released(folder)
     segments = list_segments(folder, files)
     last, oldest, damaged, nbytes = released, None, [], 0
     ends = [following.first - 1 for _, following in pairwise(segments)]
@@ -48,7 +48,8 @@ def log_status(folder: Path, files: Files = OS_FILES) -> LogStatus:
     return LogStatus(max(0, last - first), len(segments), nbytes, oldest, tuple(damaged))
 
 
-def _released(folder: Path) -> int:
+def newest_released(folder: Path) -> int:
+    """Number of the newest record that was delivered, by the ledger on disk; 0: none, or nobody knows."""
     try:
         return int(json.loads((folder / LEDGER).read_text())["released"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):

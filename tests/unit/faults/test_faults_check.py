@@ -56,6 +56,26 @@ def test_what_floods_may_be_a_dead_letter_or_in_the_digest_but_not_nowhere() -> 
     assert verdict(found(digested=1), flood).acked_lost == 0
 
 
+def test_a_good_message_may_be_a_dead_letter_only_where_the_clock_was_wrong() -> None:
+    key = (GOOD.topic, GOOD.payload)
+    once = Counter({key: 1})
+    letter = found(letters={key})
+    for doubtful, lost in ((set(), 1), ({key}, 0)):
+        result = judge({key: GOOD}, once, once, letter, set(), ("kafka", "influxdb"), doubtful)
+        assert result.acked_lost == lost
+    nowhere = judge({key: GOOD}, once, once, found(), set(), ("kafka",), {key})
+    assert nowhere.acked_lost == 1
+
+
+def test_the_lake_is_a_sink_like_the_others_where_it_is_required() -> None:
+    key = (GOOD.topic, GOOD.payload)
+    once = Counter({key: 1})
+    for lake, lost in ((frozenset(), 1), ({("c", "m", 1)}, 0)):
+        here = found(kafka=1, influx=True)._replace(lake=lake)
+        result = judge({key: GOOD}, once, once, here, set(), ("kafka", "influxdb", "lake"))
+        assert result.acked_lost == lost
+
+
 def test_a_best_effort_sink_may_miss_what_was_acked() -> None:
     key = (GOOD.topic, GOOD.payload)
     nowhere = found(influx=True)

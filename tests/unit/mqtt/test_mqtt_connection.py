@@ -152,7 +152,7 @@ async def test_what_comes_during_a_linger_is_read_at_its_end_and_goes_with_it(
     settings = TlsSettings(ca_file=authority.ca_file) if tls else None
     handler = Recorder()
     async with fake_broker(context) as broker:
-        batch = BatchSettings(linger=0.8)
+        batch = BatchSettings(linger=0.2)  # four times, because little comes
         async with running(connect(broker.port, handler, batch=batch, tls=settings)):
             peer = await broker.accepted()
             await handler.until(up=1)
@@ -162,6 +162,26 @@ async def test_what_comes_during_a_linger_is_read_at_its_end_and_goes_with_it(
             await handler.until(rows=5)
             assert handler.flushes == 1
             assert handler.waited >= 0.79  # clocks of loops count whole milliseconds
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_linger_is_not_repeated_where_much_waits_also_in_the_kernel(
+    tls: bool, authority: Authority
+) -> None:
+    context = server_context(authority.server()) if tls else None
+    settings = TlsSettings(ca_file=authority.ca_file) if tls else None
+    handler = Recorder()
+    async with fake_broker(context) as broker:
+        batch = BatchSettings(linger=1.0)
+        async with running(connect(broker.port, handler, batch=batch, tls=settings)):
+            peer = await broker.accepted()
+            await handler.until(up=1)
+            peer.send(publish(b"t", b"x", 1))
+            await asyncio.sleep(0.05)  # it sleeps from here on, and is not told of what comes
+            peer.send(publish(b"t", bytes(20_000), 2))
+            await handler.until(rows=2)
+            assert handler.flushes == 1
+            assert 0.99 <= handler.waited < 3.9
 
 
 @pytest.mark.parametrize("tls", [False, True])

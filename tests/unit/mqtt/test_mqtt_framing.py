@@ -196,7 +196,7 @@ def test_framing_at_every_split_of_the_stream() -> None:
             whole.compact()
         assert got == expected
         assert whole.unacknowledged == 4
-        assert not whole.waiting
+        assert whole.unframed == 0
 
 
 def test_alias_is_known_to_the_kernel_for_the_rest_of_a_flush_and_resolved_again_after_it() -> None:
@@ -268,7 +268,7 @@ def test_a_message_over_the_largest_packet_is_cut_in_311_at_every_split_of_the_s
         for _, payload, _, flags in got:
             assert len(payload) <= CUT
             assert not flags & FRAME_CUT or (bytes(range(250)) * 8).startswith(payload)
-        assert (f.unacknowledged, f.waiting) == (4, False)
+        assert (f.unacknowledged, f.unframed) == (4, 0)
 
 
 def test_a_cut_message_waits_for_the_window_too() -> None:

@@ -7,14 +7,14 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenlang_iot.mqtt.link import LONGEST, Linger
+from greenlang_iot.mqtt.link import FRUITLESS, LONGEST, WORTH_FLUSHING, Linger
 
 
 async def over(linger: Linger) -> None:
     """Until the time of what waits now is over."""
     done = asyncio.Event()
     linger.add(done.set)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await done.wait()
 
 
@@ -116,3 +116,37 @@ async def test_two_looks_at_the_same_moment_are_no_division_by_zero() -> None:
     linger = Linger(0.001, lambda: (1.0, 1.0))
     await over(linger)
     assert linger.seconds == 0.001
+
+
+async def flushed_after(*came: int, linger: Linger | None = None) -> int:
+    """At which look it is flushed, where so many bytes wait at each."""
+    linger = linger or Linger(0.0005, lambda: (1.0, 1.0))
+    looks, done = iter(came), asyncio.Event()
+    linger.add(done.set, came=lambda: next(looks))
+    async with asyncio.timeout(5):
+        await done.wait()
+    return len(came) - len(list(looks))
+
+
+async def test_it_is_repeated_while_little_has_come_and_more_comes() -> None:
+    assert await flushed_after(WORTH_FLUSHING, 0) == 1
+    assert await flushed_after(1, 600, WORTH_FLUSHING, 0) == 3
+    assert await flushed_after(1_000, WORTH_FLUSHING, 0) == 2
+    assert await flushed_after(20, 40, 60, 80, 100) == LONGEST - 1  # and then without a look
+    assert await flushed_after(20, 20, 20, 20, 20) == LONGEST - 1  # a trickle
+
+
+async def test_who_sends_no_more_before_the_answer_waits_for_no_more() -> None:
+    """A broker that leaves twenty messages unanswered at most would send a quarter of them."""
+    linger = Linger(0.0005, lambda: (1.0, 1.0))
+    assert await flushed_after(2_000, 2_000, 2_000, linger=linger) == 2
+    for _ in range(FRUITLESS):
+        assert await flushed_after(2_000, 2_000, linger=linger) == 0
+    assert await flushed_after(2_000, 2_000, 2_000, linger=linger) == 2
+
+
+async def test_a_linger_that_is_long_already_is_not_repeated_beyond_its_bound() -> None:
+    linger = Linger(0.0005, Shares(1.0, 1.0, 1.0))
+    await over(linger)  # twice as long from here on
+    assert await flushed_after(1, 2, 3, 4, linger=linger) == 2
+    assert await flushed_after(1, 2, 3, 4, linger=linger) == 0
