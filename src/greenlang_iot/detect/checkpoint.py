@@ -57,7 +57,7 @@ BEGIN_ANEW = (
     *("swing_long", "swing_far", "swing_farthest", "swing_run", "swing_count"),
     *("rough", "roughest", "highest", "lowest"),
 )
-"""Where they are missing, tails start as those of well-behaved noise, no habit is known, every day of the week is like the others, nothing was ever far away, the series never swung and was as rough as its spread allows; nothing else has to be learnt anew."""
+"""Where they are missing, tails start as those of well-behaved noise, no habit is known, every day of the week is like the others, nothing was ever far away, the series never swung, was as rough as its spread allows and ranged as far as its records and hours say; nothing else has to be learnt anew."""
 HALVES = ("night_level", "night_seen", "day_level", "day_seen")
 
 
