@@ -205,6 +205,8 @@ class Series:
             if not limits.counter:
                 moved = min(abs(x - last), 1e18) if seconds > 0 else None
                 strange = max(strange, context.roughness(moved, seen))
+                if moved is not None:
+                    strange = max(strange, context.outside_range(x - last, seen, resolution))
             strange = strange if limits.context else 0.0
             agreed = 0.5 * min(0.2 / weight, 1.0) * max(min(judged[0][0], strange) - 2.0, 0.0)
             higher = max(judged[0], (strange, f.DETECTOR_CONTEXT), key=lambda one: one[0])
@@ -458,17 +460,24 @@ class Context:
     swing: "Swing" = field(default_factory=lambda: Swing())
     rough: float = 0.0  # mean size of the newest steps, and the largest that this was
     roughest: float = 0.0
+    rough_now: float = 0.0  # before it is rounded
+    highest: float = 0.0  # that two readings in a row ever reached, above the anchor
+    lowest: float = 0.0
+    place: float = 0.0  # of the newest reading, above the anchor
     swung: float = 0.0  # score of the newest reading as part of a swing
 
     def meet(self, y: float, ts: int, seconds: float, doubt: bool) -> None:
         """What was expected of this reading, and what is known of the series."""
         hours = ts // HOUR
         if self.seen == 0:
-            self.anchor, self.first_hour = y, hours
+            self.anchor, self.first_hour = f32(clip(y, -3e38, 3e38)), hours
         age = hours - self.first_hour
         self.knows_a_day = self.seen >= 100 and age >= 48
         self.settled = self.knows_a_day or self.seen >= max(500, 720 * age)
         x = clip(y - self.anchor, -1e18, 1e18)
+        if self.seen == 0:
+            self.highest = self.lowest = f32(x)
+        self.place = x
         self.swung = 0.0
         if seconds >= 0.0:
             swung = self.swing.read(x, x - self.slow, self.slow_error, seconds)
@@ -508,7 +517,22 @@ class Context:
             score = LOG10E * (log(seen) + 6.0 * log(min(f32(rough) / roughest, 10.0)))
         if rough > roughest:
             roughest += (1.0 if seen < 100 else 0.01) * (rough - roughest)
+        self.rough_now = rough
         self.rough, self.roughest = f32(rough), f32(roughest)
+        return score
+
+    def outside_range(self, moved: float, seen: int, resolution: float) -> float:
+        """The score of a series that left its range for two readings in a row, the last of which moved it by `moved`."""
+        up = self.place - max(moved, 0.0) - self.highest
+        down = self.lowest - self.place + min(moved, 0.0)
+        width, score = max(self.highest - self.lowest, resolution), 0.0
+        beyond = max(up, down) - 2.0 * self.rough_now
+        if self.knows_a_day and beyond > 0.02 * width > 0.0:
+            power = clip(160.0 * self.usual_size.mean / width, 6.0, 25.0)
+            score = LOG10E * (log(seen) + power * log(min(1.0 + 2.0 * beyond / width, 10.0)))
+        rate = 0.05 if self.settled else 1.0
+        self.highest = f32(self.highest + rate * max(up, 0.0))
+        self.lowest = f32(self.lowest - rate * max(down, 0.0))
         return score
 
     def expect(self, x: float, hours: int, seconds: float, doubt: bool) -> tuple[float, float]:
@@ -566,7 +590,7 @@ class Side:
     varies: float = 0.0
     count: int = 0
     known: bool = False
-    long: float = math.inf  # readings that are too many
+    long: float = math.inf  # readings that are too many, a whole number
     far: float = math.inf  # and too far, beyond the turn
 
     def learn(self, length: float, farthest: float, whole: float) -> None:
@@ -600,7 +624,7 @@ class Side:
                 grows = max(11.5 / log(self.count) - 1.0, 0.5)
                 more = max(grows * (self.longest - self.stay), 0.3 * self.stay)
                 limit = max(self.longest + more, 12.0)
-                self.long = f32(limit) if limit * seconds < 21_600.0 else math.inf
+                self.long = math.ceil(limit) if limit * seconds < 21_600.0 else math.inf
         self.stay, self.turn, self.varies = f32(self.stay), f32(self.turn), f32(self.varies)
 
 

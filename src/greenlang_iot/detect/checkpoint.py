@@ -25,6 +25,7 @@ import numpy.typing as npt
 from crc32c import crc32c
 
 from greenlang_iot.detect import state
+from greenlang_iot.detect.kernels_context import FAR_ANCHOR, REACH
 from greenlang_iot.detect.kernels_siblings import SIBLING
 from greenlang_iot.detect.state import Rows
 from greenlang_iot.model.batches import F32, I32, I64, U8
@@ -54,9 +55,9 @@ BEGIN_ANEW = (
     *("early_week", "early_error", "late_week", "late_error", "night_farthest", "day_farthest"),
     *("swing_stay", "swing_longest", "swing_turn", "swing_varies"),
     *("swing_long", "swing_far", "swing_farthest", "swing_run", "swing_count"),
-    *("rough", "roughest"),
+    *("rough", "roughest", "highest", "lowest"),
 )
-"""Where they are missing, tails start as those of well-behaved noise, no habit is known, every day of the week is like the others, nothing was ever far away, the series never swung and was as rough as its spread allows; nothing else has to be learnt anew."""
+"""Where they are missing, tails start as those of well-behaved noise, no habit is known, every day of the week is like the others, nothing was ever far away, the series never swung, was as rough as its spread allows and ranged as far as its records and hours say; nothing else has to be learnt anew."""
 HALVES = ("night_level", "night_seen", "day_level", "day_seen")
 
 
@@ -354,7 +355,8 @@ def _current_layout(saved: Rows) -> Rows:
         taken -= set(MEMORY)
     for name in taken - set(PROCESS_LOCAL):
         column = saved[name]
-        if column.dtype.kind in "iu":
+        if rows[name].dtype.kind in "iu":
+            column = np.ceil(column) if column.dtype.kind == "f" else column
             column = np.minimum(column, np.iinfo(rows[name].dtype).max)
         with np.errstate(over="ignore"):
             rows[name] = column
@@ -366,8 +368,43 @@ def _current_layout(saved: Rows) -> Rows:
         rows["outside"] = 0  # their level was an absolute one
     if "early_week" not in there:
         rows["early_error"] = rows["late_error"] = rows["hour_error"]
+    if "anchor" in there:
+        _from_anchor(rows, saved["anchor"])
+    if "highest" not in there:
+        _range(rows)
     if "roughest" not in there:  # a step is the difference of two deviations
         rows["roughest"] = 2.0 * rows["spread"]
     if missing - set(MEMORY):
         rows["n"] = 0
     return rows
+
+
+FROM_ANCHOR = (
+    "slow_level",
+    "night_level",
+    "day_level",
+    "swing_turn",
+    "swing_far",
+    "swing_farthest",
+)
+"""Fields that are above the anchor; highest and lowest are younger than its present size."""
+
+
+def _from_anchor(rows: Rows, before: npt.NDArray[np.floating[Any]]) -> None:
+    """An anchor of before was a float64: what is above it is above one that is rounded."""
+    rows["anchor"] = np.clip(before, -FAR_ANCHOR, FAR_ANCHOR)
+    off = np.clip(before - rows["anchor"], -REACH, REACH)
+    for name in FROM_ANCHOR:
+        column = rows[name]
+        column += (off if column.ndim == 1 else off[:, None]).astype(np.float32)
+
+
+def _range(rows: Rows) -> None:
+    """What a row of before says of the range: no value was farther from the slow level than it remembers, and hours reach as far as their levels."""
+    farthest = np.maximum(rows["night_farthest"], rows["day_farthest"])
+    for half in ("night", "day"):
+        off = np.abs(rows[f"{half}_level"] - rows["slow_level"][:, None])
+        off[rows[f"{half}_seen"] == 0] = 0.0
+        farthest = np.maximum(farthest, off.max(axis=1) + 10.0 * rows["size_mean"])
+    rows["highest"] = rows["slow_level"] + farthest
+    rows["lowest"] = rows["slow_level"] - farthest

@@ -8,7 +8,8 @@ The score is a weighted sum of the logarithms of the four, so that it rises
 when the series strays in several ways at once, and a heavy tail does not blow it up. Where it is high, it gains more
 if the value is farther from the slow average than any before; and what is much farther is strange by itself, whatever the noise.
 So is a series that is much rougher than ever, within its range or not: the mean size of its steps from one reading to the next
-against the largest that this was.
+against the largest that this was. And one that leaves its range, the highest and lowest that two readings in a row ever reached,
+for two readings in a row.
 
 All of it is relative to the series itself. Two floors keep well-behaved series quiet: a standard
 deviation is never less than a share of its mean, and no residual below the sensor's resolution
@@ -18,6 +19,8 @@ few seconds a day is slow beside them, and five hundred are enough.
 
 import math
 from typing import Any
+
+import numpy as np
 
 from greenlang_iot.detect.state import HALF, HOT_LINES, PIECE_HOURS, PIECES
 from greenlang_iot.model.jit import fused, leaf
@@ -66,6 +69,14 @@ ROUGHER_BY = 1.5
 """Times as rough as ever that it must be."""
 ROUGHER_POWER = 6.0
 """Power of that with which its share falls: averages have lighter tails than readings."""
+RANGE_RATE = 0.05
+"""How fast a series that left its range is believed to have a wider one, once it is judged."""
+RANGE_STEPS = 2.0
+RANGE_SHARE = 0.02
+"""It must be left by so many usual steps of these days, and this share of it beyond."""
+RANGE_POWER = 160.0
+RANGE_POWERS = 6.0, 25.0
+"""Power with which its share falls: RANGE_POWER residuals' usual size in the range, within these. Noise fills its range seldom, levels and cycles always."""
 BRIEF = 300.0
 """Seconds between readings below which hours, and two of the averages, become slower: what lasts a while must not be a matter of ten minutes."""
 BRIEF_HOURS = 0.25
@@ -83,6 +94,8 @@ PER_UNIT = 1.19
 """−log10 of the tail share for a unit of the weighted sum: measured, see docs/decisions."""
 REACH = 1e18
 """Larger residuals count as this large: their squares stay within float32."""
+FAR_ANCHOR = 3e38
+"""Float32 ends there."""
 FARTHEST = 1e300
 """Products of distances count as this at most."""
 MAX_SEEN = 2**16 - 1
@@ -134,9 +147,11 @@ def residual(
     begin with errors that never come again.
     """
     if row["seen"] == 0:
-        row["anchor"] = y
+        row["anchor"] = min(max(y, -FAR_ANCHOR), FAR_ANCHOR)
         row["first_hour"] = hours
-    x = min(max(y - float(row["anchor"]), -REACH), REACH)
+    x = min(max(y - np.float64(row["anchor"]), -REACH), REACH)
+    if row["seen"] == 0:
+        row["highest"] = row["lowest"] = x
     learnt = int(half["seen"][hour])
     slow = float(row["slow_level"])
     apart, usually = x - slow, float(row["slow_error"])
@@ -211,6 +226,20 @@ def rougher_score(row: Row, ts: int, seen: float, rough: float) -> float:
         return 0.0
     factor = min(rough / float(row["roughest"]), MOST_FARTHER)
     return LOG10E * (log(seen) + ROUGHER_POWER * log(factor))
+
+
+@leaf
+def range_score(row: Row, ts: int, seen: float, beyond: float, floor: float) -> float:
+    """−log10 of how seldom a series is this far outside its range, likewise; asked before its row knows."""
+    if seen < SETTLED_ROWS or ts // HOUR_NS - int(row["first_hour"]) < SETTLED_HOURS:
+        return 0.0
+    width: float = max(np.float64(row["highest"]) - np.float64(row["lowest"]), floor)
+    if width <= 0.0:
+        return 0.0
+    factor = min(1.0 + 2.0 * beyond / width, MOST_FARTHER)
+    power: float = RANGE_POWER * np.float64(row["size_mean"]) / width
+    power = min(max(power, RANGE_POWERS[0]), RANGE_POWERS[1])
+    return LOG10E * (log(seen) + power * log(factor))
 
 
 @fused

@@ -29,6 +29,7 @@ from greenlang_iot.detect.kernels_arrival import MAX_COUNT, RUN_FLOOR, arrive
 from greenlang_iot.detect.kernels_baseline import learn, stay_outside
 from greenlang_iot.detect.kernels_context import (
     DOUBT,
+    range_score,
     residual,
     rougher_score,
     settled,
@@ -38,6 +39,7 @@ from greenlang_iot.detect.kernels_lanes import (
     APART,
     BAND,
     BASE,
+    BEYOND,
     CUSUM,
     DEVIATION,
     DOWN,
@@ -45,6 +47,7 @@ from greenlang_iot.detect.kernels_lanes import (
     FAR,
     FARTHEST,
     FLOOR,
+    HIGHEST,
     HUGE,
     LAST,
     LEAN,
@@ -52,6 +55,7 @@ from greenlang_iot.detect.kernels_lanes import (
     LEAN_SD,
     LEVEL,
     LONG,
+    LOWEST,
     MISSED,
     OUTSIDE,
     PLACE,
@@ -243,6 +247,8 @@ def meet(
         poke(t, FAR + k, row["swing_far"][side])
         poke(t, ROUGH + k, row["rough"])
         poke(t, ROUGHEST + k, row["roughest"])
+        poke(t, HIGHEST + k, row["highest"])
+        poke(t, LOWEST + k, row["lowest"])
     else:
         poke(s, SETTLED + k, 0.0)
         poke(s, RECORDS + k, 0.0)
@@ -281,7 +287,11 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
         row["lean_mean"], row["lean_sd"] = peek(t, LEAN_MEAN + k), peek(t, LEAN_SD + k)
         if peek(s, ROUGHER + k) > 0.0 and not enabled & COUNTER:
             strange = max(strange, rougher_score(row, ts, seen, float(peek(t, ROUGH + k))))
+        if peek(s, BEYOND + k) > 0.0 and not enabled & COUNTER:
+            beyond_range = peek(s, BEYOND + k)
+            strange = max(strange, range_score(row, ts, seen, beyond_range, peek(s, FLOOR + k)))
         row["rough"], row["roughest"] = peek(t, ROUGH + k), peek(t, ROUGHEST + k)
+        row["highest"], row["lowest"] = peek(t, HIGHEST + k), peek(t, LOWEST + k)
     if not enabled & (1 << DETECTOR_CONTEXT):
         strange = 0.0
     missed = peek(s, MISSED + k) > 0.0  # it is no spike, but for its hour

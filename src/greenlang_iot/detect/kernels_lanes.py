@@ -15,6 +15,9 @@ from greenlang_iot.detect.kernels_context import (
     LEAN_RATE,
     LEAN_SOONER,
     LOG10E,
+    RANGE_RATE,
+    RANGE_SHARE,
+    RANGE_STEPS,
     REACH,
     RECORD,
     RECORD_FROM,
@@ -49,16 +52,16 @@ MARKS = 4096
 # -- float64: what came, what is expected, and what is said of it
 (
     X, LAST, SECONDS, BASE, UNIT, Y, LEVEL, DEVIATION, SPREAD, FLOOR, SEEN, SPIKES, SHIFTS, SETTLED,
-    RECORDS, PLACE, APART, USUALLY, TURNED, ROUGHER, RESIDUAL, ERROR, Z, CHANGE, MISSED, SPIKE, SHIFT, USUAL_SCORE, BAND, STRAY, STRANGE,
-) = range(0, 31 * LANES, LANES)  # fmt: skip
-_FLOATS = 31
+    RECORDS, PLACE, APART, USUALLY, TURNED, ROUGHER, BEYOND, RESIDUAL, ERROR, Z, CHANGE, MISSED, SPIKE, SHIFT, USUAL_SCORE, BAND, STRAY, STRANGE,
+) = range(0, 32 * LANES, LANES)  # fmt: skip
+_FLOATS = 32
 # -- float32
 (
     THRESHOLD, TAIL, UP, DOWN, CUSUM, USUAL_START, USUAL_EXCESS, STRAY_START, STRAY_EXCESS, SIZE,
     SQUARE, LEAN, SIZE_MEAN, SIZE_SD, SQUARE_MEAN, SQUARE_SD, LEAN_MEAN, LEAN_SD, RUN, FARTHEST,
-    LONG, FAR, ROUGH, ROUGHEST,
-) = range(0, 24 * LANES, LANES)  # fmt: skip
-_KEPT = 24
+    LONG, FAR, ROUGH, ROUGHEST, HIGHEST, LOWEST,
+) = range(0, 26 * LANES, LANES)  # fmt: skip
+_KEPT = 26
 
 SIGMA = 1.2533141373155001  # standard deviation / mean absolute deviation of Gaussian noise
 PER_LOG10E = 1 / LOG10E
@@ -196,9 +199,23 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
         kept[ROUGH + k] = rough
         kept[ROUGHEST + k] = roughest + rate * max(rough - roughest, 0.0)
 
+        # how far this reading and the one before are both outside its range
+        place, floor = lanes[PLACE + k], lanes[FLOOR + k]
+        newest = lanes[SECONDS + k] > 0.0
+        highest, lowest = np.float64(kept[HIGHEST + k]), np.float64(kept[LOWEST + k])
+        up = place - max(jump, 0.0) - highest
+        down = lowest - place + min(jump, 0.0)
+        beyond = max(up, down) - RANGE_STEPS * rough
+        outside = newest and beyond > RANGE_SHARE * max(highest - lowest, floor)
+        lanes[BEYOND + k] = beyond if outside else 0.0
+        rate = RANGE_RATE if lanes[SETTLED + k] > 0.0 else 1.0
+        rate = rate if newest else 0.0
+        kept[HIGHEST + k] = highest + rate * max(up, 0.0)
+        kept[LOWEST + k] = lowest - rate * max(down, 0.0)
+
         # which side of the slow level it is on (see kernels_swing): no branches, noise turns whenever it likes
         run, farthest = np.float64(kept[RUN + k]), np.float64(kept[FARTHEST + k])
-        place, apart = lanes[PLACE + k], lanes[APART + k]
+        apart = lanes[APART + k]
         long, far = np.float64(kept[LONG + k]), np.float64(kept[FAR + k])
         high, length = run > 0.0, abs(run)
         over = (apart if high else -apart) < -TURNS_AT * lanes[USUALLY + k]
@@ -212,7 +229,6 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
         kept[FARTHEST + k] = place if over else farthest
 
         # the context: three averages of the residual, each against its own history
-        floor = lanes[FLOOR + k]
         soon = sooner(lanes[SECONDS + k])
         size, square, lean = (
             np.float64(kept[SIZE + k]),

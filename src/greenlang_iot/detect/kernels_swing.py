@@ -14,6 +14,7 @@ whose swings are all different (noise) say nothing: neither do their stays keep 
 The score is five decades at the limit and grows in proportion beyond.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,9 @@ FINEST = 1e-6
 LEARNT_DEVIATIONS = 3.0
 QUARTER_DAY = 21_600.0
 FARTHEST = 1e30
-"""Where nothing is too far, or too long."""
+"""Where nothing is too far."""
+NEVER = 65_535
+"""Where nothing is too long."""
 AT_LIMIT = 5.0
 """Score there."""
 
@@ -99,7 +102,7 @@ def turned(row: Row, side: int, length: int, farthest: float, seconds: float) ->
     sign = 1.0 if side == 1 else -1.0
     whole = sign * (turn - facing)
     score = 0.0
-    if np.float64(row["swing_long"][side]) > 0.0:
+    if row["swing_long"][side] > 0:
         off, room = sign * (turn - farthest), sign * (np.float64(row["swing_far"][side]) - turn)
         if off > room:
             score = AT_LIMIT * off / room
@@ -129,10 +132,10 @@ def turned(row: Row, side: int, length: int, farthest: float, seconds: float) ->
     row["swing_count"][side] = count
 
     # what is too long and too far from now on
-    long, far = 0.0, sign * FARTHEST
+    long, far = 0, sign * FARTHEST
     slower = max(stay, np.float64(row["swing_stay"][1 - side]))
     if min(count, other) >= COUNTED and slower * seconds <= QUARTER_DAY:
-        long = FARTHEST
+        long = NEVER
         whole = sign * (turn - facing)
         room = TURN_DEVIATIONS * varies + TURN_SHARE * whole
         if FINEST * abs(turn) < room < TURN_MOST * whole:
@@ -143,6 +146,6 @@ def turned(row: Row, side: int, length: int, farthest: float, seconds: float) ->
             grows = max(DECADES / log(1.0 * count) - 1.0, 0.5)
             limit = max(longest + max(grows * (longest - stay), SHARE * stay), LEAST_LONG)
             if limit * seconds < QUARTER_DAY:
-                long = limit
+                long = min(math.ceil(limit), NEVER)
     row["swing_long"][side], row["swing_far"][side] = long, far
     return score

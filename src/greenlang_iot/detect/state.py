@@ -84,23 +84,25 @@ ROW = np.dtype(
         ("stray_excess", np.float32),
         # -- seasonality (24 bytes here): residuals are taken from `anchor`, which keeps float32 exact
         ("first_hour", np.int32),  # of event time, since 1970
-        ("anchor", np.float64),
+        ("anchor", np.float32),
+        ("lowest", np.float32),  # see `highest`
         ("slow_level", np.float32),
         ("slow_error", np.float32),  # usual size of the residual from the slow level
         ("hour_error", np.float32),  # and from the hour's level
-        # -- a line of what repeats, but not by the day (56 bytes, see kernels_swing); low side, high side
+        # -- a line of what repeats, but not by the day (52 bytes, see kernels_swing); low side, high side
         ("swing_stay", np.float32, 2),  # readings that a stay there usually lasts
         ("swing_longest", np.float32, 2),  # and lately at most
         ("swing_turn", np.float32, 2),  # how far it goes there, above `anchor`
         ("swing_varies", np.float32, 2),  # mean distance from it
-        ("swing_long", np.float32, 2),  # readings that are too many; 0 = not known yet
+        ("swing_long", np.uint16, 2),  # readings that are too many; 0 = not known yet
         ("swing_far", np.float32, 2),  # and too far
         ("swing_farthest", np.float32),  # of the present stay
         ("swing_run", np.int16),  # readings of the present stay; below 0 on the low side
         ("swing_count", np.uint8, 2),  # stays, until they are many
-        # (how much it jumps from one reading to the next, in what swings leave of the line; of counters it says nothing)
+        # (what swings leave of the line; of counters it says nothing. How much it jumps from one reading to the next)
         ("rough", np.float32),  # mean size of the newest steps
         ("roughest", np.float32),  # and the largest that this was, as far as it was believed
+        ("highest", np.float32),  # that two readings in a row reached, above `anchor`, likewise
         # -- two lines of hours, of which a reading touches one (see HALF_DAY)
         ("night_level", np.float32, HALF),  # usual value by hour of the day, 0 to 11
         ("night_seen", np.uint8, HALF),  # readings of it, until they are many

@@ -142,6 +142,27 @@ def test_twin_agrees_over_days_in_which_the_context_strays() -> None:
     assert (got.verdict & f.TOLD).any()
 
 
+def test_twin_agrees_where_a_series_leaves_its_range() -> None:
+    """Three levels of four hours or so at a reading every five minutes; a fourth one above, one below, and a slow way out."""
+    rng = np.random.default_rng(5)
+    n = 8 * 288
+    x = np.repeat(rng.choice([1.0, 2.0, 3.0], n // 48), 48) + 0.02 * rng.normal(size=n)
+    x[1_400:1_420] = 4.0
+    x[1_700:1_720] = 0.4
+    x[2_000:2_060] = 3.0 + np.linspace(0.0, 3.0, 60)
+    ts = (np.arange(n) * 5 + 7) * MINUTE
+    detector = Detector(one_series("default"), SETTINGS)
+    got = detector.score(readings([0] * n, ts, x))
+    twin = Series(Limits(gap_ns=120 * MINUTE), WARMUP)
+    expect = [twin.read(int(t), float(v), None, 1) for t, v in zip(ts, x, strict=True)]
+    np.testing.assert_array_equal(got.score, np.array([e.score for e in expect], np.float32))
+    np.testing.assert_array_equal(got.detector, [e.detector for e in expect])
+    row, context = detector._rows[0], twin.context
+    assert (row["highest"], row["lowest"]) == (context.highest, context.lowest)
+    assert context.highest - context.lowest > 3.5
+    assert f.DETECTOR_CONTEXT in got.detector[1_401:1_405]
+
+
 def digest() -> str:
     """Scores and state of a stream over 5 series, with both stages, as one hash."""
     rng = np.random.default_rng(11)

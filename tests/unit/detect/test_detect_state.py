@@ -172,10 +172,13 @@ HABIT = ("habit_minute", "habit_days", "habit_peak", "habit_hour")
 WEEK = tuple(f"{half}_{what}" for half in ("early", "late") for what in ("week", "error"))
 FARTHEST = ("night_farthest", "day_farthest")
 ROUGH = ("rough", "roughest")
+RANGE = ("highest", "lowest")
 
 
 @pytest.mark.parametrize(
-    "names", [HABIT, WEEK, FARTHEST, ROUGH], ids=["habits", "the week", "records", "rough"]
+    "names",
+    [HABIT, WEEK, FARTHEST, ROUGH, RANGE],
+    ids=["habits", "the week", "records", "rough", "the range"],
 )
 def test_a_checkpoint_of_before_is_read_and_nothing_else_is_learnt_anew(
     names: tuple[str, ...],
@@ -190,11 +193,47 @@ def test_a_checkpoint_of_before_is_read_and_nothing_else_is_learnt_anew(
     for name in names:  # a week whose days are alike errs as the day does
         begins = rows["hour_error"] if name.endswith("_error") else state.fresh(2)[name]
         begins = 2.0 * rows["spread"] if name == "roughest" else begins  # no step was ever larger
+        if name in RANGE:  # farther than anything was from the slow level
+            kept = loaded(before.checkpoint(), directory(1, names=["a"]))[name]
+            assert (rows[name] >= kept if name == "highest" else rows[name] <= kept).all()
+            assert (np.abs(rows[name] - kept) < 20.0).all()
+            continue
         np.testing.assert_array_equal(rows[name], begins, err_msg=name)
     kept = loaded(before.checkpoint(), directory(1, names=["a"]))
     others = [name for name in rows.dtype.names or () if name not in names]
     for name in others:
         np.testing.assert_array_equal(rows[name], kept[name], err_msg=name)
+
+
+def test_an_anchor_and_stays_of_before_mean_what_they_meant() -> None:
+    """They were a float64 and float32s, in which what is never too long was 1e30."""
+    saved = state.fresh(2)
+    old = np.dtype(
+        [
+            (
+                name,
+                *{"anchor": (np.float64,), "swing_long": (np.float32, (2,))}.get(name, field[:1]),
+            )
+            for name, field in (state.ROW.fields or {}).items()
+            if name not in RANGE
+        ]
+    )
+    before = np.zeros(2, old)
+    for name in old.names or ():
+        before[name] = saved[name]
+    before["anchor"] = [1e12 + 1.0, 20.0]
+    before["slow_level"] = [3.0, 4.0]
+    before["night_level"] = 5.0
+    before["night_seen"] = 9
+    before["swing_long"] = [[1e30, 12.3], [0.0, 40.0]]
+    rows = checkpoint._current_layout(before)
+    assert rows["swing_long"].tolist() == [[65_535, 13], [0, 40]]
+    was = before["anchor"] + before["slow_level"]
+    np.testing.assert_allclose(rows["anchor"].astype(float) + rows["slow_level"], was, atol=0.01)
+    hours = rows["anchor"][:, None].astype(float) + rows["night_level"]
+    np.testing.assert_allclose(hours, before["anchor"][:, None] + before["night_level"], atol=0.01)
+    assert (rows["highest"] >= rows["night_level"].max(axis=1)).all()
+    assert rows["slow_level"][1] == 4.0  # an anchor that float32 holds moves nothing
 
 
 def test_without_a_whole_duplicate_memory_there_is_none() -> None:

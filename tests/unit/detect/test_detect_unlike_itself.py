@@ -144,3 +144,42 @@ def test_nine_minutes_of_readings_a_second_apart_are_enough() -> None:
     found = news(x, SECOND)
     assert np.count_nonzero(found[:550]) <= 3
     assert found[550:670].any(axis=0).mean() >= 0.9
+
+
+def by_command(seed: int) -> Matrix:
+    """A reading a minute of a machine with levels −1 to 1, each kept for some hours."""
+    rng = np.random.default_rng(seed)
+    changes = rng.random((8_000, SERIES)) < 1 / 120
+    levels = rng.uniform(-1.0, 1.0, (8_000, SERIES))
+    kept = np.maximum.accumulate(np.where(changes, np.arange(8_000)[:, None], 0), axis=0)
+    levels = np.take_along_axis(np.round(2.0 * levels) / 2.0, kept, axis=0)
+    return 5.0 + levels + 0.02 * rng.normal(size=levels.shape)
+
+
+def test_a_level_beyond_all_that_were_is_found_whatever_the_others() -> None:
+    x = by_command(62)
+    clean = news(x, MINUTE)
+    assert clean[4_000:].sum() <= 100  # of 200,000
+    x[7_000:7_100] = 6.5 + 0.02 * np.random.default_rng(63).normal(size=(100, SERIES))
+    assert news(x, MINUTE)[7_000:7_010].any(axis=0).mean() >= 0.9
+
+
+def test_what_leaves_its_range_slowly_is_found() -> None:
+    """A temperature that follows loads of an hour each, to which 0.6 of their range is added within five hours: much of that stays within it."""
+    rng = np.random.default_rng(64)
+    load = np.repeat(rng.choice([0.0, 4.0, 10.0], (100, SERIES)), 60, axis=0)
+    load[4_000:4_300] += np.linspace(0.0, 6.0, 300)[:, None]
+    x = np.full_like(load, 5.0)
+    for i in range(1, len(x)):
+        x[i] = x[i - 1] + 0.03 * (load[i] - x[i - 1])
+    found = news(x + 0.1 * rng.normal(size=x.shape), MINUTE)
+    assert found[2_880:4_000].sum() <= 25  # of 56,000
+    assert found[4_000:4_330].any(axis=0).mean() >= 0.55  # 0.4 without
+
+
+def test_one_reading_outside_the_range_is_not_a_range_that_was_left() -> None:
+    """A reading an hour, one in twenty of which jumps, now and then farther than ever."""
+    rng = np.random.default_rng(65)
+    x = rng.normal(size=(3_000, SERIES))
+    x += np.where(rng.random(x.shape) < 0.05, 5.0 * rng.exponential(size=x.shape), 0.0)
+    assert news(100.0 + x, HOUR)[600:].sum() <= 175  # of 120,000; 192 if one were enough
