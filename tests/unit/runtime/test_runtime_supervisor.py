@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.runtime import supervisor as module
 from greenlang_iot.runtime.supervisor import START_WITHIN, Supervisor
 from greenlang_iot.settings.model import RuntimeSettings
@@ -72,3 +73,43 @@ async def test_a_shard_that_stops_beating_is_replaced(monkeypatch: pytest.Monkey
     bench.now += 2
     await bench.look()
     assert bench.reasons == ["no heartbeat"]
+
+
+async def test_a_cause_of_some_seconds_does_not_spend_the_restart_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A disk that cannot be written ends a shard at each start, within a tenth of a second."""
+    bench = Bench(monkeypatch)
+    begun = bench.now
+    while bench.now < begun + 15:
+        child = bench.supervisor._children[0]
+        child.process.kill()
+        await bench.look()
+        bench.now += 0.1
+    assert len(bench.reasons) == 9
+    assert bench.supervisor.failed == []
+    bench.now += 5  # the longest pause
+    await bench.look()
+    assert bench.supervisor.alive(0)
+
+
+async def test_the_first_restart_is_at_once_and_what_does_not_end_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch)
+    bench.supervisor._children[0].process.kill()
+    await bench.look()
+    assert bench.supervisor.alive(0)
+    begun = bench.now
+    with pytest.raises(GatewayError, match="restart_budget"):
+        while bench.now < begun + 60:
+            bench.supervisor._children[0].process.kill()
+            watching = asyncio.ensure_future(bench.supervisor.watch())
+            for _ in range(3):
+                await asyncio.sleep(0)
+            if watching.done():
+                await watching
+            watching.cancel()
+            bench.now += 0.1
+    assert 20 < bench.now - begun < 30
+    assert len(bench.reasons) == 10
