@@ -85,6 +85,10 @@ class GatewayProcess:
         grandparent = int(line.rsplit(")", 1)[1].split()[1])
         return grandparent == self._process.pid and "forkserver" in command
 
+    def send(self, number: signal.Signals) -> None:
+        """To the gateway's own process alone."""
+        self._process.send_signal(number)
+
     def kill_all(self) -> None:
         self._process.kill()
         self._process.wait(10)

@@ -6,6 +6,7 @@ The tests share one gateway and one browser, and are in the order of the round.
 import asyncio
 import json
 import shutil
+import signal
 import socket
 import time
 import urllib.request
@@ -16,7 +17,7 @@ from typing import Any
 import orjson
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Page, Route, async_playwright, expect
 from tests.fakes.mqtt_client import RawClient
 from tests.services.gateway_process import GatewayProcess
 
@@ -42,10 +43,16 @@ REGISTRY = {
             "metrics": {
                 "flow": {"unit": "m3/h", "range": [0, 1000], "warn": [None, 90], "interval": 60}
             }
-        }
+        },
+        "probe": {"metrics": {"constructor": {"unit": "1"}, "level": {"unit": "1"}}},
     },
     "devices": [
-        {"id": f"pump-{i:03d}", "org": "acme", "site": f"site-{i % 2}", "type": "pump"}
+        {
+            "id": f"pump-{i:03d}",
+            "org": "acme",
+            "site": f"site-{i % 2}",
+            "type": "probe" if i == 119 else "pump",
+        }
         for i in range(120)
     ],
 }
@@ -82,6 +89,11 @@ class Stage:
 
     async def flow(self, device: str, value: float) -> None:
         await self.publish(device, {"ts": time.time_ns(), "values": {"flow": value}})
+
+    async def alert(self, device: str) -> None:
+        """One opens for a device that was not heard before."""
+        for value in (50.0, 51.0, 50.0, 51.0, 50.0, 51.0, 96.0):  # the first five are the warm-up
+            await self.flow(device, value)
 
     async def context(self, **options: Any) -> BrowserContext:
         return await self.browser.new_context(viewport={"width": 1280, "height": 860}, **options)
@@ -207,8 +219,7 @@ async def test_an_alert_appears_and_is_narrowed(stage: Stage, page: Page) -> Non
     await expect(rows).to_have_count(1)
     await expect(rows).to_contain_text("pump-001")
     await expect(page.locator(".nav .count")).to_have_text("1")
-    for value in (50.0, 51.0, 50.0, 51.0, 50.0, 51.0, 96.0):  # the first five are the warm-up
-        await stage.flow("pump-004", value)
+    await stage.alert("pump-004")
     await expect(rows).to_have_count(2)
     await page.get_by_role("searchbox").fill("pump-004")
     await expect(rows).to_have_count(1)
@@ -225,8 +236,7 @@ async def test_an_alert_is_acknowledged_with_the_token(stage: Stage, page: Page)
     dialog = page.get_by_role("dialog", name="Acknowledge")
     await dialog.get_by_label("Your name").fill("Ada")
     await dialog.get_by_label("Comment").fill(MARKUP)
-    for value in (50.0, 51.0, 50.0, 51.0, 50.0, 51.0, 96.0):  # the page goes on behind the dialog
-        await stage.flow("pump-008", value)
+    await stage.alert("pump-008")  # the page goes on behind the dialog
     await expect(page.locator(".nav .count")).to_have_text("3")
     await expect(dialog.get_by_label("Your name")).to_have_value("Ada")
     await dialog.get_by_role("button", name="Acknowledge").click()
@@ -374,4 +384,107 @@ async def test_a_page_that_stood_still_misses_no_reading(stage: Stage) -> None:
                 await asyncio.sleep(0.05)
     await expect(card.locator(".readout b").first).to_have_text("51")
     await expect(card).to_contain_text("1 suspect")
+    await context.close()
+
+
+async def test_an_unusual_name_or_value_breaks_no_page(stage: Stage) -> None:
+    context = await stage.context()
+    said = len(stage.said)
+    page = await stage.page(context, "#/devices/50%")
+    await expect(page.get_by_text("There is no device '50%'")).to_be_visible()
+    await page.goto(stage.url + "#/devices/pump-119")
+    level = page.locator(".card", has=page.get_by_role("heading", name="level"))
+    named = page.locator(".card", has=page.get_by_role("heading", name="constructor"))
+    for value in (1e308, -1e308, 5e-324):
+        values = {"level": value, "constructor": value}
+        await stage.publish("pump-119", {"ts": time.time_ns(), "values": values})
+    await expect(level.locator(".readout b").first).to_have_text("4.941e-324")
+    await expect(named.locator(".readout b").first).to_have_text("4.941e-324")
+    await stage.publish("pump-119", {"ts": time.time_ns(), "values": {"level": -1.5}})
+    await expect(level.locator(".readout b").first).to_have_text("-1.5")
+    await expect(named.locator(".figure-value")).to_have_text("4.941e-324")
+    assert [line for line in stage.said[said:] if "status of 404" not in line] == []
+    await context.close()
+
+
+async def test_an_answer_that_is_cut_off_or_overtaken_is_not_shown(stage: Stage) -> None:
+    context = await stage.context()
+    page = await stage.page(context)
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+    asked = 0
+
+    async def alerts(route: Route) -> None:
+        nonlocal asked
+        asked += 1
+        number = asked
+        if number == 1:  # begun, and the gateway ended
+            await route.fulfill(body='{"alerts": [', content_type="application/json")
+            return
+        if number == 2:
+            arrived.set()
+            await go_on.wait()
+        one = {"alert_id": "a", "summary": f"answer {number}", "state": "open", "rule": "range"}
+        alert = {**one, "severity": "warning", "opened": time.time_ns(), "device": "d"}
+        await route.fulfill(json={"alerts": [alert], "next": None, "total": 1})
+
+    await page.route("**/api/v1/alerts?*", alerts)
+    await page.goto(stage.url + "#/alerts")
+    async with asyncio.timeout(WAIT / 1000):
+        await arrived.wait()
+    table = page.locator("table.alerts")
+    await stage.alert("pump-022")  # has the page ask again
+    await expect(table).to_contain_text("answer 3")
+    async with page.expect_event("requestfinished", lambda request: "/alerts?" in request.url):
+        go_on.set()
+    await page.evaluate("new Promise((drawn) => requestAnimationFrame(() => setTimeout(drawn)))")
+    await expect(table).to_contain_text("answer 3")
+    await context.close()
+
+
+async def test_a_list_is_there_although_its_first_question_was_lost(stage: Stage) -> None:
+    """Sites are asked for once, while the page begins; so are the pages of a list that grew shorter."""
+    context = await stage.context()
+    page = await stage.page(context)
+    await page.route("**/api/v1/sites", lambda route: route.abort(), times=1)
+    await page.goto(stage.url + "#/devices")
+    await page.get_by_label("Site").select_option("acme/site-1")
+    await expect(page.get_by_text("1 – 50 of 60")).to_be_visible()
+    empty = {"devices": [], "next": None, "total": 50}
+    await page.route("**/api/v1/devices?*cursor=*", lambda route: route.fulfill(json=empty))
+    await page.get_by_role("button", name="Next").click()
+    await expect(page.get_by_text("1 – 50 of 60")).to_be_visible()
+    await expect(page.get_by_role("link", name="pump-001")).to_be_visible()
+    await context.close()
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+async def test_a_picture_goes_by_the_gateways_clock(stage: Stage, hours: int) -> None:
+    context = await stage.context()
+    ahead = f"const now = Date.now; Date.now = () => now() + {hours} * 3600000;"
+    await context.add_init_script(ahead)
+    page = await stage.page(context, "#/alerts")
+    device = f"pump-{30 + hours:03d}"
+    await stage.alert(device)
+    row = page.locator("table.alerts tbody tr", has_text=device)
+    async with page.expect_request(lambda request: "/series?" in request.url) as asked:
+        await row.get_by_role("link").first.click()
+    assert (await asked.value).url.endswith("metric=flow&minutes=15")
+    assert await page.evaluate("import('/console/gateway.js').then((m) => m.now())") == (
+        pytest.approx(time.time(), abs=60)
+    )
+    await context.close()
+
+
+async def test_a_gateway_that_stands_still_is_not_shown_as_ready(stage: Stage) -> None:
+    context = await stage.context()
+    page = await stage.page(context)
+    state = page.locator(".tools .state")
+    await expect(state).to_have_text("ready")
+    stage.gateway.send(signal.SIGSTOP)
+    try:
+        await expect(state).to_have_text("offline")
+        await expect(page.get_by_text("No connection to the gateway")).to_be_visible()
+    finally:
+        stage.gateway.send(signal.SIGCONT)
+    await expect(state).to_have_text("ready")
     await context.close()

@@ -1,5 +1,5 @@
-"""Latency: from the moment a message is due at the loader to its PUBACK there, at shares of capacity and with
-sinks that answer at once or late. Beside it the same without what was due while the machine stalled and until that was
+"""Latency: from the moment a message is due at the loader to its PUBACK there, at low rates and shares of capacity and with
+sinks that answer at once or late, and what a message costs then. Beside it the same without what was due while the machine stalled and until that was
 worked off (`stalls`).
 """
 
@@ -10,12 +10,13 @@ from collections.abc import Callable
 from greenlang_iot.bench import rung
 from greenlang_iot.bench.ladders import Ladder
 from greenlang_iot.bench.measure import sustain, wait_for_empty_spool
+from greenlang_iot.bench.processes import cpu_ns, family
 from greenlang_iot.bench.rung import Rung
 from greenlang_iot.bench.stage import Setup, Stage
 from greenlang_iot.bench.stalls import felt, watch
 
 SHARES = (0.1, 0.5, 0.8, 0.95)
-RATE = 50_000
+RATES = (1_000, 10_000, 50_000)
 DELAYS_MS = (0, 5, 20)
 
 
@@ -28,17 +29,19 @@ def run(seconds: float, say: Callable[[str], None], kafka: str = "", influxdb: s
     setup = Setup(kafka=kafka, influxdb=influxdb)
     real = " and ".join(name for name, at in (("Kafka", kafka), ("InfluxDB", influxdb)) if at)
     with rung.stage_of(setup) as stage:
-        rung.started(stage, Rung("latency"))
+        gateway, _ = rung.started(stage, Rung("latency"))
+        pids = family(gateway.process.pid)
         capacity = sustain(stage, seconds, {})["messages_per_s"]
         say(f"capacity: {capacity:,} messages/s")
         rates = {f"{share:.0%} of capacity": capacity * share for share in SHARES}
         for delay in (0,) if real else DELAYS_MS:
             for sink in (stage.influxdb, stage.kafka):
                 sink.ask(f"delay {delay / 1000}")
-            for name, rate in ({f"{RATE:,} a second": RATE} | rates).items():
+            low = {f"{rate:,} a second": rate for rate in (RATES[-1:] if delay else RATES)}
+            for name, rate in (low | rates).items():
                 title = f"{name}, real {real}" if real else f"{name}, sinks +{delay} ms"
                 say(title)
-                row = _at(stage, rate, seconds, capacity)
+                row = _at(stage, pids, rate, seconds, capacity)
                 done.rows.append({"name": title, "asked": round(rate)} | row)
         wait_for_empty_spool(stage)
         done.wrong += _unverified(stage)
@@ -59,18 +62,26 @@ def _unverified(stage: Stage) -> list[str]:
     ]
 
 
-def _at(stage: Stage, rate: float, seconds: float, capacity: float) -> dict[str, float]:
+def _at(
+    stage: Stage, pids: list[int], rate: float, seconds: float, capacity: float
+) -> dict[str, float]:
     stage.loader.ask(f"rate {rate}")
     stage.loader.ask("go")
     time.sleep(min(1.0, seconds))
-    before = stage.loader.ask("fresh")
+    before, used = stage.loader.ask("fresh"), cpu_ns(pids)
     found = watch(seconds, stage.other_cores)
     stage.loader.ask("beside " + json.dumps(felt(found, rate / capacity)))
-    after = stage.loader.ask()
+    after, used = stage.loader.ask(), cpu_ns(pids) - used
     stage.loader.ask("pause")
     taken = after["time"] - before["time"]
-    reached = round((after["acked"] - before["acked"]) / taken)
+    messages = after["acked"] - before["acked"]
     beside = {f"{k} beside": v for k, v in after["latency_beside_ms"].items() if k != "max"}
     figures = {k: round(v, 2) for k, v in (after["latency_ms"] | beside).items()}
     stalled = sum(b - a for a, b in found) / taken
-    return {"messages_per_s": reached} | figures | {"stalled": round(stalled, 4)}
+    cost = {"cpu_ns_per_message": round(used / max(messages, 1))}
+    return (
+        {"messages_per_s": round(messages / taken)}
+        | figures
+        | {"stalled": round(stalled, 4)}
+        | cost
+    )

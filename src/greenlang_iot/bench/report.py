@@ -24,6 +24,7 @@ LATENCY = {
     "p50 beside": "p50 ms beside stalls",
     "p99 beside": "p99 ms beside stalls",
     "stalled": "machine stalled, share of the time",
+    "cpu_ns_per_message": "CPU ns/message",
 }
 
 

@@ -269,12 +269,13 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def _print_latency(rows: list[dict[str, Any]]) -> None:
-    titles = ("msg/s", "p50 ms", "p99 ms", "p99.9 ms", "stalled", "p99 beside")
+    titles = ("msg/s", "p50 ms", "p99 ms", "p99.9 ms", "stalled", "p99 beside", "CPU ns/msg")
     sys.stdout.write(f"{'':32}" + "".join(f"{title:>12}" for title in titles) + "\n")
     for row in rows:
         sys.stdout.write(
             f"{row['name']:32}{row['messages_per_s']:>12,}"
             f"{row['p50']:>12.1f}{row['p99']:>12.1f}{row['p99.9']:>12.1f}"
-            f"{row['stalled']:>12.1%}{row.get('p99 beside', math.nan):>12.1f}\n"
+            f"{row['stalled']:>12.1%}{row.get('p99 beside', math.nan):>12.1f}"
+            f"{row['cpu_ns_per_message']:>12,}\n"
         )
     sys.stdout.write(_STALLED)

@@ -18,7 +18,7 @@ from greenlang_iot.console.fleet import STATES, Fleet, Wanted
 from greenlang_iot.console.history import MAX_POINTS, History, Judge
 from greenlang_iot.console.letters import newest_letters
 from greenlang_iot.console.overview import Overview
-from greenlang_iot.console.questions import Shards
+from greenlang_iot.console.questions import Answer, Shards
 from greenlang_iot.console.watch import Watch, point_json
 from greenlang_iot.model.batches import F32
 from greenlang_iot.model.directory import Directory
@@ -91,6 +91,10 @@ class Console:
     def alerts_changed(self, transitions: int) -> None:
         """Pages that show alerts ask for them again."""
         self._alert_changes += transitions
+
+    def late(self, answer: Answer) -> None:
+        """What a shard answered after its time was up."""
+        self._watch.late(answer)
 
     async def run(self) -> None:
         """Once a second until cancelled: sample, watch, tell. Then every stream ends."""

@@ -128,11 +128,15 @@ class Fleet:
         total = len(rows)
         if cursor:
             rows = rows[np.searchsorted(rows, self._after(cursor)) :]
-        page = rows[:limit].tolist()
-        now = await self._now([self._named(row) for row in page])
+        page = [self._named(row) for row in rows[:limit].tolist()]
+        now = await self._now(page)
+        # meanwhile a device may have come or gone: rows are other ones then
+        found = [(self._index.row(name), name) for _, name in page]
         return {
-            "devices": [self._device(row, now.get(self._index.ids[row], [])) for row in page],
-            "next": self._index.ids[page[-1]] if len(rows) > limit else None,
+            "devices": [
+                self._device(row, now.get(name, [])) for row, name in found if row is not None
+            ],
+            "next": page[-1][1] if len(rows) > limit else None,
             "total": total,
         }
 
@@ -165,11 +169,12 @@ class Fleet:
     async def device(self, name: str) -> dict[str, Any] | None:
         """Everything that is known of a device; None: there is none of that id."""
         await self.refresh()
-        row = self._index.row(name)
-        if row is None:
+        named = self.named(name)
+        if named is None:
             return None
-        now = await self._now([self._named(row)])
-        return self._device(row, now.get(name, []), self._limits(row))
+        now = await self._now([named])
+        row = self._index.row(name)  # it may be another one by now
+        return None if row is None else self._device(row, now.get(name, []), self._limits(row))
 
     def named(self, name: str) -> Named | None:
         """How the shards know the device."""

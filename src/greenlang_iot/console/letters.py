@@ -1,6 +1,7 @@
 """The newest dead letters, as samples: the end of the newest file of each shard, never a whole folder."""
 
 import base64
+from codecs import getincrementaldecoder
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,9 +61,9 @@ def _reasons(letter: DeadLetter) -> list[str]:
 
 
 def _as_json(letter: DeadLetter) -> dict[str, Any]:
-    shown = letter.payload[:SHOWN_BYTES]
-    try:
-        text, encoding = shown.decode(), "text"
+    shown, cut = letter.payload[:SHOWN_BYTES], len(letter.payload) > SHOWN_BYTES
+    try:  # where it is cut, a letter may be cut, too
+        text, encoding = getincrementaldecoder("utf-8")().decode(shown, final=not cut), "text"
     except UnicodeDecodeError:
         text, encoding = base64.b64encode(shown).decode(), "base64"
     return {
@@ -78,5 +79,5 @@ def _as_json(letter: DeadLetter) -> dict[str, Any]:
         "payload": text,
         "encoding": encoding,
         "bytes": len(letter.payload),
-        "cut": len(letter.payload) > SHOWN_BYTES,
+        "cut": cut,
     }

@@ -36,7 +36,8 @@ class Present:
 
 @dataclass(slots=True, frozen=True)
 class Devices:
-    """Asks how some devices stand. watch: from now on keep the readings of these."""
+    """Asks how some devices stand. watch: and what came of them since the last such question; from now
+    on their readings are kept."""
 
     devices: tuple[Named, ...]
     watch: bool = False
@@ -44,7 +45,7 @@ class Devices:
 
 @dataclass(slots=True, frozen=True)
 class SeriesNow:
-    """One metric of a device. None: nothing to say. points: readings since the last question."""
+    """One metric of a device. None: nothing to say. points: where it is watched."""
 
     metric: str
     last_ts: int | None

@@ -6,10 +6,20 @@ However many people look, each device is asked for once, and nobody takes anothe
 import math
 import time
 from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from greenlang_iot.console.fleet import as_json
-from greenlang_iot.console.questions import Devices, Named, Point, Present, Shards, newest
+from greenlang_iot.console.questions import (
+    Answer,
+    Devices,
+    Named,
+    Point,
+    Present,
+    SeriesNow,
+    Shards,
+    newest,
+)
 
 KEPT: Final = 1_800
 """Readings kept of each metric of a watched device."""
@@ -27,7 +37,6 @@ class _Ring:
         self.looked = self.asked = -math.inf
         self.series: list[dict[str, Any]] = []
         self.points: dict[str, deque[Point]] = {}
-        self.count = 0  # points ever
         self.numbers: dict[str, deque[int]] = {}
 
 
@@ -37,6 +46,9 @@ class Watch:
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
         self._rings: OrderedDict[str, _Ring] = OrderedDict()
+        self._count = (
+            0  # points ever, of all devices: a ring that was given up does not begin again
+        )
 
     async def look(self, device: Named) -> None:
         """Somebody looks at it now. What comes after the return is kept: no picture begins with a gap."""
@@ -62,18 +74,28 @@ class Watch:
         now = time.monotonic()
         found = newest([a for a in answers.values() if not isinstance(a, Present)])
         for name, series in found.items():
+            if (ring := self._rings.get(name)) is not None:
+                ring.asked = now
+                ring.series = [as_json(item) for item in series]
+        self._keep(found)
+
+    def late(self, answer: Answer) -> None:
+        """A shard stood still and answers only now: its readings count, how it stands is told anew."""
+        if not isinstance(answer, Present):
+            self._keep(answer)
+
+    def _keep(self, found: Mapping[str, Sequence[SeriesNow]]) -> None:
+        for name, series in found.items():
             ring = self._rings.get(name)
             if ring is None:
                 continue
-            ring.asked = now
-            ring.series = [as_json(item) for item in series]
             for item in series:
                 points = ring.points.setdefault(item.metric, deque(maxlen=KEPT))
                 numbers = ring.numbers.setdefault(item.metric, deque(maxlen=KEPT))
                 for point in item.points:
-                    ring.count += 1
+                    self._count += 1
                     points.append(point)
-                    numbers.append(ring.count)
+                    numbers.append(self._count)
 
     def points(self, name: str, metric: str) -> list[Point]:
         """What is remembered of one metric, oldest first."""
@@ -81,7 +103,7 @@ class Watch:
         return list(ring.points.get(metric, ())) if ring is not None else []
 
     def since(self, name: str, number: int) -> tuple[int, dict[str, Any]]:
-        """What came after point `number` (0: only how it stands now), and the newest number."""
+        """How it stands, what came after point `number`, and the newest number."""
         ring = self._rings.get(name)
         if ring is None:
             return number, {"series": [], "points": {}}
@@ -93,7 +115,7 @@ class Watch:
             ]
             for metric, points in ring.points.items()
         }
-        return ring.count, {
+        return self._count, {
             "series": ring.series,
             "points": {metric: points for metric, points in fresh.items() if points},
         }

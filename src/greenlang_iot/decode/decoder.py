@@ -1,6 +1,7 @@
 """Messages → columns of valid readings, and one Reject for each message with anything bad in it."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 
@@ -170,7 +171,7 @@ class Decoder:
         tables, layouts, limits = self._tables, self._layouts, self._limits
         if not self._fast:
             everything: I32 = np.arange(frames.n, dtype=np.int32)
-            return {name: column[:0] for name, column in self._columns.items()}, everything
+            return self._first(0), everything
         n, left = scan(
             frames.n,
             frames.buffer,
@@ -201,7 +202,12 @@ class Decoder:
             self._rest,
             *self._columns.values(),
         )
-        return {name: column[:n] for name, column in self._columns.items()}, self._rest[:left]
+        return self._first(n), self._rest[:left]
+
+    def _first(self, n: int) -> Columns:
+        """The first `n` rows of the columns."""
+        columns = self._columns
+        return dict(zip(columns, map(itemgetter(slice(n)), columns.values()), strict=True))
 
     def _window(self, frames: FrameBatch, now_ns: int, clock_suspect: bool) -> Window:
         window = Window(_EARLIEST, _LATEST, None)

@@ -62,19 +62,17 @@ class Detector:
         """Score a batch row by row; sets the duplicate bits in `batch.flags`."""
         n = batch.n
         self._heard_ns = max(self._heard_ns, batch.received_ns - self._paused_ns)
-        scores = ScoreBatch(
-            n,
-            score=np.zeros(n, np.float32),
-            detector=np.zeros(n, np.uint8),
-            verdict=np.zeros(n, np.uint8),
-            expected=np.full(n, np.nan, np.float32),
-            band=np.full(n, np.nan, np.float32),
-        )
+        score, expected, band, z, change = np.empty((5, n), np.float32)
+        detector, verdict = np.empty((2, n), np.uint8)
+        scores = ScoreBatch(n, score, detector, verdict, expected, band)
         if not self.settings.enabled:
+            for column in (score, detector, verdict):
+                column[:] = 0
+            for column in (expected, band):
+                column[:] = np.nan
             self._recognise(batch)
             return scores
-        z, change = np.zeros(n, np.float32), np.zeros(n, np.float32)
-        kernels.score_batch(
+        kernels.score_batch(  # which writes every row of them
             n,
             batch.series,
             batch.ts_ns,

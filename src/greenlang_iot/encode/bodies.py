@@ -20,6 +20,7 @@ BATCH_HEADER = struct.Struct(">qiibIhiqqqhii")
 baseTimestamp, maxTimestamp, producerId, producerEpoch, baseSequence, records."""
 
 PIECE = struct.Struct("<III")
+_CUT = (0, 0, 0)
 
 
 class Piece(NamedTuple):
@@ -40,16 +41,14 @@ def pieces(body: Body | Pieces) -> Iterator[Piece]:
             yield Piece(partition, records, memoryview(part)[PIECE.size :])
         return
     view = memoryview(body)
-    end = len(view)
+    end, head, least, unpack_from = len(view), PIECE.size, BATCH_HEADER.size, PIECE.unpack_from
     if end == 0 or view[0] != BODY_VERSION:
         raise ValueError("not a body of Kafka record batches, or of a newer version")
     pos = 1
     while pos < end:
-        begin = pos + PIECE.size
-        if begin > end:
-            raise ValueError("a body of Kafka record batches is cut short")
-        partition, records, length = PIECE.unpack_from(view, pos)
+        begin = pos + head
+        partition, records, length = unpack_from(view, pos) if begin <= end else _CUT
         pos = begin + length
-        if length < BATCH_HEADER.size or pos > end:
+        if length < least or pos > end:
             raise ValueError("a body of Kafka record batches is cut short")
         yield Piece(partition, records, view[begin:pos])

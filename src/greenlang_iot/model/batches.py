@@ -50,10 +50,9 @@ class FrameBatch:
     def nbytes(self) -> int:
         """Of topics and payloads, an alias counted as its topic. Below 2³², as a flush is."""
         if self._nbytes is None:
-            self._nbytes = sum(
-                int(np.add.reduce(sizes[: self.n].view(np.uint32), dtype=np.uint32))
-                for sizes in (self.topic_len, self.payload_len)
-            )
+            add, u32, n = np.add.reduce, np.uint32, self.n
+            topics = add(self.topic_len[:n].view(u32), dtype=u32)
+            self._nbytes = int(topics) + int(add(self.payload_len[:n].view(u32), dtype=u32))
         return self._nbytes
 
     def topic(self, frame: int) -> bytes:

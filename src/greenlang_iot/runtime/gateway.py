@@ -115,6 +115,7 @@ class Gateway:
                 lake=lake_folder(settings) if settings.sinks.lake.enabled else None,
                 letters=dead_letter_folder(settings),
             )
+            supervisor.late = console.late
             store.listen(lambda said: console.alerts_changed(len(said.transitions)))
             admin = AdminServer(
                 settings.admin,

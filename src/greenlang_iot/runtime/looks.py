@@ -57,6 +57,8 @@ class Looks:
     ) -> None:
         self._detector = detector
         self._newest = live
+        self._live = registry
+        self._watched: dict[int, _Watched] = {}
         self.follow(registry, np.arange(registry.n_devices))
 
     @property
@@ -66,19 +68,24 @@ class Looks:
 
     def follow(self, live: Directory, entries: I64) -> None:
         """A registry was taken over; `entries`: index in `live` of each of its devices."""
-        self._live = live
+        before, self._live = self._live, live
         self._entries = entries
-        self._watched: dict[int, _Watched] = {}
-        self._is_watched = np.zeros(live.n_devices, np.bool_)
+        for entry in list(self._watched):  # a device at another entry has other series
+            if live.device.raw(entry) != before.device.raw(entry):
+                del self._watched[entry]
+        self._mark()
 
     def _grow(self) -> Directory:
         """Known devices keep their index when unknown ones come."""
         live = self._newest()
         if live is not self._live:
             self._live = live
-            self._is_watched = np.zeros(live.n_devices, np.bool_)
-            self._is_watched[list(self._watched)] = True
+            self._mark()
         return live
+
+    def _mark(self) -> None:
+        self._is_watched = np.zeros(self._live.n_devices, np.bool_)
+        self._is_watched[list(self._watched)] = True
 
     def note(self, readings: ReadingBatch, scores: ScoreBatch) -> None:
         """Keep what came of watched devices."""
@@ -111,7 +118,7 @@ class Looks:
             if entry is not None:
                 if question.watch:
                     self._watch(entry, now)
-                found[name] = self._device(entry, now_ns)
+                found[name] = self._device(entry, now_ns, take=question.watch)
         return found
 
     def _presence(self, now_ns: int) -> Present:
@@ -147,13 +154,14 @@ class Looks:
                 return entry
         return next((d for d in self._guests() if live.device.raw(d) == raw), None)
 
-    def _device(self, entry: int, now_ns: int) -> list[SeriesNow]:
+    def _device(self, entry: int, now_ns: int, *, take: bool) -> list[SeriesNow]:
+        """take: hand out the readings that were kept; who only wants to know leaves them."""
         live = self._live
         series = np.arange(live.series_start[entry], live.series_start[entry + 1])
         series = series[live.series_enabled[series] != 0]
         now = self._detector.standing(series, now_ns)
         points: dict[int, list[Point]] = {}
-        if (watched := self._watched.get(entry)) is not None:
+        if take and (watched := self._watched.get(entry)) is not None:
             while watched.points:
                 which, point = watched.points.popleft()
                 points.setdefault(which, []).append(point)

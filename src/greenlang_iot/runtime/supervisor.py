@@ -63,6 +63,7 @@ class Supervisor:
 
     heartbeat(shard): monotonic seconds of the shard's last tick (0 = none yet).
     on_restart(shard, reason): called before a shard is started again.
+    late(answer): called with what a shard answers to `look` after its time was up.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Supervisor:
         self._settings = settings
         self._heartbeat = heartbeat
         self._on_restart = on_restart
+        self.late: Callable[[Any], None] = lambda answer: None
         self._stopping = False
         self._context = multiprocessing.get_context("forkserver")
 
@@ -164,7 +166,7 @@ class Supervisor:
             child.window.close()
         child.control, theirs = self._context.Pipe()
         ours, window = self._context.Pipe()
-        child.window = Window(ours)
+        child.window = Window(ours, lambda answer: self.late(answer))
         child.process = self._context.Process(
             target=shard_process,
             args=(child.spec, theirs, window),

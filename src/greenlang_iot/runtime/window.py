@@ -1,6 +1,7 @@
 """The parent's side of `looks`: questions to a shard and its answers."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 from greenlang_iot.console.questions import Question
@@ -11,10 +12,14 @@ UNANSWERED: Final = 8
 
 
 class Window:
-    """The parent's side: one shard's pipe, on the parent's loop. A shard that is stuck costs a wait."""
+    """The parent's side: one shard's pipe, on the parent's loop. A shard that is stuck costs a wait.
 
-    def __init__(self, pipe: Control) -> None:
+    late: is given the answers for which nobody waited any more.
+    """
+
+    def __init__(self, pipe: Control, late: Callable[[Any], None]) -> None:
         self._pipe = pipe
+        self._late = late
         self._asked = self._answered = 0
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._loop = asyncio.get_running_loop()
@@ -57,3 +62,5 @@ class Window:
         future = self._waiting.get(number)
         if future is not None and not future.done():
             future.set_result(answer)
+        else:
+            self._late(answer)

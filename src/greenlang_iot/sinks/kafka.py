@@ -18,6 +18,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from typing import Final
 
 import structlog
@@ -55,6 +56,8 @@ PROBE_EVERY: Final = 1.0
 """Seconds without any answer after which a waiting send asks whether a broker is there at all."""
 
 _partition_of = DefaultPartitioner()
+_PARTITION, _RECORDS = attrgetter("partition"), attrgetter("records")
+_PENDING, _ACKED = attrgetter("pending"), attrgetter("acked")
 
 
 @dataclass(slots=True, eq=False)
@@ -72,11 +75,11 @@ class _Delivery:
 
     @property
     def pending(self) -> bool:
-        return any(part.pending is not None for part in self.parts)
+        return any(map(_PENDING, self.parts))
 
     @property
     def done(self) -> bool:
-        return all(part.acked for part in self.parts)
+        return all(map(_ACKED, self.parts))
 
 
 class KafkaSender:
@@ -160,8 +163,7 @@ class KafkaSender:
         finally:
             delivery.awaited = False
         self._deliveries.remove(delivery)
-        records = sum(part.records for part in delivery.parts)
-        return Outcome(records, delivery.refused)
+        return Outcome(sum(map(_RECORDS, delivery.parts)), delivery.refused)
 
     def _admit(self, topic: str, body: Body | Pieces, parts: list[Part]) -> _Delivery:
         """The remembered delivery of the same bytes, or a new one. Raises SinkError when full."""
@@ -327,14 +329,13 @@ class KafkaSender:
             for part in delivery.parts
             if not part.acked and part.pending is None and part.error is None
         ]
-        for part in waiting:
-            if part.partition not in known:
-                raise SinkError(
-                    f"Kafka topic {delivery.topic} has no partition {part.partition}: set "
-                    "sinks.kafka.partitions to the topic's number, or run setup",
-                    reason="partition_missing",
-                    down=True,
-                )
+        if missing := set(map(_PARTITION, waiting)) - known:
+            raise SinkError(
+                f"Kafka topic {delivery.topic} has no partition {min(missing)}: set "
+                "sinks.kafka.partitions to the topic's number, or run setup",
+                reason="partition_missing",
+                down=True,
+            )
 
         def follow(part: Part, batch: MessageBatch) -> None:
             part.pending = batch

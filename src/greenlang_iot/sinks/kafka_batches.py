@@ -19,21 +19,24 @@ from crc32c import crc32c
 from greenlang_iot.encode.bodies import BATCH_HEADER
 from greenlang_iot.model.pieces import Body, Pieces
 
-_CRC_AT = 17
-_ATTRIBUTES_AT = 21
-_PRODUCER_AT = 43
+# of a batch: up to the CRC; from behind it to the producer; behind the producer; and behind the header
+_LENGTH, _ATTRIBUTES, _COUNT = slice(17), slice(21, 43), slice(57, BATCH_HEADER.size)
+_RECORDS = slice(BATCH_HEADER.size, None)
 _PRODUCER = struct.Struct(">qhi")
+"""Its id, epoch and base sequence."""
 _CRC = struct.Struct(">I")
 _NO_LIMIT = 2**31 - 1
 
 
-def finished(batch: Body, identity: tuple[int, int, int]) -> tuple[bytearray, memoryview]:
-    """Header and records of a batch with its producer id, epoch and base sequence; only the header is new."""
+def finished(
+    batch: Body, identity: tuple[int, int, int], before: bytes = b""
+) -> tuple[bytes, memoryview]:
+    """Header and records of a batch with its producer id, epoch and base sequence; only the header is new, behind `before`."""
     view = memoryview(batch)
-    header, records = bytearray(view[: BATCH_HEADER.size]), view[BATCH_HEADER.size :]
-    _PRODUCER.pack_into(header, _PRODUCER_AT, *identity)
-    _CRC.pack_into(header, _CRC_AT, crc32c(records, crc32c(header[_ATTRIBUTES_AT:])))
-    return header, records
+    records = view[_RECORDS]
+    checked = b"".join((view[_ATTRIBUTES], _PRODUCER.pack(*identity), view[_COUNT]))
+    crc = _CRC.pack(crc32c(records, crc32c(checked)))
+    return b"".join((before, view[_LENGTH], crc, checked)), records
 
 
 class FinishedBatch(BatchBuilder):  # type: ignore[misc]
@@ -62,19 +65,20 @@ class FinishedBatch(BatchBuilder):  # type: ignore[misc]
         return len(self._batch)
 
 
-@dataclass(slots=True, eq=False)
 class Part:
     """One record batch: acknowledged, or on its way (`pending`), or to be handed over (again).
 
     pending: a MessageBatch in aiokafka's queue, or the Flight that it is part of.
     """
 
-    partition: int
-    records: int
-    batch: Body
-    acked: bool = False
+    acked = False
     pending: Any = None
     error: BaseException | None = None
+
+    def __init__(self, partition: int, records: int, batch: Body) -> None:
+        self.partition = partition
+        self.records = records
+        self.batch = batch
 
 
 @dataclass(slots=True, frozen=True)
@@ -100,4 +104,4 @@ def batch_of(records: list[KafkaRecord], codec: int = 0) -> bytes:
 
 def codec_of(batch: Body) -> int:
     """The compression codec in a batch's attributes."""
-    return memoryview(batch)[_ATTRIBUTES_AT + 1] & 7
+    return memoryview(batch)[_ATTRIBUTES.start + 1] & 7

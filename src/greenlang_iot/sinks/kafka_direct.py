@@ -21,8 +21,10 @@ from aiokafka.producer.message_accumulator import MessageBatch
 from aiokafka.producer.sender import SendProduceReqHandler
 from aiokafka.structs import TopicPartition
 
-from greenlang_iot.sinks.kafka_batches import FinishedBatch, Part, finished
+from greenlang_iot.sinks.kafka_batches import FinishedBatch, Part
 from greenlang_iot.sinks.kafka_request import DirectRequest
+
+_WRAP = 2**31
 
 
 class Flight:
@@ -59,6 +61,7 @@ class Direct:
         self._sender = producer._sender
         self._queue = producer._message_accumulator
         self._identity = producer._txn_manager
+        self._led: dict[str, tuple[Any, dict[int, tuple[TopicPartition, Any]]]] = {}
 
     def send(
         self,
@@ -75,11 +78,13 @@ class Direct:
         if self._queue._batches or not self._identity.has_pid() or self._sender.sender_task.done():
             return parts
         led: dict[Any, dict[TopicPartition, Part]] = {}
-        leader = self._client.cluster.leader_for_partition
+        leaders = self._leaders(topic)
         for part in parts:
-            place = TopicPartition(topic, part.partition)
-            places = led.setdefault(leader(place), {})
-            if place in places:
+            place, node = leaders[part.partition]
+            places = led.get(node)
+            if places is None:
+                places = led[node] = {}
+            elif place in places:
                 return parts  # one batch of a partition at a time
             places[place] = part
         rest: list[Part] = []
@@ -91,11 +96,23 @@ class Direct:
                 self._start(Flight(node, topic, places, written, follow))
         return rest
 
+    def _leaders(self, topic: str) -> dict[int, tuple[TopicPartition, Any]]:
+        """By partition: its name, and who leads it. Looked up anew where the cluster said something since."""
+        said = self._client.cluster._partitions.get(topic, {})
+        known = self._led.get(topic)
+        if known is None or known[0] is not said:
+            leaders = {p: (TopicPartition(topic, p), about.leader) for p, about in said.items()}
+            known = self._led[topic] = said, leaders
+        return known[1]
+
     def _start(self, flight: Flight) -> None:
-        identity, sender = self._identity, self._sender
+        sender, numbers = self._sender, self._identity._sequence_numbers
+        sequences = flight.sequences
         for place, part in flight.parts.items():
-            flight.sequences.append(identity.sequence_number(place))
-            identity.increment_sequence_number(place, part.records)
+            sequence = numbers[place]
+            after = sequence + part.records
+            numbers[place] = after if after < _WRAP else after - 2 * _WRAP  # as aiokafka counts
+            sequences.append(sequence)
             part.pending = flight
         sender._in_flight.add(flight.node)
         sender._muted_partitions.update(flight.parts)
@@ -106,11 +123,13 @@ class Direct:
     async def _fly(self, flight: Flight) -> None:
         identity, sender = self._identity, self._sender
         producer = identity.producer_id, identity.producer_epoch
-        batches = {
-            part.partition: finished(part.batch, (*producer, sequence & 0x7FFFFFFF))
-            for part, sequence in zip(flight.parts.values(), flight.sequences, strict=True)
-        }
-        request = DirectRequest(flight.topic, batches, sender._request_timeout_ms)
+        request = DirectRequest(
+            flight.topic,
+            flight.parts.values(),
+            flight.sequences,
+            producer,
+            sender._request_timeout_ms,
+        )
         outcome: Any = None
         try:
             answer = await self._client.send(flight.node, request)

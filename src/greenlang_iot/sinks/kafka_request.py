@@ -9,19 +9,21 @@ test.
 
 import asyncio
 import struct
+from collections.abc import Collection, Sequence
 from io import BytesIO
+from operator import attrgetter
 from typing import Any, Final
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.produce import ProduceRequest
 
 from greenlang_iot.model.pieces import Body, Pieces
+from greenlang_iot.sinks.kafka_batches import Part, finished
 
-_ANSWERED: Final = {
-    version: struct.Struct(">ihqqq" if version >= 5 else ">ihqq") for version in range(3, 8)
-}
+_ANSWERED: Final = {version: "ihqqq" if version >= 5 else "ihqq" for version in range(3, 8)}
 """By version of the request, what is answered for a partition: its number, an error, offset, time, ..."""
 
+_PARTITION = attrgetter("partition")
 _DIRECT = struct.Struct(">hhii")
 """No transactional id, acks, time-out, number of topics."""
 _BATCH = struct.Struct(">ii")
@@ -72,15 +74,22 @@ class PiecesRequest(ProduceRequest):  # type: ignore[misc]
 class DirectRequest(PiecesRequest):
     """One topic's batches for one broker, acks=all; the answer comes as bytes.
 
-    batches: by partition the header and the records of its batch.
+    parts: one of each partition. sequences: their first sequence numbers. producer: its id and epoch.
     """
 
     def __init__(
-        self, topic: str, batches: dict[int, tuple[bytearray, memoryview]], timeout_ms: int
+        self,
+        topic: str,
+        parts: Collection[Part],
+        sequences: Sequence[int],
+        producer: tuple[int, int],
+        timeout_ms: int,
     ) -> None:
         super().__init__(None, -1, timeout_ms, [])
         self._topic = topic
-        self._batches = batches
+        self._parts = parts
+        self._sequences = sequences
+        self._producer = producer
         self._version = 0
         self._answer: Any = None
 
@@ -93,25 +102,28 @@ class DirectRequest(PiecesRequest):
 
     def _pieces(self) -> Pieces:
         parts: list[Body] = [_DIRECT.pack(-1, self._required_acks, self._timeout, 1) + self._head()]
-        for partition, (header, records) in self._batches.items():
-            parts += (_BATCH.pack(partition, len(header) + len(records)) + header, records)
+        producer, epoch = self._producer
+        for part, sequence in zip(self._parts, self._sequences, strict=True):
+            batch = part.batch
+            place = _BATCH.pack(part.partition, len(batch))
+            parts += finished(batch, (producer, epoch, sequence & 0x7FFFFFFF), place)
         return Pieces(parts)
 
     def _head(self) -> bytes:
         """How the topic begins, here and in the answer."""
-        return _text(self._topic) + struct.pack(">i", len(self._batches))
+        return _text(self._topic) + struct.pack(">i", len(self._parts))
 
     def all_written(self, answer: bytes) -> bool:
         """Whether it says of each partition that its batch is written."""
         head, item = struct.pack(">i", 1) + self._head(), _ANSWERED[self._version]
-        items = answer[len(head) : -4]  # behind them is the time to throttle
-        if not answer.startswith(head) or len(items) != item.size * len(self._batches):
+        items = struct.Struct(">" + item * len(self._parts))
+        # behind them is the time to throttle
+        if not answer.startswith(head) or len(answer) != len(head) + items.size + 4:
             return False
-        said = list(item.iter_unpack(items))
-        return (
-            not any(error for _, error, *_ in said)
-            and {partition for partition, *_ in said} == self._batches.keys()
-        )
+        said = items.unpack_from(answer, len(head))
+        every = len(item)
+        partitions = map(_PARTITION, self._parts)
+        return not any(said[1::every]) and sorted(said[::every]) == sorted(partitions)
 
     def decoded(self, answer: bytes) -> Any:
         """The answer as aiokafka reads it."""

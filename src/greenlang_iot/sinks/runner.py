@@ -326,7 +326,8 @@ class Runner:
         self._sending.pop(order, None)
         self._sent_at.pop(order, None)
         self._spooled_while_sending.pop(order, None)
-        self._changed.set()
+        if self._spooling:
+            self._changed.set()  # the replay waits for what is in flight
         self._pump()
 
     def _put_back(self, chunk: Chunk) -> None:

@@ -17,7 +17,8 @@ from tests.fakes.readings import SECOND, readings
 
 from greenlang_iot.console.api import Console
 from greenlang_iot.console.band import bands, series_of
-from greenlang_iot.console.questions import Answer, Question
+from greenlang_iot.console.questions import Answer, Devices, Present, Question
+from greenlang_iot.console.watch import MAX_DEVICES
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.encode.deadletter import encode
 from greenlang_iot.model.directory import Directory
@@ -173,6 +174,27 @@ async def test_who_is_silent_and_who_was_never_heard(api: Api) -> None:
     assert device["quiet"] == pytest.approx(500, abs=5)
 
 
+async def test_a_device_that_comes_while_shards_are_asked_moves_no_other(api: Api) -> None:
+    """Rows are in the order of ids: with another registry the same row is another device."""
+    fleet, look = api.console._fleet, api.shards.look
+    newer = directory(5, ("flow", "heat"), units=("m3/h", "Cel"), names=["a-new", *NAMES])
+
+    async def slow(question: Question) -> dict[int, Answer]:
+        answers = await look(question)
+        if isinstance(question, Devices) and api.parent.directory is not newer:
+            api.parent.directory = newer
+            await fleet.refresh()
+        return answers
+
+    await fleet.refresh()
+    before = api.parent.directory
+    api.shards.look = slow  # type: ignore[method-assign]
+    assert (await api.get("devices/pump-1"))[1]["id"] == "pump-1"
+    api.parent.directory = before
+    _, page = await api.get("devices", limit=2, q="pump")
+    assert (ids(page), page["total"]) == (["pump-1", "pump-2"], 2)
+
+
 async def test_a_shard_that_does_not_answer_is_left_out(api: Api) -> None:
     for shard in api.shards.all:
         shard.answers = False
@@ -281,7 +303,7 @@ async def test_readings_of_a_watched_device_come_as_events(api: Api) -> None:
         assert "no lake" in series["note"]
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             async for _ in stream.content:  # the stream ends with the gateway
                 pass
 
@@ -306,6 +328,45 @@ async def test_a_reading_that_comes_right_after_the_first_look_is_in_the_picture
     assert [point[1] for point in points["flow"]] == [5.5]
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_list_of_devices_takes_no_reading_from_a_picture(api: Api) -> None:
+    """Every page asks how devices stand; what came of them goes to the picture alone."""
+    api.shards.all[0].hear(0, [5.0] * 8)
+    await api.get("devices/pump-1")
+    api.shards.all[0].hear(0, [5.5])
+    await api.get("devices")
+    await api.console._watch.poll()
+    _, series = await api.get("devices/pump-1/series", metric="flow", minutes=1)
+    assert [point[1] for point in series["points"]] == [5.5]
+
+
+async def test_a_shard_that_answers_late_has_its_readings_in_the_picture(api: Api) -> None:
+    api.shards.all[0].hear(0, [5.0] * 8)
+    await api.get("devices/pump-1")
+    api.shards.all[0].hear(0, [5.5])
+    asked = Devices(((0, "pump-1"),), watch=True)
+    late = (await api.shards.look(asked))[0]
+    api.console.late(late)
+    api.console.late(Present(b"", b""))
+    _, series = await api.get("devices/pump-1/series", metric="flow", minutes=1)
+    assert [point[1] for point in series["points"]] == [5.5]
+
+
+async def test_a_device_that_made_room_for_others_comes_back_with_every_reading(api: Api) -> None:
+    """The stream of a page counts points: those of a newer memory come after those of an older one."""
+    watch, one = api.console._watch, (0, "pump-1")
+    await watch.look(one)
+    api.shards.all[0].hear(0, [5.0] * 8)
+    await watch.poll()
+    number, _ = watch.since("pump-1", 0)
+    for i in range(MAX_DEVICES):
+        await watch.look((1000 + i, f"other-{i}"))
+    await watch.look(one)
+    api.shards.all[0].hear(0, [5.5])
+    await watch.poll()
+    _, document = watch.since("pump-1", number)
+    assert [point[1] for point in document["points"]["flow"]] == [5.5]
 
 
 async def test_the_first_page_that_is_opened_says_at_once_who_is_silent(api: Api) -> None:
@@ -355,6 +416,16 @@ async def test_dead_letters_are_shown_newest_first_with_what_came(api: Api) -> N
     assert [item["device"] for item in some["letters"]] == ["pump-2"]
     _, of_device = await api.get("dead-letters", device="pump-1")
     assert [item["payload"] for item in of_device["letters"]] == ['{"value": 1e9}']
+
+
+async def test_a_text_that_is_cut_within_a_letter_stays_a_text(api: Api) -> None:
+    payload = ("x" + "°" * 1500).encode()
+    cut = DeadLetter("message", 1, "pump-1", "a/b", payload, (("", "malformed"),), 1)
+    torn = DeadLetter("message", 2, "pump-1", "a/b", b"x\xc2", (("", "malformed"),), 1)
+    write_letters(api.letters, [cut, torn])
+    _, document = await api.get("dead-letters")
+    shown = [(item["encoding"], item["payload"]) for item in document["letters"]]
+    assert shown == [("base64", "eMI="), ("text", "x" + "°" * 999)]
 
 
 async def test_pages_are_served_under_a_strict_policy(api: Api) -> None:

@@ -41,12 +41,14 @@ class Broker:
     leaders: of the partitions, −1 where there is none.
     script: for request number n (from 0) and its partitions: SILENT, CUT (no answer, the batches are
     written), GARBAGE, or what differs from 0 among the partitions' errors. held: requests wait for it.
+    timeout: seconds of a request; far more than a test needs, but where it is to be over.
     """
 
     version: int = 7
     leaders: tuple[int, ...] = (0, 0, 0)
     script: Callable[[int, list[int]], str | dict[int, int]] = lambda n, partitions: {}
     held: asyncio.Event | None = None
+    timeout: float = 20.0
     requests: list[list[int]] = field(default_factory=list)  # the partitions of each
     log: dict[int, list[Written]] = field(default_factory=lambda: defaultdict(list))
     producers: int = 0
@@ -95,7 +97,7 @@ class Broker:
         return self._produce(request)
 
     def _produce(self, request: bytes) -> bytes | None:
-        batches = dict(produced(request))
+        batches = dict(produced(request, round(self.timeout * 1000)))
         number, partitions = len(self.requests), [*batches]
         self.requests.append(partitions)
         said = self.script(number, partitions)
@@ -132,13 +134,13 @@ class Broker:
         return [value for written in self.log[partition] for value in written.values]
 
 
-def produced(request: bytes) -> Iterator[tuple[int, bytes]]:
-    """Partition and batch of each of the batches in a produce request."""
+def produced(request: bytes, within: int) -> Iterator[tuple[int, bytes]]:
+    """Partition and batch of each of the batches in a produce request. within: its timeout in ms."""
     (client,) = struct.unpack_from(">h", request, 8)
     at = 10 + client
     transaction, acks, timeout, topics, name = struct.unpack_from(">hhiih", request, at)
     assert (transaction, acks, topics) == (-1, -1, 1)
-    assert timeout == 300
+    assert timeout == within
     at += 14
     assert request[at : at + name] == TOPIC.encode()
     (count,) = struct.unpack_from(">i", request, at + name)
@@ -154,7 +156,7 @@ def produced(request: bytes) -> Iterator[tuple[int, bytes]]:
 async def sending(broker: Broker) -> AsyncIterator[KafkaSender]:
     server = await asyncio.start_server(broker.serve, "127.0.0.1", 0)
     broker.port = server.sockets[0].getsockname()[1]
-    settings = KafkaSettings(timeout=0.3, bootstrap_servers=f"127.0.0.1:{broker.port}")
+    settings = KafkaSettings(timeout=broker.timeout, bootstrap_servers=f"127.0.0.1:{broker.port}")
     sender = KafkaSender(settings, TOPIC)
     try:
         yield sender
@@ -297,7 +299,8 @@ async def test_an_answer_that_is_lost_is_asked_for_under_the_same_sequence(what:
 
 
 async def test_a_broker_that_says_nothing_is_asked_again_by_aiokafka() -> None:
-    broker = Broker(script=lambda n, partitions: SILENT if n == 0 else {})
+    # shorter than PROBE_EVERY: the probe would end the connection
+    broker = Broker(script=lambda n, partitions: SILENT if n == 0 else {}, timeout=0.9)
     async with sending(broker) as sender:
         with pytest.raises(SinkError) as caught:
             await sender.send(EACH, 4)
@@ -374,14 +377,15 @@ async def test_the_sequence_wraps_to_zero() -> None:
 
 
 async def test_a_request_on_its_way_does_not_hold_up_the_end() -> None:
-    broker = Broker(script=lambda n, partitions: SILENT)
+    broker = Broker(script=lambda n, partitions: SILENT, timeout=2.0)
     async with sending(broker) as sender:
         await sender.open()
         task = asyncio.create_task(sender.send(EACH, 4))
         while not broker.requests:
+            assert not task.done()
             await asyncio.sleep(0)
         task.cancel()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             await sender.close()
         assert sender.resent == 4, "they may be written"
 

@@ -148,7 +148,7 @@ def body(*parts: tuple[int, list[bytes]]) -> bytes:
 
 
 def sender(**values: object) -> KafkaSender:
-    return KafkaSender(KafkaSettings(timeout=0.3, **values), TOPIC)
+    return KafkaSender(KafkaSettings(**{"timeout": 20.0, **values}), TOPIC)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -180,7 +180,7 @@ async def test_all_batches_of_a_chunk_are_on_their_way_together() -> None:
 
 
 async def test_a_retry_waits_for_what_is_missing_and_sends_nothing_twice() -> None:
-    one = sender()
+    one = sender(timeout=1.0)
     chunk = body((0, [b"a"]), (1, [b"b"]))
     task, producer = await started(one, chunk, 2)
     producer.answer(0)
@@ -197,7 +197,7 @@ async def test_a_retry_waits_for_what_is_missing_and_sends_nothing_twice() -> No
 
 
 async def test_an_answer_between_two_tries_counts() -> None:
-    one = sender()
+    one = sender(timeout=1.0)
     chunk = body((0, [b"a"]))
     task, producer = await started(one, chunk, 1)
     with pytest.raises(SinkError):
@@ -234,7 +234,7 @@ async def test_dead_brokers_are_noticed_before_the_time_is_up(fake: type[FakePro
     with pytest.raises(SinkError) as caught:
         await task
     assert (caught.value.reason, caught.value.down) == ("no_brokers", True)
-    assert asyncio.get_running_loop().time() - begin < 0.25
+    assert asyncio.get_running_loop().time() - begin < 10
 
 
 async def test_poison_is_halved_until_the_record_is_found(fake: type[FakeProducer]) -> None:
@@ -250,7 +250,7 @@ async def test_poison_is_halved_until_the_record_is_found(fake: type[FakeProduce
     assert len(fake.made) <= 5, "halving five records takes three rounds more"
     assert one.resent == 0
     for used in fake.made[:-1]:
-        await asyncio.wait_for(used.closed.wait(), 1)
+        await asyncio.wait_for(used.closed.wait(), 30)
 
 
 async def test_a_lost_sequence_gets_a_new_producer_and_keeps_the_order(
@@ -285,7 +285,7 @@ async def test_a_producer_whose_task_ended_is_noticed_at_once_and_begun_anew(
     else:
         producer.end.set()
     with capture_logs() as told:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             with pytest.raises(SinkError) as caught:
                 await task
     assert (caught.value.reason, caught.value.retryable) == ("broker_error", True)
@@ -342,7 +342,7 @@ async def test_certificates_that_are_being_replaced_are_read_again(
 
 
 async def test_what_is_remembered_is_bounded() -> None:
-    one = sender(chunk_bytes=1_024, in_flight=1)
+    one = sender(timeout=1.0, chunk_bytes=1_024, in_flight=1)
     chunks = [body((0, [bytes([65 + i]) * 900])) for i in range(4)]
     for i, chunk in enumerate(chunks[:3]):
         task, producer = await started(one, chunk, i + 1)

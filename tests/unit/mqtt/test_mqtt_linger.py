@@ -14,7 +14,7 @@ async def over(linger: Linger) -> None:
     """Until the time of what waits now is over."""
     done = asyncio.Event()
     linger.add(done.set)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await done.wait()
 
 

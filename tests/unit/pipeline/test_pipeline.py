@@ -119,7 +119,7 @@ class Shard:
         self.pipeline.process(frames(messages, first_packet_id=first, connection=connection))
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not condition():
                 await asyncio.sleep(0)
 

@@ -105,7 +105,7 @@ async def test_every_target_gets_every_transition_once_it_is_there(tmp_path: Pat
         assert rows.column(0).to_pylist() == ["a1-1", "a1-2", "a2-1"]
         async with aiomqtt.Client("127.0.0.1", port, protocol=aiomqtt.ProtocolVersion.V5) as client:
             await client.subscribe("greenlang/acme/+/+/alert/#")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 message = await anext(aiter(client.messages))
         # only the alert that is still open is retained
         assert orjson.loads(message.payload)["alert_id"] == "a2"

@@ -56,7 +56,7 @@ async def test_a_mistake_beside_the_data_plane_is_said_and_it_begins_again(
 
     with capture_logs() as said:
         beside = asyncio.ensure_future(Gateway._beside(object(), "the console", run))  # type: ignore[arg-type]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while len(runs) < 3:
                 assert not beside.done(), "the gateway ends when one of its tasks does"
                 await asyncio.sleep(0)

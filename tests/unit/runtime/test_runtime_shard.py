@@ -78,7 +78,7 @@ async def test_a_drain_does_not_wait_for_the_second_stage_to_be_imported(
     shard._stop.set()
     await asyncio.wait_for(life, 10)
     try:
-        await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), 5)
+        await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), 20)
     finally:
         imported.set()
 
@@ -101,14 +101,14 @@ async def test_the_second_stage_is_imported_once_messages_are_taken(
     await until(lambda: asked[0] > 3)
     assert not loaded.is_set()
     up[0] = True
-    await asyncio.wait_for(task, 5)
-    assert await asyncio.to_thread(loaded.wait, 5)
+    await asyncio.wait_for(task, 20)
+    assert await asyncio.to_thread(loaded.wait, 20)
 
     up[0], loaded = False, threading.Event()
     monkeypatch.setattr(shard, "_load_second_stage", loaded.set)
     monkeypatch.setattr(module, "SECOND_STAGE_WITHIN", 0)
-    await asyncio.wait_for(shard._load_second_stage_later(), 5)
-    assert await asyncio.to_thread(loaded.wait, 5)
+    await asyncio.wait_for(shard._load_second_stage_later(), 20)
+    assert await asyncio.to_thread(loaded.wait, 20)
 
 
 async def test_it_ends_with_its_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ async def test_it_ends_with_its_supervisor(tmp_path: Path, monkeypatch: pytest.M
     await asyncio.sleep(0)
     assert not ended.is_set()
     supervisor.kill()
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), 20)
     await supervisor.wait()
 
 

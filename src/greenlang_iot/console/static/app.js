@@ -25,9 +25,18 @@ function place() {
   const known = PAGES.some(({ name }) => name === page);
   return {
     page: known ? page : "overview",
-    id: decodeURIComponent(rest.join("/")),
+    id: decoded(rest.join("/")),
     query: Object.fromEntries(new URLSearchParams(search)),
   };
+}
+
+// a percent sign that was typed by hand stands for itself
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 function App() {
@@ -56,9 +65,9 @@ function App() {
   useEffect(() => {
     const history = async () => {
       const document = await get("overview");
-      setLive((old) => ({ ...old, overview: document, history: document.history }));
+      setLive((old) => ({ ...old, overview: document, history: followed(document.history, old.history) }));
     };
-    return listen(
+    const stop = listen(
       device,
       {
         overview: (overview) => setLive((old) => ({ ...old, overview, history: appended(old.history, overview.second) })),
@@ -69,6 +78,7 @@ function App() {
         if (state === "live") history().catch(() => {});
       },
     );
+    return () => (stop(), setLive((old) => ({ ...old, device: null })));
   }, [device]);
 
   useKeys(() => setHelp((open) => !open));
@@ -192,10 +202,18 @@ function skip(event) {
 // How a device stands now, with every point that came since its page was opened: several events may come
 // before a page draws, and what only one of them said must not be lost.
 function joined(old, news) {
-  if (old?.id !== news.id) return news;
-  const points = { ...old.points };
-  for (const [metric, fresh] of Object.entries(news.points)) points[metric] = [...(points[metric] ?? []), ...fresh].slice(-KEPT);
+  if (old?.id !== news.id) return { ...news, points: new Map(Object.entries(news.points)) };
+  const points = new Map(old.points);
+  for (const [metric, fresh] of Object.entries(news.points)) points.set(metric, [...(points.get(metric) ?? []), ...fresh].slice(-KEPT));
   return { ...news, points };
+}
+
+// The seconds that the gateway remembers, and those that came as events while it said so.
+function followed(history, old) {
+  const after = history.time.at(-1) ?? 0;
+  const from = old?.time.findIndex((time) => time > after && time < after + 60) ?? -1;
+  if (from < 0) return history;
+  return Object.fromEntries(Object.entries(history).map(([name, column]) => [name, [...column, ...old[name].slice(from)].slice(-HISTORY)]));
 }
 
 function appended(history, second) {

@@ -1,5 +1,7 @@
 // Numbers, times and durations, one way everywhere. Nothing here knows the page.
 
+import { now } from "./gateway.js";
+
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const one = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const four = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
@@ -55,7 +57,7 @@ export const ago = (s) => (s == null ? NOTHING : s < 1 ? "now" : `${duration(s)}
 export function time(s) {
   if (s == null) return NOTHING;
   const date = new Date(s * 1000);
-  return Math.abs(Date.now() / 1000 - s) < 43200 ? clock.format(date) : day.format(date);
+  return Math.abs(now() - s) < 43200 ? clock.format(date) : day.format(date);
 }
 
 // on a time axis whose marks are `step` seconds apart

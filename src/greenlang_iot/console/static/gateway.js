@@ -1,6 +1,8 @@
 // Everything that is said to the gateway: questions, actions with the token, the stream of events.
 
 const TOKEN = "admin-token";
+const ANSWER_WITHIN = 30000; // milliseconds; what takes longer will not come any more
+const SILENT = 10000; // milliseconds without an event, where one comes every second: nobody is there any more
 
 export class Refused extends Error {
   constructor(status, message) {
@@ -10,6 +12,11 @@ export class Refused extends Error {
 }
 
 let askToken = async () => null;
+
+let ahead = 0; // seconds that the gateway's clock is before the browser's, as far as answers say it: to a second
+
+// the time at the gateway, in seconds since 1970
+export const now = () => Date.now() / 1000 + ahead;
 
 // how a token is asked for: resolves to the token, or null where the person gives up
 export function onToken(ask) {
@@ -23,35 +30,42 @@ async function send(path, options = {}) {
   const headers = new Headers(options.headers);
   const token = sessionStorage.getItem(TOKEN);
   if (token !== null) headers.set("Authorization", `Bearer ${token}`);
-  return fetch(path, { ...options, headers, cache: "no-store", credentials: "omit" });
+  const answer = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit" });
+  const said = Date.parse(answer.headers.get("Date")) / 1000;
+  if (said > 0) ahead = said + 0.5 - Date.now() / 1000;
+  return answer;
 }
 
-async function withToken(path, options) {
-  let answer = await send(path, options);
+// within: milliseconds for the whole answer
+async function withToken(path, given, within = null) {
+  const options = () => (within ? { ...given, signal: either(given.signal, AbortSignal.timeout(within)) } : given);
+  let answer = await send(path, options());
   while (answer.status === 401) {
     const wrong = hasToken();
     forgetToken();
     const token = await askToken(wrong);
     if (token === null) throw new Refused(401, "This needs the token.");
     sessionStorage.setItem(TOKEN, token);
-    answer = await send(path, options);
+    answer = await send(path, options());
   }
   return answer;
 }
 
+const either = (signal, other) => (signal ? AbortSignal.any([signal, other]) : other);
+
 async function parsed(answer) {
-  const document = await answer.json().catch(() => ({}));
   if (!answer.ok) {
+    const document = await answer.json().catch(() => ({}));
     const said = [document.error ?? `The gateway answered ${answer.status}.`, ...(document.problems ?? [])];
     throw new Refused(answer.status, said.join(": "));
   }
-  return document;
+  return answer.json(); // one that is cut off is none
 }
 
 export async function get(path, query = {}, signal = undefined) {
   const given = Object.entries(query).filter(([, v]) => v !== "" && v != null);
   const search = given.length ? `?${new URLSearchParams(given)}` : "";
-  return parsed(await withToken(`api/v1/${path}${search}`, { signal }));
+  return parsed(await withToken(`api/v1/${path}${search}`, { signal }, ANSWER_WITHIN));
 }
 
 // an action: asks for the token first, where the page has none yet
@@ -100,7 +114,9 @@ async function read(body, on) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    // a gateway that is cut off or stands still ends no stream
+    const silent = setTimeout(() => reader.cancel().catch(() => {}), SILENT);
+    const { value, done } = await reader.read().finally(() => clearTimeout(silent));
     if (done) return;
     const events = (rest + value).split("\n\n");
     rest = events.pop();

@@ -34,6 +34,10 @@ export function Choice({ label, value, all, options, set }) {
 // Pages of a list that the gateway cuts: where we are, one back, one on.
 export function Pager({ cursors, set, found, size, shown }) {
   const first = (cursors.length - 1) * size;
+  // what stood on the last page is gone: there are others before it
+  useEffect(() => {
+    if (found?.total > 0 && shown === 0 && cursors.length > 1) set(cursors.slice(0, -1));
+  }, [found]);
   return html`<div class="pager">
     <span class="muted">${found && found.total > 0 ? `${count(first + 1)} – ${count(first + shown)} of ${count(found.total)}` : ""}</span>
     <span class="right">
@@ -58,6 +62,8 @@ export function Failed({ error, again }) {
     ${again && html`<p><button class="button slim" onClick=${again}>Try again</button></p>`}</div>`;
 }
 
+const RETRY = 2000; // milliseconds after which a gateway that was away is asked again
+
 // What an address answers. Keeps the last answer while the next one is on its way: no flicker.
 // every: milliseconds after which it is asked again; 0 = once.
 // version: asked again when it changes, at most once a second.
@@ -68,18 +74,26 @@ export function useAnswer(path, query, every = 0, version = 0) {
   useEffect(() => {
     const ended = new AbortController();
     let timer;
+    let asked = 0;
+    let shown = 0;
     const ask = async () => {
+      clearTimeout(timer);
+      const number = ++asked;
+      let wait = every;
       try {
         const document = await get(path, query, ended.signal);
-        if (!ended.signal.aborted) set({ document, error: null });
+        if (ended.signal.aborted || number < shown) return; // a later question was answered before
+        shown = number;
+        set({ document, error: null });
       } catch (error) {
-        if (ended.signal.aborted) return;
+        if (ended.signal.aborted || number < shown) return;
         // while the gateway is away the page says so once, and shows what it had
-        if (error instanceof Refused) set({ document: null, error });
+        if (error instanceof Refused) (shown = number), set({ document: null, error });
+        else wait = RETRY;
       }
-      if (every && !ended.signal.aborted) timer = setTimeout(ask, every);
+      if (wait && number === asked) timer = setTimeout(ask, wait);
     };
-    latest.current = () => (clearTimeout(timer), ask());
+    latest.current = ask;
     ask();
     return () => (ended.abort(), clearTimeout(timer));
   }, [key, every]);

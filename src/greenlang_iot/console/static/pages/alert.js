@@ -2,6 +2,7 @@
 
 import { html, useState } from "../vendor/preact-htm.js";
 import { Empty, Failed, Severity, useAnswer } from "../pieces.js";
+import { now } from "../gateway.js";
 import { count, plural, time, value, words } from "../format.js";
 import { Acknowledge, Silence } from "./actions.js";
 import { AlertState, AlertTable, seconds } from "./alerts.js";
@@ -57,9 +58,9 @@ export function AlertPage({ where, live }) {
 function Picture({ alert }) {
   const { document: device } = useAnswer(`devices/${encodeURIComponent(alert.device)}`, {}, 5000);
   const opened = seconds(alert.opened);
-  const minutes = Math.min(1440, Math.max(15, Math.ceil((Date.now() / 1000 - opened) / 60) + BEFORE));
+  const minutes = Math.min(1440, Math.max(15, Math.ceil((now() - opened) / 60) + BEFORE));
   // what is silent has no reading where the picture would else end
-  const until = alert.state === "resolved" ? 0 : Date.now() / 1000;
+  const until = alert.state === "resolved" ? 0 : now();
   const series = device?.series.find(({ metric }) => metric === alert.metric);
   if (!series) return html`<section class="card span-12"><${Empty} title=${alert.metric}>${device ? "No shard answers for it." : "Reading…"}</${Empty}></section>`;
   // the band that it was judged by, for readings whose own is not known

@@ -2,6 +2,7 @@
 
 import { html, useState } from "../vendor/preact-htm.js";
 import { Choice, Empty, Failed, Pager, Severity, useAnswer, useSettled } from "../pieces.js";
+import { now } from "../gateway.js";
 import { plural, time, words } from "../format.js";
 import { Acknowledge, EndSilence, PlanSilence, Silence } from "./actions.js";
 
@@ -89,7 +90,7 @@ function Silences({ version }) {
           <th scope="row">${Object.entries(silence.match).map(([name, pattern]) => html`<span class="tag" key=${name}>${name} ${pattern}</span> `)}</th>
           <td class="wide whole">${silence.reason}</td>
           <td class="muted">${silence.by}</td>
-          <td class="muted second">${seconds(silence.starts) > Date.now() / 1000 ? `${time(seconds(silence.starts))} – ` : ""}${time(seconds(silence.until))}</td>
+          <td class="muted second">${seconds(silence.starts) > now() ? `${time(seconds(silence.starts))} – ` : ""}${time(seconds(silence.until))}</td>
           <td class="right"><button class="button slim" onClick=${() => setEnding(silence)}>End</button></td>
         </tr>`)}</tbody></table></div>`}
     ${planning && html`<${PlanSilence} close=${(done) => (setPlanning(false), done && again())} />`}

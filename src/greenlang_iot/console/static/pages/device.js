@@ -3,6 +3,7 @@
 import { html, useEffect, useMemo, useState } from "../vendor/preact-htm.js";
 import { Chart } from "../chart.js";
 import { Empty, Failed, State, useAnswer } from "../pieces.js";
+import { now } from "../gateway.js";
 import { ago, unit, value } from "../format.js";
 import { AlertTable } from "./alerts.js";
 import { Letters } from "./letters.js";
@@ -30,7 +31,7 @@ export function DevicePage({ where, live }) {
     </div>
     <div class="grid">
       ${device && series.length === 0 && html`<section class="card span-12"><${Empty} title="No shard answers for this device">It may be starting; this page tries again.</${Empty}></section>`}
-      ${series.map((s) => html`<${Metric} key=${s.metric} device=${where.id} series=${s} minutes=${minutes} fresh=${news?.points[s.metric]} />`)}
+      ${series.map((s) => html`<${Metric} key=${s.metric} device=${where.id} series=${s} minutes=${minutes} fresh=${news?.points.get(s.metric)} />`)}
       ${device && html`<section class="card span-12">
         <header><h2>Alerts</h2><a class="small" href="#/alerts?${new URLSearchParams({ q: where.id, state: "all" })}">all of this device</a></header>
         <${AlertsOf} device=${where.id} version=${live.overview?.alert_changes} />
@@ -56,7 +57,7 @@ export function Metric({ device, series: s, minutes, fresh, every = 60000, marks
   const [points, setPoints] = useState([]);
   useEffect(() => past && setPoints((old) => merged(past.points, old)), [past]);
   useEffect(() => fresh && setPoints((old) => merged(old, fresh)), [fresh]);
-  const to = points.at(-1)?.[0] ?? Date.now() / 1000;
+  const to = points.at(-1)?.[0] ?? now();
   const shown = useMemo(() => points.filter(([ts]) => ts >= to - minutes * 60), [points, to, minutes]);
   // A series that began a moment ago fills its picture; a minute at least, so that a few readings stand still.
   const from = Math.max(to - minutes * 60, Math.min(shown[0]?.[0] ?? to, to - 60));

@@ -19,7 +19,7 @@ export function Letters({ letters, note, none }) {
       ${letter.topic && html`<p class="small muted"><code>${letter.topic}</code></p>`}
       ${letter.answer && html`<p class="small muted">${letter.answer}</p>`}
       <pre tabindex="0" aria-label="What came">${letter.payload || "(empty)"}</pre>
-      ${letter.cut && html`<p class="small muted">The first 2,000 of ${bytes(letter.bytes)}${letter.encoding === "base64" ? ", as base64" : ""}.</p>`}
+      ${(letter.cut || letter.encoding === "base64") && html`<p class="small muted">${letter.cut ? "The first 2,000 of " : ""}${bytes(letter.bytes)}${letter.encoding === "base64" ? ", as base64" : ""}.</p>`}
     </li>`)}
   </ul>`;
 }
