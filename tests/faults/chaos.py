@@ -407,6 +407,8 @@ def strike(plan: list[Planned], seed: int, f: Field) -> float:
     assert f.load is not None
     f.load.stop()
     f.settled(BAR * 4)
+    _, trace, rest = f.gateway.log.read_text().partition("\nTraceback")
+    assert not trace, f"a stack trace in the log: {rest[:6_000]}"
     return seconds
 
 

@@ -20,6 +20,8 @@ from greenlang_iot.spool.store import LogInUse
 
 log = structlog.get_logger(__name__)
 LOOK_EVERY = 0.1
+AGAIN = 1.0
+"""Seconds until what the disk refused is tried again."""
 
 
 class Nothing:
@@ -59,12 +61,9 @@ class Adoption:
         self._make = make
 
     async def run(self) -> None:
-        """Deliver it all, however long that takes, and remove the folder."""
-        try:
-            runner = self._make()
-        except (OSError, LogInUse, FormatError) as error:
-            why = "a spool of an earlier layout cannot be opened; it stays"
-            log.error(why, folder=str(self._folder), why=str(error))
+        """Deliver it all, however long that takes, and remove the folder; a disk that fails is waited for."""
+        runner = await self._opened()
+        if runner is None:
             return
         log.info("a spool of an earlier layout is delivered here", folder=str(self._folder))
         task = asyncio.ensure_future(runner.run())
@@ -76,10 +75,42 @@ class Adoption:
             if task.done():
                 await task  # raises what went wrong
         finally:
-            await runner.close()
+            try:
+                await runner.close()
+            except OSError as error:  # of what is delivered, only that is not on disk: it goes now
+                self._say("cannot be closed", error)
             await asyncio.wait({task})
-        await asyncio.to_thread(shutil.rmtree, self._folder)
+        await self._remove()
         log.info("a spool of an earlier layout is delivered", folder=str(self._folder))
+
+    async def _opened(self) -> Runner | None:
+        """None where this release cannot read it: it stays."""
+        said = False
+        while True:
+            try:
+                return self._make()
+            except FormatError as error:
+                self._say("cannot be opened; it stays", error)
+                return None
+            except (OSError, LogInUse) as error:
+                if not said:
+                    self._say("cannot be opened; it is tried again", error)
+                said = True
+            await asyncio.sleep(AGAIN)
+
+    async def _remove(self) -> None:
+        said = False
+        while self._folder.exists():
+            try:
+                await asyncio.to_thread(shutil.rmtree, self._folder)
+            except OSError as error:
+                if not said:
+                    self._say("is delivered and cannot be removed; it is tried again", error)
+                said = True
+                await asyncio.sleep(AGAIN)
+
+    def _say(self, what: str, error: Exception) -> None:
+        log.error(f"a spool of an earlier layout {what}", folder=str(self._folder), why=str(error))
 
 
 def abandoned(spool: Path, shard: int, shards: int) -> Sequence[Path]:

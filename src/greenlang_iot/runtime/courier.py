@@ -102,12 +102,13 @@ class _Target:
                 if not failing:
                     log.warning("alerts wait for a target", target=self.name, why=str(error))
                 failing = True
+                self._at_once = max(1, len(batch) // 2)  # so many may take longer than a time-out
                 backoff = min(random.uniform(0.1, backoff * 3), BACKOFF_MAX)
                 await asyncio.sleep(backoff)
                 continue
             failing, backoff = False, 0.1
             self._counters.add(cell("alerts_delivered", target=self.label), len(batch))
-            self._at_once = AT_ONCE
+            self._at_once = min(AT_ONCE, 2 * self._at_once)
             self._done(len(batch))
 
     def _refused(self, batch: list[dict[str, Any]], error: SinkError) -> None:

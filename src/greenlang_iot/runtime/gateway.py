@@ -365,7 +365,12 @@ def _retire(data_dir: Path, plans: Sequence[ShardPlan], brokers: list[str]) -> l
         {"client_id": client_id, "broker": broker, "filters": filters}
         for client_id, (broker, filters) in known.items()
     ]
-    replace_durably(OS_FILES, path, json.dumps(document, indent=1).encode())
+    try:
+        replace_durably(OS_FILES, path, json.dumps(document, indent=1).encode())
+    except OSError as error:
+        raise GatewayError(
+            f"{path} cannot be written ({error.strerror}): make room there, or choose another data_dir."
+        ) from error
     return [
         ConnectionPlan(brokers.index(broker), client_id, filters)
         for client_id, (broker, filters) in known.items()

@@ -203,7 +203,10 @@ class Shard:
         use_workers(WORKERS)
         if self.spec.supervisor:
             self._end_with(self.spec.supervisor)
-        self._compose()
+        try:
+            self._compose()
+        except OSError as error:
+            raise GatewayError(f"the shard's files cannot be opened: {error}") from error
         answer_reloads(self, self._control)
         answer_looks(self.looks, self._window)
         self.gauges.bounds(self.settings, self.spec.plan, self.directory)

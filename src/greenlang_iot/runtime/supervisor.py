@@ -31,6 +31,9 @@ LOOK_WITHIN = 1.0
 START_WITHIN = 60.0
 """Seconds until a shard's first heartbeat, if heartbeat_timeout is not longer still: loading kernels and
 state takes long on a busy machine, and killing it for that would only begin it again."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds before a second restart, doubled for each further one: a cause that lasts, as a disk that fails, would
+spend the budget within three seconds, and the shard would stay down when the cause is gone."""
 CLOSE_WITHIN = 5.0
 """Seconds beyond the drain for closing connections, senders and files."""
 
@@ -45,6 +48,8 @@ class _Child:
         self.window: Window | None = None
         self.started = 0.0
         self.restarts: deque[float] = deque()
+        self.due = 0.0
+        """When it is started again; 0: it runs."""
         self.total_restarts = 0
         self.failed = False
         self.killed = False
@@ -180,6 +185,9 @@ class Supervisor:
         if process is None:
             return
         now = time.monotonic()
+        if child.due:
+            self._start_again(child, now)
+            return
         if not process.is_alive():
             code = process.exitcode
             reason = f"signal {-code}" if code and code < 0 else f"exit code {code}"
@@ -210,11 +218,19 @@ class Supervisor:
                 "shard is given up: restart budget spent", shard=child.spec.index, reason=reason
             )
             return
+        earlier = len(child.restarts)
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (earlier - 1)) if earlier else 0.0
         child.restarts.append(now)
         child.total_restarts += 1
-        log.warning("shard restarts", shard=child.spec.index, reason=reason)
+        log.warning("shard restarts", shard=child.spec.index, reason=reason, in_seconds=pause)
         self._on_restart(child.spec.index, reason)
-        self._spawn(child)
+        child.due = now + pause
+        self._start_again(child, now)
+
+    def _start_again(self, child: _Child, now: float) -> None:
+        if now >= child.due:
+            child.due = 0.0
+            self._spawn(child)
 
 
 def install_signals(

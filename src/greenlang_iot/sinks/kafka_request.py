@@ -31,16 +31,19 @@ _BATCH = struct.Struct(">ii")
 
 
 class PiecesWriter:
-    """A connection's StreamWriter that also takes pieces."""
+    """A connection's StreamWriter that also takes pieces. Raises OSError where it has just been closed."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
 
     def write(self, data: Body | Pieces) -> None:
-        if isinstance(data, Pieces):
-            self._writer.writelines(data)
-        else:
-            self._writer.write(data)
+        try:
+            if isinstance(data, Pieces):
+                self._writer.writelines(data)
+            else:
+                self._writer.write(data)
+        except RuntimeError as error:  # uvloop's; aiokafka knows what an OSError means
+            raise ConnectionResetError(str(error)) from error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._writer, name)

@@ -232,9 +232,13 @@ class Runner:
         self._closing = True
         self._changed.set()
         await end(self._tasks)
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(CLOSE_WITHIN):
                 await self._sender.close()
+        except TimeoutError:
+            pass
+        except SinkError as error:  # what is not settled was not acknowledged
+            log.error("the sink was not closed in order", sink=self.name, why=str(error))
         if self._spool is not None:
             await self._spool.close()
 

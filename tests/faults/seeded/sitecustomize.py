@@ -56,6 +56,18 @@ def forgets_chunks(module: Any) -> None:
     module.Runner._send_once = bug
 
 
+def sends_twice(module: Any) -> None:
+    """Every tenth chunk is delivered twice."""
+    genuine = module.Runner._send_once
+
+    async def bug(self: Any, chunk: Any) -> None:
+        await genuine(self, chunk)
+        if self._orders % 10 == 9:
+            await genuine(self, chunk)
+
+    module.Runner._send_once = bug
+
+
 def forgets_failed(module: Any) -> None:
     """A chunk that failed counts as delivered."""
     genuine = module.Runner._send_once
@@ -262,6 +274,7 @@ def rates_drop(module: Any) -> None:
 BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "acks_first": ("greenlang_iot.pipeline", acks_first),
     "forgets_chunks": ("greenlang_iot.sinks.runner", forgets_chunks),
+    "sends_twice": ("greenlang_iot.sinks.runner", sends_twice),
     "forgets_failed": ("greenlang_iot.sinks.runner", forgets_failed),
     "forgets_backlog": ("greenlang_iot.sinks.runner", forgets_backlog),
     "spool_lies": ("greenlang_iot.spool.log", spool_lies),

@@ -233,3 +233,20 @@ def test_batches_survive_being_taken_apart(codec: int) -> None:
     assert codec_of(batch) == codec
     assert list(records_of(batch)) == RECORDS
     assert MemoryRecords(batch).size_in_bytes() == len(batch)
+
+
+def test_a_write_to_a_closed_connection_is_said_so_that_aiokafka_understands() -> None:
+    """uvloop raises a RuntimeError there; that passed through aiokafka and ended the gateway."""
+    assert "except OSError" in inspect.getsource(AIOKafkaConnection.send)
+
+    class Closed:
+        def write(self, data: bytes) -> None:
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>")
+
+        def writelines(self, parts: object) -> None:
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>")
+
+    writer = PiecesWriter(Closed())  # type: ignore[arg-type]
+    for data in (b"bytes", Pieces((b"pie", b"ces"))):
+        with pytest.raises(ConnectionResetError, match="closed=True"):
+            writer.write(data)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fakes.directory import directory
@@ -12,10 +13,13 @@ from greenlang_iot.model.errors import SinkError
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.pipeline import Clock
-from greenlang_iot.runtime.adoption import abandoned
+from greenlang_iot.runtime import adoption as module
+from greenlang_iot.runtime.adoption import Adoption, abandoned
 from greenlang_iot.runtime.sinks import SinkFactory
 from greenlang_iot.settings.model import Settings
+from greenlang_iot.spool.format import FormatError
 from greenlang_iot.spool.log import SegmentLog
+from greenlang_iot.spool.store import LogInUse
 
 
 def fill(folder: Path, *bodies: bytes) -> None:
@@ -125,3 +129,71 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+class Delivered:
+    """A runner that has nothing left; its spool's last commit may fail."""
+
+    backlog = 0
+
+    def __init__(self, error: OSError | None = None) -> None:
+        self._error = error
+        self._end = asyncio.Event()
+
+    def check(self, oldest: float | None) -> None: ...
+
+    async def run(self) -> None:
+        await self._end.wait()
+
+    async def close(self) -> None:
+        self._end.set()
+        if self._error is not None:
+            raise self._error
+
+
+async def test_a_spool_that_cannot_be_opened_now_is_opened_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds what was acknowledged: it does not wait for the next start of this shard."""
+    monkeypatch.setattr(module, "AGAIN", 0.0)
+    folder = tmp_path / "kafka"
+    fill(folder, b"a")
+    answers = iter([OSError(5, "Input/output error"), LogInUse("in use"), None])
+
+    def make() -> Any:
+        if (error := next(answers)) is not None:
+            raise error
+        return Delivered()
+
+    await asyncio.wait_for(Adoption(folder, make).run(), 10)
+    assert not folder.exists()
+
+
+async def test_a_spool_of_an_unknown_version_stays(tmp_path: Path) -> None:
+    fill(tmp_path / "kafka", b"a")
+
+    def make() -> Any:
+        raise FormatError("version 9")
+
+    await asyncio.wait_for(Adoption(tmp_path / "kafka", make).run(), 10)
+    assert (tmp_path / "kafka").is_dir()
+
+
+async def test_a_disk_that_fails_when_all_is_delivered_does_not_end_the_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AGAIN", 0.0)
+    folder = tmp_path / "kafka"
+    fill(folder, b"a")
+    failures = iter([True, True, False])
+    genuine = module.shutil.rmtree
+
+    def rmtree(path: Path) -> None:
+        if next(failures):
+            raise OSError(30, "Read-only file system")
+        genuine(path)
+
+    monkeypatch.setattr(module.shutil, "rmtree", rmtree)
+    runner: Any = Delivered(OSError(30, "Read-only file system"))
+    await asyncio.wait_for(Adoption(folder, lambda: runner).run(), 10)
+    assert not folder.exists()

@@ -250,3 +250,29 @@ async def test_alerts_that_come_in_a_row_go_out_together(
     await desk.until(lambda: len(got) > 1)
     assert got == [["alert-1"], ["alert-2", "alert-3"]]
     await desk.close()
+
+
+async def test_a_slow_target_gets_fewer_at_once_until_they_arrive_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kafka answers one alert of a partition after the other: 500 of them may take longer than its time-out."""
+    monkeypatch.setattr(courier_module.random, "uniform", lambda low, high: 0.0)
+    got: list[int] = []
+    asked: list[int] = []
+
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        asked.append(len(items))
+        if len(items) > 130:
+            raise SinkError("not in time", reason="timeout")
+        got.extend(item["n"] for item in items)
+
+    target = courier_module._Target("kafka", deliver, Counters.local())
+    target.add([{"n": n} for n in range(600)])
+    task = asyncio.ensure_future(target.run())
+    async with asyncio.timeout(10):
+        while target.waiting:
+            await asyncio.sleep(0)
+    assert got == list(range(600))
+    assert asked == [500, 250, 125, 250, 125, 250, 125, 225, 112, 113]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -66,3 +66,16 @@ async def test_a_mistake_beside_the_data_plane_is_said_and_it_begins_again(
     assert [(one["event"], one["what"]) for one in said] == 2 * [
         ("failed beside the data plane; it begins again", "the console")
     ]
+
+
+def test_a_full_disk_at_the_start_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registry's columns had fitted, and layout.json had not: a stack trace."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(gateway, "replace_durably", full)
+    with pytest.raises(GatewayError, match=r"layout.json cannot be written \(No space left on"):
+        _retire(tmp_path, [ShardPlan(0, (NEW,))], ["default"])

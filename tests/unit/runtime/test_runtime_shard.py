@@ -11,6 +11,7 @@ import pytest
 from tests.fakes.directory import directory
 
 from greenlang_iot.detect.ensemble import Detector
+from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime import shard as module
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
@@ -172,3 +173,16 @@ async def test_a_task_that_is_cancelled_from_within_ends_the_shard(
     await asyncio.wait(shard._tasks)
     await asyncio.sleep(0)
     assert ended == [1]
+
+
+async def test_a_disk_that_fails_at_the_start_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was a stack trace, at each of the restarts again."""
+
+    def failing(*_: object) -> None:
+        raise OSError(5, "Input/output error", "outbox/shard-0")
+
+    monkeypatch.setattr(module, "Outbox", failing)
+    with pytest.raises(GatewayError, match=r"files cannot be opened: .*outbox/shard-0"):
+        await make(tmp_path).run()

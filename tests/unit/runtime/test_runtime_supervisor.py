@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.runtime import supervisor as module
 from greenlang_iot.runtime.supervisor import START_WITHIN, Supervisor
 from greenlang_iot.settings.model import RuntimeSettings
@@ -99,3 +100,40 @@ async def test_a_shard_that_does_not_end_when_it_is_killed_holds_up_nobody(
     bench.supervisor._settings = RuntimeSettings(drain_timeout=1)
     monkeypatch.setattr(module.time, "monotonic", iter(range(1000, 9999)).__next__)
     assert await bench.supervisor.stop() is False
+
+
+async def test_a_cause_of_some_seconds_does_not_spend_the_restart_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A disk that cannot be written ends a shard at each start, within a tenth of a second."""
+    bench = Bench(monkeypatch)
+    begun = bench.now
+    while bench.now < begun + 15:
+        child = bench.supervisor._children[0]
+        child.process.kill()
+        await bench.look()
+        bench.now += 0.1
+    assert len(bench.reasons) == 9
+    assert bench.supervisor.failed == []
+    bench.now += 5  # the longest pause
+    await bench.look()
+    assert bench.supervisor.alive(0)
+
+
+async def test_the_first_restart_is_at_once_and_what_does_not_end_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch)
+    bench.supervisor._children[0].process.kill()
+    await bench.look()
+    assert bench.supervisor.alive(0)
+    begun = bench.now
+    watching = asyncio.ensure_future(bench.supervisor.watch())
+    while not watching.done() and bench.now < begun + 60:
+        bench.supervisor._children[0].process.kill()
+        await asyncio.sleep(0)
+        bench.now += 0.1
+    with pytest.raises(GatewayError, match="restart_budget"):
+        await watching
+    assert 20 < bench.now - begun < 30
+    assert len(bench.reasons) == 10

@@ -686,3 +686,22 @@ async def test_readings_of_a_backlog_are_counted_after_a_restart(
     second.runner.check(None)
     assert second.meter.values["spool_readings"] == 0
     await second.close()
+
+
+async def test_a_sender_that_cannot_close_keeps_neither_the_spool_open_nor_the_shard_from_its_end(
+    make: Callable[..., Bench],
+) -> None:
+    """The lake says so where its last sync fails; the drain ended there with a stack trace."""
+    bench = make()
+
+    async def close() -> None:
+        raise SinkError("the lake is not synced", reason="disk")
+
+    bench.sender.close = close  # type: ignore[method-assign]
+    with capture_logs() as told:
+        await bench.runner.close()
+    assert [(entry["event"], entry["why"]) for entry in told] == [
+        ("the sink was not closed in order", "the lake is not synced")
+    ]
+    assert bench.spool is not None
+    assert bench.spool._closed
