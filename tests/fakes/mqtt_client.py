@@ -49,7 +49,7 @@ class RawClient:
             try:
                 packet, used = mqtt5.read(memoryview(self._received))
             except IndexError:
-                more = await asyncio.wait_for(self.reader.read(65_536), 20)
+                more = await asyncio.wait_for(self.reader.read(65_536), 30)
                 if not more:
                     return None
                 self._received += more

@@ -37,7 +37,9 @@ class GatewayProcess:
     def get(self, path: str) -> tuple[int, dict[str, Any]]:
         """(HTTP status, JSON body); (0, {}) while nobody listens."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}{path}", timeout=30
+            ) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)

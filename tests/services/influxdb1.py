@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_START_TIMEOUT = 30.0
+_START_TIMEOUT = 60.0
 
 
 def missing() -> str | None:

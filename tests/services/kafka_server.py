@@ -16,7 +16,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 RELEASE = os.environ.get("KAFKA_RELEASE", "4.3")
 _CLUSTER_ID = "bG9vcGJhY2stb25seS10MQ"
-_START_TIMEOUT = 60.0
+_START_TIMEOUT = 120.0
 
 
 def missing() -> str | None:

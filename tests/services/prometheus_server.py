@@ -54,7 +54,7 @@ class Prometheus:
                 stdout=log,
                 stderr=log,
             )
-        self.wait(lambda: self._ready(), 30, "ready")
+        self.wait(lambda: self._ready(), 120, "ready")
 
     def _ready(self) -> bool:
         try:

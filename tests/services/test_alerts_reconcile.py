@@ -115,7 +115,7 @@ class Plant:
             json.dumps({"by": "Ada", "comment": "seen"}).encode(),
             {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             assert json.load(answer)["state"] == "acknowledged"
 
     # ---- readers ------------------------------------------------------------------------------------

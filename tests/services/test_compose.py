@@ -59,7 +59,7 @@ def port(secrets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[in
     server = subprocess.Popen(
         ["mosquitto", "-c", folder / "mosquitto.conf"], stderr=log, stdout=log
     )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
             socket.create_connection(("127.0.0.1", number), 1).close()

@@ -25,7 +25,7 @@ from greenlang_iot.simulate.broker import Broker
 
 CHROMIUM = shutil.which("chromium")
 AXE = Path(__file__).resolve().parents[2] / ".services" / "axe.js"
-WAIT = 20_000
+WAIT = 60_000
 """Milliseconds; a page that is well needs a fraction of it."""
 MARKUP = "<img src=x onerror=document.title='owned'>"
 

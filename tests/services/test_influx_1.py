@@ -186,7 +186,7 @@ async def test_setup_repairs_and_downsamples(server: InfluxDB1, configured: Infl
     lines = "".join(f"telemetry,device=d v={v} {begin + int(v)}\n" for v in (1.0, 2.0, 6.0))
     await sender.send(lines.encode(), 3)
     await sender.close()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     rows: list[dict[str, object]] = []
     while not rows and time.monotonic() < deadline:
         rows = server.query("SELECT * FROM telemetry", configured.aggregated_bucket)

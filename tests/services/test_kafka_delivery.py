@@ -204,7 +204,7 @@ async def test_broker_killed_in_the_middle(tmp_path: Path) -> None:
     server = start_kafka(tmp_path / "kafka")
     try:
         name = "delivery.crash"
-        sender = KafkaSender(await topic(server, name, timeout=4.0), name)
+        sender = KafkaSender(await topic(server, name, timeout=10.0), name)
         await sender.open()
         expected: dict[tuple[str, str, int], float] = {}
         reasons: set[tuple[str, bool]] = set()

@@ -57,7 +57,7 @@ async def connected(
     handler.connection = connection
     task = asyncio.create_task(connection.run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             yield connection, task
     finally:
         if not task.done():

@@ -86,7 +86,7 @@ async def test_doctor_and_dead_letters_in_kafka(tmp_path: Path) -> None:
         )
         await consumer.start()
         try:
-            record = await asyncio.wait_for(consumer.getone(), 20)
+            record = await asyncio.wait_for(consumer.getone(), 60)
         finally:
             await consumer.stop()
         assert (record.key, record.value) == (b"d1", reading)

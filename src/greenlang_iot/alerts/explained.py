@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from greenlang_iot.alerts.words import duration, expectation, number
+from greenlang_iot.alerts.words import unit as unit_of
 from greenlang_iot.model.directory import Directory
 
 HOW: Final = {
@@ -50,7 +51,7 @@ def explain(
 ) -> list[str]:
     """Sentences for a person. opening, newest: transitions (`Transition.as_dict`)."""
     series = None if directory is None else _series(directory, opening["device"], opening["metric"])
-    unit = "" if directory is None or series is None else _unit(directory, series)
+    unit = "" if directory is None or series is None else unit_of(directory, series)
     sentences = [f"{opening['summary'] or opening['rule']}."]
     sentences.append(HOW.get(opening["detector"], BY_RULE))
     sentences += _baseline(opening, unit)
@@ -116,8 +117,3 @@ def _series(directory: Directory, device: str, metric: str) -> int | None:
                 if directory.metric[int(directory.series_metric[series])] == metric:
                     return series
     return None
-
-
-def _unit(directory: Directory, series: int) -> str:
-    unit = directory.unit[int(directory.series_unit[series])]
-    return f" {unit}" if unit not in ("", "1") else ""

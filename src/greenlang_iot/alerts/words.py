@@ -4,6 +4,7 @@ import math
 import re
 
 from greenlang_iot.alerts.rule_file import Rule
+from greenlang_iot.devices.units import sign
 from greenlang_iot.model.directory import Directory
 
 
@@ -34,12 +35,17 @@ def duration(ns: int) -> str:
 
 def named(directory: Directory, series: int) -> tuple[str, str, str]:
     """(metric, device, " unit") of a series; the unit is "" where it has none."""
-    unit = directory.unit[int(directory.series_unit[series])]
     return (
         directory.metric[int(directory.series_metric[series])],
         directory.device[int(directory.series_device[series])],
-        f" {unit}" if unit not in ("", "1") else "",
+        unit(directory, series),
     )
+
+
+def unit(directory: Directory, series: int) -> str:
+    """What stands behind a value of the series, with a space before it; "" for a plain number."""
+    found = sign(directory.unit[int(directory.series_unit[series])])
+    return f" {found}" if found else ""
 
 
 def reading(

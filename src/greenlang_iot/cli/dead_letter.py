@@ -189,7 +189,10 @@ def replay(
             say("  → log in as who may publish there: --username and --password-file")
         say(f"{done:,} replayed, {len(refused):,} refused again")
         if digests:
-            say(f"{digests:,} cannot be replayed: only a digest was kept, or no replay goes there")
+            say(
+                f"{digests:,} cannot be replayed: only a digest or the beginning was kept, or no replay "
+                "goes there"
+            )
     if refused:
         raise typer.Exit(1)
 

@@ -116,6 +116,14 @@ class Screen:
             if name not in ("missed", "false_alerts"):
                 for example in examples:
                     self._console.print(f"  {name}: {printable(example)}", highlight=False)
+        for name, words in (
+            ("missed", "injected, without an alert"),
+            ("false_alerts", "explained by nothing injected"),
+        ):
+            for example in result.examples.get(name, ()):
+                self._console.print(
+                    f"  {words}: {printable(example)}", highlight=False, soft_wrap=True
+                )
         if result.missed or result.false_alerts:
             self._console.print(
                 "Alerts do not decide: one in some hundred thousand readings is an alert by chance, and a machine that "

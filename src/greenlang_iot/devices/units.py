@@ -86,6 +86,14 @@ def _table() -> dict[str, Unit]:
 
 UNITS = _table()
 
+_SIGNS = {"1": "", "Cel": "°C", "degF": "°F", "%RH": "% RH", "m3": "m³", "m3/h": "m³/h"}
+
+
+def sign(unit: str) -> str:
+    """The unit as a person writes it behind a value; "" for a plain number. The console's format.js does so, too."""
+    return _SIGNS.get(unit, unit)
+
+
 _FOLDED = {name.casefold(): name for name in reversed(UNITS)}
 _SPOKEN = {
     "c": "Cel",

@@ -5,6 +5,8 @@ FRAME_RETAIN = 1
 FRAME_DUP = 2
 FRAME_CUT = 4
 """The message was over the largest packet: what is here of its payload is its first bytes."""
+CUT = 1_024
+"""As many as are kept of such a message."""
 
 # ReadingBatch.flags (uint16)
 HAS_SEQ = 1

@@ -14,14 +14,11 @@ import numpy as np
 
 from greenlang_iot.model.batches import SLACK, FrameBatch
 from greenlang_iot.model.errors import MqttError
-from greenlang_iot.model.flags import FRAME_CUT, FRAME_DUP, FRAME_RETAIN
+from greenlang_iot.model.flags import CUT, FRAME_CUT, FRAME_DUP, FRAME_RETAIN
 from greenlang_iot.mqtt import codec5, kernels
 
 ARENA = 131_072
 """Bytes for topics of aliases in one flush; at least one topic (65,535) must fit."""
-
-CUT = 1_024
-"""Bytes that are kept of a message over the largest packet."""
 
 BYTES_PER_FRAME = 64
 """Assumed when the columns are sized: with smaller packets a flush is only cut in two."""

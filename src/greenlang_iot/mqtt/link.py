@@ -195,6 +195,16 @@ class Link(asyncio.BufferedProtocol):
             self._session.publish(topic, payload)
             self._loop.call_soon(self._send_soon)
 
+    def ping(self) -> int:
+        """Ask whether the broker has more to say; the number of the question, for `answered`."""
+        self._send_acks()  # first: each may have the broker send what it has queued
+        number = self._session.ping(self._loop.time())
+        self._tick()  # sends it
+        return number
+
+    def answered(self, ping: int) -> bool:
+        return self._session.answered(ping)
+
     def pause(self) -> None:
         self._paused = True
         self._set_reading()

@@ -101,6 +101,7 @@ class Session:
         self._sent = 0.0  # when the last packet was sent
         self._heard = 0.0  # when the last byte was received (or reading went on)
         self._pinged: float | None = None  # when the unanswered PINGREQ was sent
+        self._pings = self._pongs = 0  # PINGREQs sent, PINGRESPs heard
         self._reading = True
         self._asked_at = 0.0  # when SUBSCRIBE was sent, or something else than its answer came last
 
@@ -124,6 +125,7 @@ class Session:
         self._keep_alive = float(broker.keep_alive)
         self._heard = now
         self._pinged = None
+        self._pings = self._pongs = 0
         self._reading = True
         self._send(
             mqtt5.ConnectPacket(
@@ -242,9 +244,19 @@ class Session:
                 )
         if now < ping_at:
             return ping_at
+        self.ping(now)
+        return now + ANSWER_WITHIN * period
+
+    def ping(self, now: float) -> int:
+        """Send a PINGREQ, with what `outgoing` gives next; its number, for `answered`."""
         self._send(mqtt5.PingReqPacket())
         self._pinged = self._sent = now
-        return now + ANSWER_WITHIN * period
+        self._pings += 1
+        return self._pings
+
+    def answered(self, ping: int) -> bool:
+        """Has the broker answered that PINGREQ? What it sent before its answer was gone through."""
+        return self._pongs >= ping
 
     def _control(self, packet: mqtt5.Packet) -> Event | None:
         if self.state is State.CONNECTING:
@@ -258,7 +270,7 @@ class Session:
             case mqtt5.UnsubAckPacket() if packet.packet_id in self._asked:
                 del self._asked[packet.packet_id]
             case mqtt5.PingRespPacket():
-                pass  # its bytes were heard already
+                self._pongs += 1
             case mqtt5.DisconnectPacket():
                 self.state = State.IDLE
                 raise words.goodbye(packet.reason_code, packet.reason_str)

@@ -36,8 +36,8 @@ class Connection:
     linger: shared by the connections of a shard, so that what they receive is flushed together;
     without it, one of its own.
     retire: the client id is of no use any more: unsubscribe `filters`, let the handler have what
-    the broker still queued, and when all of it is acknowledged and nothing came for `quiet`
-    seconds, end the session at the broker; then `run()` returns.
+    the broker still queued, and when all of it is acknowledged, nothing came for `quiet` seconds
+    and the broker answers, end the session at the broker; then `run()` returns.
     """
 
     def __init__(
@@ -216,11 +216,20 @@ class Connection:
             link.pause()
 
     async def _drained(self, link: Link) -> bool:
-        """Wait until nothing came for `quiet` seconds and all is acknowledged; False: it closed."""
+        """Wait until nothing came for `quiet` seconds and all is acknowledged; False: it closed.
+
+        A broker that stands still for as long sends nothing either, and what it has queued would be
+        lost with its session: it has to answer a PINGREQ after that time, and to send nothing before.
+        """
         loop = asyncio.get_running_loop()
+        asked: int | None = None
         while not link.closed.done():
             left = link.quiet_since + self._quiet - loop.time()
-            if left <= 0 and not self.unacknowledged:
+            if left > 0 or self.unacknowledged:
+                asked = None
+            elif asked is None:
+                asked = link.ping()
+            elif link.answered(asked):
                 return True
             await asyncio.wait({link.closed}, timeout=max(left, self._quiet / 8))
         return False

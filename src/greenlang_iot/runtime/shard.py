@@ -220,8 +220,11 @@ class Shard:
             self._start(life)
         self.pipeline.announce(self._orphaned_alerts)
         self._start(self._load_second_stage_later())
-        await self._tick_until_stopped()
-        await self._drain()
+        try:
+            await self._tick_until_stopped()
+            await self._drain()
+        finally:
+            self._stop.set()  # what is cancelled from here on is meant to be
 
     def _give_back(self) -> None:
         """What was only needed to start."""
@@ -265,9 +268,11 @@ class Shard:
         self._tasks.append(task)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
+        cancelled = task.cancelled()  # from within: before the end nobody else does it
+        error = None if cancelled else task.exception()
+        if error is not None or (cancelled and not self._stop.is_set()):
             try:
-                log.error("a task of the shard failed", exc_info=task.exception())
+                log.error("a task of the shard failed", task=repr(task), exc_info=error)
             finally:  # also where there is no memory left to say why
                 os._exit(1)  # what is not settled was not acknowledged; the supervisor restarts us
 

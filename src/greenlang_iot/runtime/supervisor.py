@@ -47,6 +47,7 @@ class _Child:
         self.restarts: deque[float] = deque()
         self.total_restarts = 0
         self.failed = False
+        self.killed = False
 
     @property
     def alive(self) -> bool:
@@ -149,7 +150,7 @@ class Supervisor:
                 log.error("shard did not drain in time: killed", shard=child.spec.index)
                 child.process.kill()
                 clean = False
-            child.process.join()
+            child.process.join(CLOSE_WITHIN)
             # Ended by the signal itself: it had not begun, so there was nothing to drain.
             clean = clean and child.process.exitcode in (0, -signal.SIGTERM)
         return clean
@@ -172,6 +173,7 @@ class Supervisor:
         theirs.close()
         window.close()
         child.started = time.monotonic()
+        child.killed = False
 
     def _check(self, child: _Child) -> None:
         process = child.process
@@ -180,7 +182,10 @@ class Supervisor:
         now = time.monotonic()
         if not process.is_alive():
             code = process.exitcode
-            self._restart(child, f"signal {-code}" if code and code < 0 else f"exit code {code}")
+            reason = f"signal {-code}" if code and code < 0 else f"exit code {code}"
+            self._restart(child, "no heartbeat" if child.killed else reason)
+            return
+        if child.killed:  # it ends when the kernel lets it, which may wait for a disk
             return
         beat = self._heartbeat(child.spec.index)
         limit = self._settings.heartbeat_timeout
@@ -193,8 +198,7 @@ class Supervisor:
                 seconds=round(now - beat, 1),
             )
             process.kill()
-            process.join()
-            self._restart(child, "no heartbeat")
+            child.killed = True
 
     def _restart(self, child: _Child, reason: str) -> None:
         now = time.monotonic()

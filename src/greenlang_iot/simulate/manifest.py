@@ -7,6 +7,7 @@ it is JSON lines: a header, one line per message, one line per expected alert, a
 import base64
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -40,6 +41,10 @@ class Expected(NamedTuple):
     kind: str
     from_ns: int
     to_ns: int
+
+    def __str__(self) -> str:
+        begin = datetime.fromtimestamp(self.from_ns / 1e9, UTC).isoformat(timespec="milliseconds")
+        return f"{self.kind} of {self.device} {self.metric}".rstrip() + f" from {begin}"
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ be wrong where the way of the data is right.
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from greenlang_iot.model.outcomes import DeadLetter
@@ -36,6 +37,12 @@ class FoundAlert(NamedTuple):
     metric: str
     rule: str
     opened_ns: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rule} of {self.device} {self.metric}".rstrip()
+            + f" at {_moment(self.opened_ns)}"
+        )
 
 
 @dataclass(slots=True)
@@ -81,6 +88,10 @@ class Reconciliation:
         examples = self.examples.setdefault(name, [])
         if len(examples) < EXAMPLES:
             examples.append(str(what))
+
+
+def _moment(ns: int) -> str:
+    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="milliseconds")
 
 
 def reconcile(

@@ -14,6 +14,7 @@ from typing import Final
 from greenlang_iot.encode.deadletter import decode, ident, resubmission
 from greenlang_iot.formats.topics import NAMESPACE
 from greenlang_iot.model.errors import GatewayError, SinkError
+from greenlang_iot.model.flags import CUT
 from greenlang_iot.model.outcomes import DeadLetter
 from greenlang_iot.settings.model import InfluxSettings, KafkaSettings
 from greenlang_iot.sinks.deadletter import read_dead_letters
@@ -40,12 +41,18 @@ class Stored:
         return ("sink_refused",) if self.letter.kind == "line" else (self.letter.answer,)
 
     @property
+    def cut(self) -> bool:
+        """Is it but the beginning of a message that was larger than the largest packet?"""
+        return "too_large" in self.reasons and len(self.letter.payload) == CUT
+
+    @property
     def target(self) -> str:
         """Where a replay sends it: `mqtt`, a sink's name, or nothing.
 
-        An old Sparkplug message would break the numbering of its edge node for everybody who listens.
+        An old Sparkplug message would break the numbering of its edge node for everybody who listens;
+        the beginning of a message is another message.
         """
-        if self.letter.kind == "message" and self.letter.topic.startswith(NAMESPACE):
+        if self.letter.kind == "message" and (self.letter.topic.startswith(NAMESPACE) or self.cut):
             return ""
         return {"message": "mqtt", "line": self.letter.sink}.get(self.letter.kind, "")
 

@@ -106,7 +106,7 @@ def test_a_rate_is_per_second_and_over_batches() -> None:
     assert feed(e, [(0, 0, 10)]) == []
     (found,) = feed(e, [(0, 2, 15)])  # 2.5 a second
     assert (found.state, found.value) == ("open", 2.5)
-    assert "2.5 Cel a second" in found.summary
+    assert "2.5 °C a second" in found.summary
     assert said(feed(e, [(0, 4, 13)])) == [("boiler-1", "resolved", 4)]
 
 
@@ -194,7 +194,7 @@ def test_a_transition_carries_what_the_rule_says() -> None:
     (found,) = feed(e, [(0, 0, 1)])
     assert (found.rule, found.detector, found.severity) == ("mine", "range", "critical")
     assert (found.labels, found.runbook, found.type) == ({"team": "x"}, "https://x.y", "sensor")
-    assert found.summary == "temperature of boiler-1 read 1 Cel; mine says above 0"
+    assert found.summary == "temperature of boiler-1 read 1 °C; mine says above 0"
 
 
 def test_many_rules_each_for_itself() -> None:

@@ -80,8 +80,8 @@ def test_a_spike_opens_at_once_and_resolves_after_three_normal_readings() -> Non
     assert opened.score == pytest.approx(1 - 1e-7)
     assert opened.value == 93.1
     assert opened.expected == pytest.approx(61.04, abs=1e-5)
-    assert opened.summary == "temperature of boiler-3 read 93.1 Cel; expected 61.0 ± 2.2"
-    assert resolved.summary == "temperature of boiler-3 is back to normal: 93.1 Cel"
+    assert opened.summary == "temperature of boiler-3 read 93.1 °C; expected 61.0 ± 2.2"
+    assert resolved.summary == "temperature of boiler-3 is back to normal: 93.1 °C"
 
 
 def test_one_alert_per_episode() -> None:
@@ -193,7 +193,7 @@ def test_values_that_are_not_finite_are_left_out() -> None:
     batch = readings([4], [T0], [5.0])
     (t,) = a.evaluate(batch, scores([7.0], [SPIKE], [f.SUSPECT], expected=math.nan, band=math.inf))
     assert (t.expected, t.band) == (None, None)
-    assert t.summary == "temperature of boiler-3 read 5 Cel"
+    assert t.summary == "temperature of boiler-3 read 5 °C"
 
 
 def test_the_normal_path_visits_no_row() -> None:
@@ -226,15 +226,15 @@ def test_summaries() -> None:
         return feed(Alerter(d, AlertSettings()), [code])[0].summary
 
     assert said(RATE) == (
-        "temperature of boiler-3 jumped to 93.1 Cel, faster than 0.5 Cel a second; expected 61.0 ± 2.2"
+        "temperature of boiler-3 jumped to 93.1 °C, faster than 0.5 °C a second; expected 61.0 ± 2.2"
     )
     assert said(SHIFT) == (
-        "temperature of boiler-3 stays away from its level, now 93.1 Cel; expected 61.0 ± 2.2"
+        "temperature of boiler-3 stays away from its level, now 93.1 °C; expected 61.0 ± 2.2"
     )
     assert said(STUCK) == (
-        "temperature of boiler-3 has not changed from 93.1 Cel for far longer than usual"
+        "temperature of boiler-3 has not changed from 93.1 °C for far longer than usual"
     )
-    assert said(RANGE) == ("temperature of boiler-3 read 93.1 Cel; its operating range is 5 to 90")
+    assert said(RANGE) == ("temperature of boiler-3 read 93.1 °C; its operating range is 5 to 90")
 
 
 # -- rejects ---------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def test_readings_out_of_their_valid_range_open_a_range_alert() -> None:
     a = alerter()
     (opened,) = a.evaluate_rejects([reject(0), reject(1), reject(2)])
     assert (opened.rule, opened.state, opened.severity) == ("range", "open", "critical")
-    assert opened.summary == "temperature of boiler-3 read 999 Cel; valid is -50 to 150"
+    assert opened.summary == "temperature of boiler-3 read 999 °C; valid is -50 to 150"
     assert (opened.expected, opened.band) == (50.0, 100.0)
     assert feed(a, [0] * 9, start=3) == []
     assert states(feed(a, [0], start=12)) == [("range", "resolved")]

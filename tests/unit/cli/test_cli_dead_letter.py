@@ -22,6 +22,7 @@ from greenlang_iot.devices.registry import load
 from greenlang_iot.encode.deadletter import resubmission
 from greenlang_iot.model.batches import Reject
 from greenlang_iot.model.errors import GatewayError, InputError
+from greenlang_iot.model.flags import CUT
 from greenlang_iot.model.outcomes import DeadLetter, Refused
 from greenlang_iot.observe.audit import local_user
 from greenlang_iot.settings.model import DeadLetterSettings, LimitSettings
@@ -189,6 +190,17 @@ async def test_a_dry_run_sends_nothing_and_replay_asks_which(place: Place) -> No
     await place.keep(refused=[Refused(b"x v=1", "no", 1)])
     with pytest.raises(InputError, match="not enabled"):
         await place.run("replay", "--sink", "influxdb")
+
+
+async def test_the_beginning_of_a_message_is_not_sent_as_though_it_were_all(place: Place) -> None:
+    whole, cut = b"x" * (CUT + 1), b"x" * CUT
+    await place.keep([reject(payload, ("", "too_large")) for payload in (whole, cut)])
+    result = await place.run("replay", "--all", "--dry-run", "--json")
+    assert [len(row["payload"]) for row in json.loads(result.stdout)] == [CUT + 1]
+    (name,) = [item["id"] for item in await place.listed() if item["bytes"] == CUT]
+    said = await place.run("replay", name)
+    assert "0 replayed, 0 refused again" in said.output
+    assert "1 cannot be replayed: only a digest or the beginning was kept" in said.output
 
 
 @pytest.mark.parametrize(

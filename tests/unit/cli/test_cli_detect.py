@@ -218,7 +218,7 @@ def test_explain_names_detector_baseline_and_numbers() -> None:
     assert "The spike detector compares each reading with the level" in text
     assert "was expected" in text
     assert "times the half width of the band" in text
-    assert "60 readings: median 20.01 Cel, from 19.2 to 20.9" in text
+    assert "60 readings: median 20.01 °C, from 19.2 to 20.9" in text
     assert "It is open" in text
     resolved = one | {"state": "resolved", "at": int(one["opened"]) + 3 * MINUTE}  # type: ignore[call-overload]
     assert explain(one, resolved)[-1] == "It is resolved; it lasted 3 min."
@@ -227,9 +227,9 @@ def test_explain_names_detector_baseline_and_numbers() -> None:
 def test_explain_gives_the_limit_that_was_violated() -> None:
     d = directory(1, ("m",), units=("Cel",), step=0.5, interval_s=60)
     one = opening()
-    assert "a change of 0.5 Cel a second" in " ".join(explain(one | {"detector": "rate"}, one, d))
+    assert "a change of 0.5 °C a second" in " ".join(explain(one | {"detector": "rate"}, one, d))
     assert "a reading every 60 s" in " ".join(explain(one | {"detector": "silence"}, one, d))
-    assert "-50 to 150 Cel" in " ".join(explain(one | {"detector": "range"}, one, d))
+    assert "-50 to 150 °C" in " ".join(explain(one | {"detector": "range"}, one, d))
     own = explain(one | {"detector": "rule", "score": 1.0}, one, d)
     assert "A rule of your own" in own[1]
 

@@ -180,10 +180,10 @@ async def test_ctrl_c_ends_it_cleanly(broker: Broker) -> None:
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
-    first = await asyncio.wait_for(process.stdout.readline(), 20)
+    first = await asyncio.wait_for(process.stdout.readline(), 30)
     assert b"acme/north/d1" in first
     process.send_signal(signal.SIGINT)
-    _, errors = await asyncio.wait_for(process.communicate(), 20)
+    _, errors = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 0
     assert re.fullmatch(rb"following greenlang/\S+ at 127.0.0.1:\d+; Ctrl-C ends it\n", errors)
 

@@ -41,7 +41,7 @@ OPEN = Transition(
 async def running(plane: ControlPlane) -> AsyncIterator[asyncio.Task[None]]:
     task = asyncio.create_task(plane.run())
     try:
-        await asyncio.wait_for(plane.wait_connected(), 10)
+        await asyncio.wait_for(plane.wait_connected(), 30)
         yield task
     finally:
         await plane.close()
@@ -86,7 +86,7 @@ async def test_status_is_online_then_offline(broker: Broker) -> None:
         await plane.close()
         _, body = await received(client)
         assert body == {"v": 1, "instance": "gw", "status": "offline"}
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 30)
     assert not plane.connected
     late = await RawClient.connected(broker.port, "late")
     await late.subscribe("greenlang/_gateway/#")
@@ -175,7 +175,7 @@ async def test_reconnects_and_raises_meanwhile() -> None:
         assert caught.value.retryable
         second = Broker(port=port)
         await second.start()
-        await asyncio.wait_for(plane.wait_connected(), 15)
+        await asyncio.wait_for(plane.wait_connected(), 30)
         await plane.publish_alert(OPEN)
         client = await watcher(second, "greenlang/+/+/+/alert/#")
         assert await received(client) == (alert_topic(OPEN), OPEN.as_dict())
@@ -198,7 +198,7 @@ async def test_taken_over_stops_and_says_so(broker: Broker) -> None:
     async with running(plane) as task:
         await RawClient.connected(broker.port, "gw-control")
         with pytest.raises(MqttError, match="its own `instance`") as caught:
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, 30)
         assert not caught.value.retryable
 
 

@@ -225,8 +225,8 @@ async def test_what_kafka_refuses_for_good_goes_to_the_files(tmp_path: Path) -> 
     topic.answer = lambda key: too_large if key == b"d2" else None
     writer = DeadLetterWriter(DeadLetterSettings(target="kafka"), tmp_path, topic.publish)
     number = writer.submit([reject("d1"), reject("d2"), reject("d3")], 0)
-    await asyncio.wait_for(writer.durable(number), 20)
-    await asyncio.wait_for(writer.durable(writer.submit([reject("d4")], 0)), 20)
+    await asyncio.wait_for(writer.durable(number), 30)
+    await asyncio.wait_for(writer.durable(writer.submit([reject("d4")], 0)), 30)
     await writer.close()
     assert [key for _, key, _ in topic.published] == [b"d1", b"d3", b"d4"]
     assert [letter.device for letter in read_dead_letters(tmp_path)] == ["d2"]
@@ -241,8 +241,8 @@ async def test_whatever_publishing_raises_nothing_waits_for_ever(
     topic = Topic()
     topic.answer = lambda key: raised
     writer = DeadLetterWriter(DeadLetterSettings(target="kafka"), tmp_path, topic.publish)
-    await asyncio.wait_for(writer.durable(writer.submit([reject("d1")], 0)), 20)
-    await asyncio.wait_for(writer.durable(writer.submit([reject("d2")], 0)), 20)
+    await asyncio.wait_for(writer.durable(writer.submit([reject("d1")], 0)), 30)
+    await asyncio.wait_for(writer.durable(writer.submit([reject("d2")], 0)), 30)
     await writer.close()
     assert [letter.device for letter in read_dead_letters(tmp_path)] == ["d1", "d2"]
 
@@ -276,9 +276,9 @@ async def test_while_kafka_is_away_dead_letters_go_to_the_files(tmp_path: Path) 
     topic.answer = lambda key: SinkError("nobody answers", reason="no_brokers", down=True)
     settings = DeadLetterSettings(target="kafka", device_rate=1)
     writer = DeadLetterWriter(settings, tmp_path, topic.publish)
-    await asyncio.wait_for(writer.durable(writer.submit([reject("d1"), reject("d1")], 0)), 20)
+    await asyncio.wait_for(writer.durable(writer.submit([reject("d1"), reject("d1")], 0)), 30)
     asked = topic.asked
-    await asyncio.wait_for(writer.durable(writer.submit([reject("d2")], 0)), 20)
+    await asyncio.wait_for(writer.durable(writer.submit([reject("d2")], 0)), 30)
     assert topic.asked == asked  # not asked again so soon
     await writer.close()
     found = list(read_dead_letters(tmp_path))
@@ -296,9 +296,9 @@ async def test_kafka_gets_dead_letters_again_when_it_is_back(
     topic = Topic()
     topic.answer = lambda key: SinkError("nobody answers", reason="timeout")
     writer = DeadLetterWriter(DeadLetterSettings(target="kafka"), tmp_path, topic.publish)
-    await asyncio.wait_for(writer.durable(writer.submit([reject("d1")], 0)), 20)
+    await asyncio.wait_for(writer.durable(writer.submit([reject("d1")], 0)), 30)
     topic.answer = lambda key: None
-    await asyncio.wait_for(writer.durable(writer.submit([reject("d2")], 0)), 20)
+    await asyncio.wait_for(writer.durable(writer.submit([reject("d2")], 0)), 30)
     await writer.close()
     assert [key for _, key, _ in topic.published] == [b"d2"]
     assert [letter.device for letter in read_dead_letters(tmp_path)] == ["d1"]

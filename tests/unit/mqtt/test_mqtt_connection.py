@@ -68,7 +68,7 @@ async def running(connection: Connection) -> AsyncIterator[asyncio.Task[None]]:
     """Run it for the time of a test, ten seconds at most."""
     task = asyncio.create_task(connection.run())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             yield task
     finally:
         if not task.done():
@@ -468,6 +468,13 @@ async def test_retire_unsubscribes_drains_and_ends_the_session() -> None:
             assert not done, "one message is not acknowledged"
             connection.acknowledge(1, ids(1))
             assert await peer.acks(1) == [1]
+            await peer.expect(PINGREQ)  # it stood still: there is more
+            peer.send(publish(b"t", b"late", 2), b"\xd0\x00")
+            await handler.until(rows=2)
+            connection.acknowledge(1, ids(2))
+            assert await peer.acks(1) == [2]
+            await peer.expect(PINGREQ)
+            peer.send(b"\xd0\x00")
             packet, _ = mqtt5.read(memoryview(await peer.expect(DISCONNECT)))
             assert isinstance(packet, mqtt5.DisconnectPacket)
             assert packet.session_expiry_interval == 0
@@ -485,6 +492,8 @@ async def test_retire_by_311_replaces_the_session_by_a_clean_one() -> None:
             assert (await peer.expect(CONNECT))[9] == 0
             peer.send(b"\x20\x02\x01\x00")
             peer.send(b"\xb0\x02", (await peer.packet())[2:4])
+            await peer.expect(PINGREQ)
+            peer.send(b"\xd0\x00")
             await peer.expect(DISCONNECT)
             peer.close()
             peer = await broker.peer()

@@ -9,9 +9,9 @@ from tests.reference.mqtt import Framed, frame, packets, publish
 
 from greenlang_iot.model.batches import FrameBatch
 from greenlang_iot.model.errors import MqttError
-from greenlang_iot.model.flags import FRAME_CUT, FRAME_DUP, FRAME_RETAIN
+from greenlang_iot.model.flags import CUT, FRAME_CUT, FRAME_DUP, FRAME_RETAIN
 from greenlang_iot.mqtt import kernels
-from greenlang_iot.mqtt.framing import ARENA, CUT, Framer, Stop
+from greenlang_iot.mqtt.framing import ARENA, Framer, Stop
 
 STOPS = {
     kernels.INCOMPLETE: "incomplete",

@@ -57,7 +57,7 @@ class Gateway:
         reader, writer = await asyncio.open_connection(host, self.port)
         try:
             writer.write(sent)
-            return await asyncio.wait_for(reader.read(), 20)
+            return await asyncio.wait_for(reader.read(), 30)
         except ConnectionResetError:
             return b""
         finally:

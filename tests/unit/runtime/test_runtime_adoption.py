@@ -67,7 +67,7 @@ async def test_an_adopted_spool_is_delivered_counted_and_removed(
     factory = SinkFactory(settings, directory(1, ("m",)), 0, counters, clock, settle, refuse)
     (live,) = factory.runners()
     (adoption,) = factory.adoptions()
-    await asyncio.wait_for(adoption.run(), 10)
+    await asyncio.wait_for(adoption.run(), 30)
     assert sender.delivered == ["a", "b", "c"]
     assert sender.closed
     assert not folder.exists()
@@ -116,12 +116,12 @@ async def test_what_is_left_is_seen_in_the_live_sinks_gauges(
 
     await until(lambda: records() == 2)
     sender.gate.set()
-    await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(task, 30)
     assert records() == 0
     await live.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.01)

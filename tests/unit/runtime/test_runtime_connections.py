@@ -51,7 +51,7 @@ async def test_a_client_id_that_cannot_be_retired_does_not_end_the_shard(
             raise MqttError("session taken over", reason="session_taken_over", retryable=False)
 
     monkeypatch.setattr(connections, "_make", lambda plan, retire: Refused(plan))
-    await asyncio.wait_for(connections._retire(), 20)
+    await asyncio.wait_for(connections._retire(), 30)
     assert asked == ["old-1", "old-2"]
     assert connections.all == []
     assert not (tmp_path / "run").exists()
@@ -75,7 +75,7 @@ async def test_a_client_id_is_not_retired_before_the_other_shards_have_subscribe
             await asyncio.wait_for(connections._retire(), 0.25)
         assert asked == []
     other.set(cell("connections_up"), 2)
-    await asyncio.wait_for(connections._retire(), 20)
+    await asyncio.wait_for(connections._retire(), 30)
     assert asked == ["old"]
 
 
@@ -91,7 +91,7 @@ async def test_an_earlier_layout_is_left_alone_once_the_drain_has_begun(
     await asyncio.sleep(0)
     connections.stop()
     other.set(cell("connections_up"), 1)
-    await asyncio.wait_for(retiring, 20)
+    await asyncio.wait_for(retiring, 30)
     assert made == []
 
 

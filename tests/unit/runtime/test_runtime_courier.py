@@ -54,7 +54,7 @@ class Desk:
             await self.outbox.durable(self.outbox.append([opened(number)]))
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not condition():
                 if self.task.done():
                     await self.task
@@ -161,7 +161,7 @@ async def test_a_mistake_of_ours_is_raised(tmp_path: Path, monkeypatch: pytest.M
     desk = Desk(tmp_path, deliver, monkeypatch)
     await desk.put(1)
     with pytest.raises(ZeroDivisionError):
-        await asyncio.wait_for(asyncio.shield(desk.task), 10)
+        await asyncio.wait_for(asyncio.shield(desk.task), 30)
     await desk.close()
 
 
@@ -182,7 +182,7 @@ async def test_every_alert_is_a_line_in_influxdb(tmp_path: Path) -> None:
         store = AlertStore(tmp_path / "alerts", settings.alerts)
         courier = Courier(settings, Counters.create(tmp_path / "c"), store)
         task = asyncio.ensure_future(courier.run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not server.writes:
                 await asyncio.sleep(0.01)
         assert [status for status, _ in server.writes] == [204]
@@ -226,7 +226,7 @@ async def test_influxdb_may_be_away_when_it_starts(
     store = AlertStore(tmp_path / "alerts", settings.alerts)
     courier = Courier(settings, Counters.create(tmp_path / "counters"), store)
     task = asyncio.ensure_future(courier.run())
-    await asyncio.wait_for(asked.wait(), 10)
+    await asyncio.wait_for(asked.wait(), 30)
     assert not task.done()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -66,7 +66,7 @@ def test_the_watchdog_of_another_process_is_not_ours(listener: socket.socket) ->
 def test_an_abstract_socket() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(f"\0greenlang-iot-test-{os.getpid()}")
-        server.settimeout(10)
+        server.settimeout(60)
         ServiceManager({"NOTIFY_SOCKET": f"@greenlang-iot-test-{os.getpid()}"}).started()
         assert server.recv(64) == b"READY=1"
 

@@ -29,7 +29,7 @@ def make(folder: Path, *retired: str) -> Shard:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -44,7 +44,7 @@ async def test_it_drains_although_no_checkpoint_can_be_written(tmp_path: Path) -
     (tmp_path / "later").rename(tmp_path / "state" / "shard-0.state")
     await shard.checkpoints.finish()
     shard._stop.set()
-    await asyncio.wait_for(life, 10)
+    await asyncio.wait_for(life, 30)
 
 
 async def test_it_starts_although_a_checkpoint_cannot_be_read(
@@ -56,7 +56,7 @@ async def test_it_starts_although_a_checkpoint_cannot_be_read(
     life = asyncio.ensure_future(shard.run())
     await until(lambda: life.done() or hasattr(shard, "pipeline"))
     shard._stop.set()
-    await asyncio.wait_for(life, 10)
+    await asyncio.wait_for(life, 30)
     assert "checkpoint refused: its series start anew" in capsys.readouterr().out
 
 
@@ -73,11 +73,11 @@ async def test_a_drain_does_not_wait_for_the_second_stage_to_be_imported(
 
     monkeypatch.setattr(Detector, "load_second_stage", load)
     life = asyncio.ensure_future(shard.run())
-    await asyncio.to_thread(began.wait, 10)
+    await asyncio.to_thread(began.wait, 30)
     shard._stop.set()
-    await asyncio.wait_for(life, 10)
+    await asyncio.wait_for(life, 30)
     try:
-        await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), 20)
+        await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), 30)
     finally:
         imported.set()
 
@@ -100,13 +100,13 @@ async def test_the_second_stage_is_imported_once_messages_are_taken(
     await until(lambda: asked[0] > 3)
     assert not loaded.is_set()
     up[0] = True
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, 30)
     assert await asyncio.to_thread(loaded.wait, 20)
 
     up[0], loaded = False, threading.Event()
     monkeypatch.setattr(shard, "_load_second_stage", loaded.set)
     monkeypatch.setattr(module, "SECOND_STAGE_WITHIN", 0)
-    await asyncio.wait_for(shard._load_second_stage_later(), 20)
+    await asyncio.wait_for(shard._load_second_stage_later(), 30)
     assert await asyncio.to_thread(loaded.wait, 20)
 
 
@@ -119,7 +119,7 @@ async def test_it_ends_with_its_supervisor(tmp_path: Path, monkeypatch: pytest.M
     await asyncio.sleep(0)
     assert not ended.is_set()
     supervisor.kill()
-    await asyncio.wait_for(ended.wait(), 20)
+    await asyncio.wait_for(ended.wait(), 30)
     await supervisor.wait()
 
 
@@ -150,3 +150,25 @@ async def test_a_shard_without_memory_ends_though_it_cannot_say_so(
     }
     with pytest.raises(Ended, match="1"):
         told[where]()
+
+
+async def test_a_task_that_is_cancelled_from_within_ends_the_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that cancels whoever calls it: the shard would go on without its runner."""
+    ended: list[int] = []
+    monkeypatch.setattr("greenlang_iot.runtime.shard.os._exit", ended.append)
+    shard = make(tmp_path)
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    shard._start(cancelled())
+    await asyncio.wait(shard._tasks)
+    await asyncio.sleep(0)
+    assert ended == [1]
+    shard._stop.set()  # at the end it is meant
+    shard._start(cancelled())
+    await asyncio.wait(shard._tasks)
+    await asyncio.sleep(0)
+    assert ended == [1]

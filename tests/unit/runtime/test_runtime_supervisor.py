@@ -14,15 +14,17 @@ class Process:
     pid, exitcode = 1, None
 
     def __init__(self) -> None:
-        self.killed = False
+        self.killed = 0
+        self.held = False  # by a disk: it ends later than it is killed
 
     def is_alive(self) -> bool:
-        return not self.killed
+        return self.held or not self.killed
 
     def kill(self) -> None:
-        self.killed = True
+        self.killed += 1
 
-    def join(self) -> None: ...
+    def join(self, timeout: float | None = None) -> None:
+        assert not self.is_alive() or timeout is not None, "it would wait for ever"
 
 
 class Bench:
@@ -41,7 +43,7 @@ class Bench:
         self.supervisor.start()
 
     def _spawn(self, child: Any) -> None:
-        child.process, child.started = Process(), self.now
+        child.process, child.started, child.killed = Process(), self.now, False
 
     async def look(self) -> None:
         task = asyncio.ensure_future(self.supervisor.watch())
@@ -72,3 +74,28 @@ async def test_a_shard_that_stops_beating_is_replaced(monkeypatch: pytest.Monkey
     bench.now += 2
     await bench.look()
     assert bench.reasons == ["no heartbeat"]
+
+
+async def test_a_shard_that_does_not_end_when_it_is_killed_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel ends no process that waits for a disk."""
+    bench = Bench(monkeypatch)
+    bench.beat = bench.now + 1
+    bench.now += 20
+    (child,) = bench.supervisor._children
+    process: Any = child.process
+    process.held = True
+    await bench.look()
+    await bench.look()
+    assert (process.killed, bench.reasons) == (1, [])
+    process.held = False
+    await bench.look()
+    assert bench.reasons == ["no heartbeat"]
+    monkeypatch.setattr(module, "CLOSE_WITHIN", 0.0)
+    process = child.process
+    process.held = True
+    process.terminate = lambda: None
+    bench.supervisor._settings = RuntimeSettings(drain_timeout=1)
+    monkeypatch.setattr(module.time, "monotonic", iter(range(1000, 9999)).__next__)
+    assert await bench.supervisor.stop() is False

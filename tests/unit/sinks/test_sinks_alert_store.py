@@ -124,7 +124,7 @@ async def test_a_full_journal_keeps_what_it_could_not_write(tmp_path: Path) -> N
     assert 1 < count < 10
     assert len(heard.ids) == (count - 1) * 100
     await s.delivered(heard.published[-1].number)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(heard.ids) < count * 100:  # room comes with the next commit
             with contextlib.suppress(SpoolFull):
                 await s.take([])
@@ -152,7 +152,7 @@ async def test_what_a_full_journal_could_not_write_is_told_after_a_restart(tmp_p
     await s.close()
     s = store(tmp_path, **bound)
     heard = Heard(s)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while f"a{count}.99-1" not in heard.ids:
             with contextlib.suppress(SpoolFull):
                 await s.take([])

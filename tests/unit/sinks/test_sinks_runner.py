@@ -495,7 +495,7 @@ async def test_a_mistake_of_the_sender_ends_the_runner_instead_of_hanging_it(
     bench.sender.answer = broken
     bench.append(1, 1)
     with pytest.raises(ZeroDivisionError):
-        await asyncio.wait_for(asyncio.shield(bench.task), 20)
+        await asyncio.wait_for(asyncio.shield(bench.task), 30)
     assert bench.settled == set()
 
 
@@ -516,7 +516,7 @@ async def test_a_send_that_is_cancelled_from_within_ends_the_runner_instead_of_h
     bench.sender.answer = cancelled
     bench.append(2, 2)
     with pytest.raises(RuntimeError, match="cancelled from within"):
-        await asyncio.wait_for(asyncio.shield(bench.task), 20)
+        await asyncio.wait_for(asyncio.shield(bench.task), 30)
 
 
 async def test_a_spool_smaller_than_a_chunk_does_not_keep_it_for_ever(
@@ -576,7 +576,7 @@ async def test_closing_does_not_wait_for_a_sender_that_does_not_close(
     monkeypatch.setattr("greenlang_iot.sinks.runner.CLOSE_WITHIN", 0.01)
     bench = make()
     bench.sender.close = asyncio.Event().wait  # type: ignore[method-assign,assignment]
-    await asyncio.wait_for(bench.runner.close(), 20)
+    await asyncio.wait_for(bench.runner.close(), 30)
 
 
 async def test_while_spooling_rows_gather_in_one_record(make: Callable[..., Bench]) -> None:
