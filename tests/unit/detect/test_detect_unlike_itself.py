@@ -183,3 +183,14 @@ def test_one_reading_outside_the_range_is_not_a_range_that_was_left() -> None:
     x = rng.normal(size=(3_000, SERIES))
     x += np.where(rng.random(x.shape) < 0.05, 5.0 * rng.exponential(size=x.shape), 0.0)
     assert news(100.0 + x, HOUR)[600:].sum() <= 175  # of 120,000; 192 if one were enough
+
+
+def test_jumps_that_were_no_news_hide_few_faults() -> None:
+    """Four levels, three deviations apart, of some 200 readings each: their jumps are the tail of this series, and a spike of eight is not all of it."""
+    rng = np.random.default_rng(81)
+    changes = rng.random((8_000, SERIES)) < 1 / 200
+    levels = 3.0 * (np.cumsum(np.where(changes, rng.choice([-1, 1], changes.shape), 0), 0) % 4)
+    x = 20.0 + levels + rng.normal(size=levels.shape)
+    x[7_900:7_904] += 8.0
+    found = news(x, MINUTE)[7_900:7_904].any(axis=0).mean()
+    assert found >= 0.36  # 0.3 where the tail is believed to the last
