@@ -109,6 +109,9 @@ def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
                 field_.load.stop()
             field_.gateway.end()
             result.verdict = field_.verdict()
+    except BaseException:  # the run is ended by a signal: no gateway stays behind
+        field_.gateway.end()
+        raise
     result.errors = field_.errors()
     try:
         site.mend()
