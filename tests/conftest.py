@@ -3,6 +3,7 @@ would do for nothing while it collects."""
 
 import gc
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,9 @@ settings.load_profile("project")
 # it brings a grammar of Unicode that takes 1.6 s to build, for a format that no schema of ours has
 import_without("jsonschema", "rfc3987_syntax")
 gc.disable()  # until all is collected: what is imported stays
+
+# who is started in the background of a script ignores Ctrl-C, and so would every command that a test starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
