@@ -46,9 +46,7 @@ class Watch:
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
         self._rings: OrderedDict[str, _Ring] = OrderedDict()
-        self._count = (
-            0  # points ever, of all devices: a ring that was given up does not begin again
-        )
+        self._count = 0  # points ever, of all devices: a ring given up does not begin anew
 
     async def look(self, device: Named) -> None:
         """Somebody looks at it now. What comes after the return is kept: no picture begins with a gap."""

@@ -64,7 +64,7 @@ class Linger:
         self._times = 1
         self._lasts = 1  # the present one, so far, with all repetitions
         self._came = 0  # bytes that were there at the last look
-        self._fruitless = 0  # flushes that are still not waited for again
+        self._fruitless = 0  # flushes still to come for which it is not repeated
         self._before = clocks()
 
     @property
@@ -106,7 +106,7 @@ class Linger:
             self._flush()
 
     def _repeats(self) -> bool:
-        """Is it worth to wait on?"""
+        """Whether to wait for more."""
         if self._fruitless:
             self._fruitless -= 1
             return False
@@ -203,6 +203,7 @@ class Link(asyncio.BufferedProtocol):
         return number
 
     def answered(self, ping: int) -> bool:
+        """Has the broker answered that question, and was all that it sent before gone through?"""
         return self._session.answered(ping)
 
     def pause(self) -> None:

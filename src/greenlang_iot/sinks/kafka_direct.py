@@ -24,8 +24,6 @@ from aiokafka.structs import TopicPartition
 from greenlang_iot.sinks.kafka_batches import FinishedBatch, Part
 from greenlang_iot.sinks.kafka_request import DirectRequest
 
-_WRAP = 2**31
-
 
 class Flight:
     """One request on its way: what its parts' `pending` is until they are answered.
@@ -106,13 +104,10 @@ class Direct:
         return known[1]
 
     def _start(self, flight: Flight) -> None:
-        sender, numbers = self._sender, self._identity._sequence_numbers
-        sequences = flight.sequences
+        identity, sender = self._identity, self._sender
         for place, part in flight.parts.items():
-            sequence = numbers[place]
-            after = sequence + part.records
-            numbers[place] = after if after < _WRAP else after - 2 * _WRAP  # as aiokafka counts
-            sequences.append(sequence)
+            flight.sequences.append(identity.sequence_number(place))
+            identity.increment_sequence_number(place, part.records)
             part.pending = flight
         sender._in_flight.add(flight.node)
         sender._muted_partitions.update(flight.parts)
