@@ -119,7 +119,8 @@ def plan(mix: FaultMix, run: Run, rng: np.random.Generator) -> FaultPlan:
         devices, run, rng, len(BAD_PAYLOADS) * mix.bad + mix.duplicates + mix.late + mix.collisions
     )
     for kind in BAD_PAYLOADS:
-        result.bad.update(dict.fromkeys(islice(places, mix.bad), kind))
+        some = islice(places, mix.bad)
+        result.bad.update(dict.fromkeys(_apart(some) if kind == "out_of_range" else some, kind))
     result.duplicates.update(islice(places, mix.duplicates))
     result.late.update(islice(places, mix.late))
     result.collisions.update(islice(places, mix.collisions))
@@ -139,6 +140,15 @@ def _places(
     room = len(devices) * max(last - first, 0)
     for drawn in rng.choice(room, min(count, room), replace=False).tolist() if room else ():
         yield devices[drawn % len(devices)], first + drawn // len(devices)
+
+
+def _apart(places: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Those of different devices: of one device a second alert would come only after `alerts.cooldown`."""
+    seen: set[int] = set()
+    for device, step in places:
+        if device not in seen:
+            seen.add(device)
+            yield device, step
 
 
 def _spike(plan: FaultPlan, run: Run, device: int, rng: np.random.Generator) -> None:

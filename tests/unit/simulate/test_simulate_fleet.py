@@ -140,6 +140,14 @@ def test_anomalies_are_where_they_are_announced() -> None:
             assert len(set(inside)) == 1
 
 
+def test_a_device_leaves_its_range_once() -> None:
+    """A second time no alert opens before `alerts.cooldown` is over."""
+    for seed in range(5):
+        options = FleetOptions(devices=6, seed=seed, seconds=16.0, faults=FaultMix(bad=5))
+        found = [e.device for e in Fleet(options, START).expected if e.kind == "range"]
+        assert 1 <= len(found) == len(set(found))
+
+
 def test_without_faults_everything_is_ordinary() -> None:
     fleet = Fleet(FleetOptions(devices=20, seed=2, seconds=8.0, faults=FaultMix()), START)
     assert fleet.expected == []
