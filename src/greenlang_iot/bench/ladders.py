@@ -54,7 +54,7 @@ LADDERS: dict[str, tuple[Rung, ...]] = {
     ),
     "batches": tuple(
         Rung(f"batches of {kib} KiB", {"batch": {"max_bytes": kib * 1024}})
-        for kib in (256, 1_024, 2_048, 4_096)
+        for kib in (256, 1_024, 2_048, 4_096, 8_192)
     ),
     "shards": tuple(
         Rung(f"{shards} shard{'s' * (shards > 1)}", {"runtime": {"shards": shards}})

@@ -12,7 +12,8 @@ from greenlang_iot.model.batches import U16
 from greenlang_iot.model.errors import InputError, MqttError
 from greenlang_iot.model.protocols import ConnectionHandler
 from greenlang_iot.mqtt import words
-from greenlang_iot.mqtt.link import Linger, Link
+from greenlang_iot.mqtt.linger import Linger
+from greenlang_iot.mqtt.link import Link
 from greenlang_iot.mqtt.session import Session
 from greenlang_iot.mqtt.tls import ssl_context
 from greenlang_iot.settings.model import BatchSettings, BrokerSettings, TlsSettings

@@ -9,7 +9,7 @@ import structlog
 from greenlang_iot.acks.ledger import Ledger
 from greenlang_iot.model.batches import U16, FrameBatch, Publication
 from greenlang_iot.model.errors import InputError, MqttError
-from greenlang_iot.mqtt.link import Linger
+from greenlang_iot.mqtt.linger import Linger
 from greenlang_iot.mqtt.transport import Connection
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
