@@ -208,7 +208,7 @@ class Subscriber(asyncio.Protocol):
         paced, rate = self.loader.rate > 0, self.loader.rate / max(len(self.loader.subscribers), 1)
         step = min(max(self.loader.load.record // self.workload.packet, 1), self.window)
         begun, base = self._paced_from
-        due = base + int((time.monotonic() - begun) * rate) if paced else 0
+        due = base + int((time.monotonic() - begun) * rate) + 1 if paced else 0  # the first at once
         least, written = 1 if paced else step, 0
         while self.loader.going and self._writable:
             if written >= TURN:

@@ -4,16 +4,14 @@ import asyncio
 import time
 from collections.abc import Callable
 
-LONGEST = 4
-"""Times its setting that a linger lasts at most while few bytes come."""
-BUSIEST = 8
-"""And while the shard has no time to spare."""
+LONGEST = 8
+"""Times its setting that a linger lasts at most."""
 WORTH_FLUSHING = 16_384
 """Received bytes for which a linger is not repeated: 30,000 messages of 128 bytes a second bring them in one."""
 AT_ONCE = 1_024
-"""Bytes that somebody sent and then no more: they wait for the answer to these, or a burst is over."""
-FRUITLESS = 16
-"""Flushes for which no linger is repeated, after one that was for such bytes."""
+"""Bytes between two looks; who sent so many and then none waits for the answer to these, or a burst is over."""
+FEWEST, MOST = 16, 256
+"""Flushes for which no linger is repeated after one that was in vain; each more in a row doubles them."""
 BUSY, CALM = 0.9, 0.75
 """Shares of its core that a shard uses, above which the linger becomes longer, and below which shorter."""
 
@@ -29,7 +27,7 @@ class Linger:
 
     What a flush costs whatever its size is shared by its messages. So the time, `seconds`, is repeated while few bytes
     have come and more keep coming; and it is longer while the shard has no time to spare (which in a thread that always
-    shares its core is never seen).
+    shares its core is never seen). Either way it lasts LONGEST times `seconds` at most.
     """
 
     def __init__(self, seconds: float, clocks: Callable[[], tuple[float, float]] = clocks) -> None:
@@ -41,8 +39,10 @@ class Linger:
         self._timer: asyncio.TimerHandle | None = None
         self._times = 1
         self._lasts = 1  # the present one, so far, with all repetitions
-        self._came = 0  # bytes that were there at the last look
-        self._fruitless = 0  # flushes still to come for which it is not repeated
+        self._first = 0  # bytes that were there at its first look; 0: before that
+        self._came = 0  # and at the last one
+        self._pause = 0  # flushes for which it was not repeated lately, because that was in vain
+        self._paused = 0  # those of them that are still to come
         self._before = clocks()
 
     @property
@@ -62,7 +62,7 @@ class Linger:
         """
         self._waiting[process] = wake, came
         if self._timer is None:
-            self._lasts, self._came = self._times, 0
+            self._lasts, self._first, self._came = self._times, 0, 0
             self._timer = asyncio.get_running_loop().call_later(self.seconds, self._over)
 
     def discard(self, process: Callable[[], None]) -> None:
@@ -85,16 +85,24 @@ class Linger:
 
     def _repeats(self) -> bool:
         """Whether to wait for more."""
-        if self._fruitless:
-            self._fruitless -= 1
-            return False
-        if self._lasts >= LONGEST:
+        if self._paused:
+            self._paused -= 1
             return False
         before, self._came = self._came, sum(came() for _, came in self._waiting.values())
-        if self._came == before >= AT_ONCE:
-            self._fruitless = FRUITLESS
+        if not self._first:
+            self._first = self._came
+        elif self._came > self._first:
+            self._pause = 0
+        elif self._lasts >= LONGEST:
+            self._in_vain()  # a broker that leaves few messages unanswered, or one message in a while
+        if self._came == before >= AT_ONCE * max(self._lasts - 1, 1):
+            self._in_vain()
             return False
-        return self._came < WORTH_FLUSHING
+        return self._lasts < LONGEST and self._came < WORTH_FLUSHING
+
+    def _in_vain(self) -> None:
+        """Nothing came of waiting."""
+        self._paused = self._pause = min(max(2 * self._pause, FEWEST), MOST)
 
     def _flush(self) -> None:
         self._timer = None
@@ -109,6 +117,6 @@ class Linger:
         self._before = self._clocks()
         used = (self._before[1] - cpu) / max(self._before[0] - wall, 1e-9)
         if used > BUSY:
-            self._times = min(2 * self._times, BUSIEST)
+            self._times = min(2 * self._times, LONGEST)
         elif used < CALM:
             self._times = max(self._times // 2, 1)

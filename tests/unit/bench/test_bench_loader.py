@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiomqtt
 import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from greenlang_iot.bench import loader as bench_loader
 from greenlang_iot.bench.loader import Load, Subscriber
 from greenlang_iot.bench.loader import Loader as BenchLoader
 from greenlang_iot.simulate.broker import Broker, BrokerOptions
@@ -157,3 +159,23 @@ async def test_acknowledgements_are_in_order_wherever_the_stream_is_cut(step: in
     assert (subscriber.acked, subscriber.disorder) == (300, 0)
     subscriber.data_received(acks[:4])
     assert (subscriber.acked, subscriber.disorder) == (301, 1)
+
+
+async def test_at_a_rate_a_message_is_sent_when_it_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(bench_loader, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    loader = BenchLoader(Load("", DEVICES, 1_750_000_000_000))
+    loader.going, loader.rate = True, 4.0
+    subscriber = Subscriber(loader)
+    subscriber.connection_made(Sent())  # type: ignore[arg-type]
+    subscriber.version5 = True
+    subscriber.take(list(range(DEVICES)))
+    subscriber.start()
+    sent = [subscriber.sent]
+    for later in (0.125, 0.25, 0.5, 1.25):
+        now[0] = 100.0 + later
+        subscriber.pump()
+        sent.append(subscriber.sent)
+    assert sent == [1, 1, 2, 3, 6]
+    subscriber.data_received(b"".join(b"\x40\x02" + n.to_bytes(2) for n in range(1, 7)))
+    assert loader.latencies == [(100.0, 1.25), (100.25, 1.0), (100.5, 0.75), (100.75, 0.5)]

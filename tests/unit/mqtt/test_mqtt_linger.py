@@ -7,7 +7,7 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenlang_iot.mqtt.linger import BUSIEST, FRUITLESS, LONGEST, WORTH_FLUSHING, Linger
+from greenlang_iot.mqtt.linger import FEWEST, LONGEST, MOST, WORTH_FLUSHING, Linger
 
 
 async def over(linger: Linger) -> None:
@@ -109,7 +109,7 @@ async def test_it_is_longer_while_the_shard_has_no_time_to_spare_and_shorter_aga
 
 @given(st.lists(st.floats(0.0, 1.0), max_size=6))
 def test_it_is_always_within_its_bounds(shares: list[float]) -> None:
-    assert all(1 <= times <= BUSIEST for times in asyncio.run(lengths(*shares)))
+    assert all(1 <= times <= LONGEST for times in asyncio.run(lengths(*shares)))
 
 
 async def test_two_looks_at_the_same_moment_are_no_division_by_zero() -> None:
@@ -132,21 +132,35 @@ async def test_it_is_repeated_while_little_has_come_and_more_comes() -> None:
     assert await flushed_after(WORTH_FLUSHING, 0) == 1
     assert await flushed_after(1, 600, WORTH_FLUSHING, 0) == 3
     assert await flushed_after(1_000, WORTH_FLUSHING, 0) == 2
-    assert await flushed_after(20, 40, 60, 80, 100) == LONGEST - 1  # and then without a look
-    assert await flushed_after(20, 20, 20, 20, 20) == LONGEST - 1  # a trickle
+    assert await flushed_after(*range(20, 200, 20)) == LONGEST
+    assert await flushed_after(*[20] * 9) == LONGEST  # more may still come
+    assert await flushed_after(300, 600, 900, 1_200, 1_200, 1_500, 1_500, 1_600) == LONGEST
 
 
 async def test_who_sends_no_more_before_the_answer_waits_for_no_more() -> None:
     """A broker that leaves twenty messages unanswered at most would send a quarter of them."""
     linger = Linger(0.0005, lambda: (1.0, 1.0))
-    assert await flushed_after(2_000, 2_000, 2_000, linger=linger) == 2
-    for _ in range(FRUITLESS):
+    for pause in (FEWEST, 2 * FEWEST):
+        assert await flushed_after(2_000, 2_000, 2_000, linger=linger) == 2
+        for _ in range(pause):
+            assert await flushed_after(2_000, 2_000, linger=linger) == 0
+    assert await flushed_after(2_000, 2_100, WORTH_FLUSHING, linger=linger) == 3  # now more came
+    assert await flushed_after(900, 2_400, 2_400, 2_400, linger=linger) == 3  # looked at half of it
+    for _ in range(FEWEST):
         assert await flushed_after(2_000, 2_000, linger=linger) == 0
     assert await flushed_after(2_000, 2_000, 2_000, linger=linger) == 2
+
+
+async def test_a_broker_that_sends_one_message_at_a_time_waits_seldom() -> None:
+    """Its throughput is one message a linger."""
+    linger = Linger(0.0001, lambda: (1.0, 1.0))
+    for pause in (16, 32, 64, 128, MOST, MOST):
+        looks = [await flushed_after(*[150] * 9, linger=linger) for _ in range(1 + pause)]
+        assert looks == [LONGEST] + [0] * pause
 
 
 async def test_a_linger_that_is_long_already_is_not_repeated_beyond_its_bound() -> None:
     linger = Linger(0.0005, Shares(1.0, 1.0, 1.0))
     await over(linger)  # twice as long from here on
-    assert await flushed_after(1, 2, 3, 4, linger=linger) == 2
-    assert await flushed_after(1, 2, 3, 4, linger=linger) == 0
+    assert await flushed_after(*range(1, 9), linger=linger) == LONGEST - 1
+    assert await flushed_after(*range(1, 9), linger=linger) == LONGEST - 3
