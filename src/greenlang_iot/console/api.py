@@ -68,7 +68,7 @@ class Console:
         self._letters = letters
         self._alert_changes = 0
         self._overview = Overview(parent.shards, counters)
-        self._fleet = Fleet(lambda: parent.directory, shards)
+        self._fleet = Fleet(lambda: parent.directory, shards, lambda: len(parent.shards))
         self._watch = Watch(shards)
         self._history = None if lake is None else History(lake)
         self._events = Events(self.overview, self._fleet, self._watch)

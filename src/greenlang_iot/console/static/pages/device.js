@@ -24,7 +24,7 @@ export function DevicePage({ where, live }) {
     <div class="head">
       <h1 tabindex="-1">${where.id}</h1>
       ${device && html`<${State} is=${device.state} />
-        <span class="muted">${device.org} / ${device.site} · ${device.type}${device.registered ? "" : " · not registered"} · heard ${quiet.length ? ago(Math.min(...quiet)) : "never"}</span>`}
+        <span class="muted">${device.org} / ${device.site} · ${device.type}${device.registered ? "" : " · not registered"} · ${quiet.length ? `heard ${ago(Math.min(...quiet))}` : device.state === "unknown" ? "its shard does not answer" : "heard never"}</span>`}
       <span class="right choice" role="group" aria-label="Time shown">
         ${SPANS.map(([span, title]) => html`<button key=${span} aria-pressed=${minutes === span} onClick=${() => setMinutes(span)}>${title}</button>`)}
       </span>
