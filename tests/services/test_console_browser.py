@@ -457,6 +457,45 @@ async def test_a_list_is_there_although_its_first_question_was_lost(stage: Stage
     await context.close()
 
 
+async def test_a_browser_of_two_years_ago_shows_everything(stage: Stage) -> None:
+    context = await stage.context()
+    await context.add_init_script("delete AbortSignal.any; delete AbortSignal.timeout;")
+    page = await stage.page(context, "#/devices")
+    await expect(page.get_by_role("link", name="pump-001")).to_be_visible()
+    assert await page.evaluate("typeof AbortSignal.any") == "undefined"
+    await context.close()
+
+
+async def test_a_thinned_past_is_said_and_goes_on_with_each_reading(stage: Stage) -> None:
+    context = await stage.context()
+    page = await stage.page(context)
+    begin = time.time() - 80_000
+    points = [[begin + 50 * i, 42.0, 0.1, None, None, False] for i in range(1_500)]
+    note = "Of each 150 s the lowest, the highest and the least usual reading."
+    past = {"device": "pump-044", "metric": "flow", "points": points, "note": note, "thinned": True}
+    await page.route("**/series?*", lambda route: route.fulfill(json=past))
+    await page.goto(stage.url + "#/devices/pump-044")
+    await page.get_by_role("button", name="24 h").click()
+    await stage.flow("pump-044", 43.5)
+    card = page.locator(".card", has=page.get_by_role("heading", name="flow"))
+    await expect(card).to_contain_text(note)
+    await expect(card.locator(".readout b").first).to_have_text("43.5")
+    await context.close()
+
+
+async def test_a_device_of_a_shard_that_does_not_answer_is_unknown(stage: Stage) -> None:
+    context = await stage.context()
+    page = await stage.page(context)
+    parts = {"ok": 2, "silent": 1, "never": 0, "disabled": 0, "unknown": 57}
+    sites = {"sites": [{"org": "acme", "site": "north", "devices": 60, **parts}], "types": []}
+    await page.route("**/api/v1/sites", lambda route: route.fulfill(json=sites | {"answering": 1}))
+    await page.goto(stage.url + "#/fleet")
+    await expect(page.get_by_role("alert")).to_have_text(
+        "Not every shard answers: of 57 devices nothing is known."
+    )
+    await context.close()
+
+
 @pytest.mark.parametrize("hours", [-2, 2])
 async def test_a_picture_goes_by_the_gateways_clock(stage: Stage, hours: int) -> None:
     context = await stage.context()

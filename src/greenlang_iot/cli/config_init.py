@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from greenlang_iot.cli.new_file import write_new
 from greenlang_iot.cli.options import CONFIG, AsJson
 from greenlang_iot.cli.terminal import print_json, say
 from greenlang_iot.model.errors import InputError
@@ -76,14 +77,7 @@ def init(
         kafka_servers=kafka or standard.kafka_servers,
     )
     text = starter(answers)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with output.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise InputError(f"{output} exists already, and is left as it is.") from error
-    except OSError as error:
-        raise InputError(f"cannot write {output}: {error.strerror}") from error
+    write_new(output, text.encode())
     try:
         warnings = load(output, _with_placeholders(answers, os.environ)).warnings
     except InputError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from greenlang_iot.cli.devices_discover import discover
+from greenlang_iot.cli.new_file import write_new
 from greenlang_iot.cli.options import REGISTRY, AsJson, AsJsonLines, DevicesFile
 from greenlang_iot.cli.registry_file import read_document, write_document
 from greenlang_iot.cli.terminal import (
@@ -233,13 +234,7 @@ def export(
     if output is None:
         sys.stdout.write(text.getvalue())
         return
-    try:
-        with output.open("x", encoding="utf-8", newline="") as file:
-            file.write(text.getvalue())
-    except FileExistsError as error:
-        raise InputError(f"{output} exists already, and is left as it is.") from error
-    except OSError as error:
-        raise InputError(f"cannot write {output}: {error.strerror}") from error
+    write_new(output, text.getvalue().encode())
     say(f"wrote {len(document['devices']):,} devices to {output}")
 
 

@@ -80,8 +80,16 @@ def version(as_json: AsJson = False) -> None:
         typer.echo(f"greenlang-iot {__version__} (Python {platform.python_version()})")
 
 
+def _is_broken(argument: str) -> bool:
+    """Python keeps bytes that are no UTF-8 as halves of surrogate pairs, which nothing else takes."""
+    return any("\ud800" <= letter <= "\udfff" for letter in argument)
+
+
 def main() -> None:
     """Entry point: one clear sentence for bad input (exit 2) and for a failure (exit 1)."""
+    if any(map(_is_broken, sys.argv)):
+        say("The command line holds bytes that are not UTF-8 text.")
+        sys.exit(2)
     try:
         app()
     except InputError as error:
@@ -94,3 +102,9 @@ def main() -> None:
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(0)
+    except (
+        OSError
+    ) as error:  # what no command foresaw: a name that is too long, a disk that is full
+        what = f"{error.filename}: " if error.filename is not None else ""
+        say(f"{what}{error.strerror or error}")
+        sys.exit(1)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from greenlang_iot.model.errors import InputError
+from greenlang_iot.cli.new_file import write_new
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def write_document(path: Path, document: dict[str, Any]) -> None:
-    """Write a registry to a new file. Raises InputError where there is one already."""
+    """Write a registry to a new file. Raises InputError where there is one already, or it cannot be."""
     import orjson
 
     parts = {
@@ -33,11 +33,4 @@ def write_document(path: Path, document: dict[str, Any]) -> None:
     devices = b",\n    ".join(orjson.dumps(device) for device in document["devices"])
     parts["devices"] = b"[\n    " + devices + b"\n  ]" if devices else b"[]"
     body = b",\n  ".join(orjson.dumps(key) + b": " + value for key, value in parts.items())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("xb") as file:
-            file.write(b"{\n  " + body + b"\n}\n")
-    except FileExistsError as error:
-        raise InputError(f"{path} exists already, and is left as it is.") from error
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    write_new(path, b"{\n  " + body + b"\n}\n")

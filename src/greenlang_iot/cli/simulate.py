@@ -31,11 +31,17 @@ def simulate(
     password_file: Annotated[Path | None, typer.Option(help="File with the password.")] = None,
     devices: Annotated[int, typer.Option(min=2, max=1_000_000, help="Size of the fleet.")] = 1_000,
     rate: Annotated[
-        float, typer.Option(min=0, help="Steps a second of the whole fleet; 0: two a device.")
+        float,
+        typer.Option(
+            min=0, max=1_000_000, help="Steps a second of the whole fleet; 0: two a device."
+        ),
     ] = 0.0,
     qos: Annotated[int, typer.Option(min=0, max=1, help="1: the broker confirms.")] = 1,
     seconds: Annotated[
-        float, typer.Option(min=0, help="Length of the run; 0 writes the registry and ends.")
+        float,
+        typer.Option(
+            min=0, max=31_536_000, help="Length of the run; 0 writes the registry and ends."
+        ),
     ] = 20.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same fleet.")] = 1,
     faults: Annotated[

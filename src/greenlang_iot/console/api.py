@@ -68,7 +68,7 @@ class Console:
         self._letters = letters
         self._alert_changes = 0
         self._overview = Overview(parent.shards, counters)
-        self._fleet = Fleet(lambda: parent.directory, shards)
+        self._fleet = Fleet(lambda: parent.directory, shards, lambda: len(parent.shards))
         self._watch = Watch(shards)
         self._history = None if lake is None else History(lake)
         self._events = Events(self.overview, self._fleet, self._watch)
@@ -178,15 +178,18 @@ class Console:
         if self._history is not None:
             judge = self._judge(named[0], metric)
             stored, note = await self._history.series(name, metric, since_ns, judge)
+        thinned = bool(stored and note)
+        newest_ns = max((int(point[0] * 1e9) for point in stored), default=0) if thinned else 0
         points = {point[0]: point for point in stored}
         for point in self._watch.points(name, metric):
-            if point[0] >= since_ns:
+            if point[0] > max(newest_ns, since_ns - 1):
                 points[point[0] / 1e9] = point_json(point)
         return {
             "device": name,
             "metric": metric,
             "points": [points[ts] for ts in sorted(points)][-MAX_POINTS:],
             "note": note,
+            "thinned": thinned,
         }
 
     def _judge(self, entry: int, metric: str) -> Judge:

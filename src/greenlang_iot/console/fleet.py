@@ -30,8 +30,9 @@ Bools = npt.NDArray[np.bool_]
 
 FRESH_FOR: Final = 2.0
 """Seconds for which the answer to "who is silent" is used again."""
-STATES: Final = ("ok", "silent", "never", "disabled")
-"""ok: heard, and not silent. never: nothing since what the gateway remembers."""
+STATES: Final = ("ok", "silent", "never", "disabled", "unknown")
+"""ok: heard, and not silent. never: nothing since what the gateway remembers. unknown: no shard that answers
+has heard it, and not all answer."""
 UNREGISTERED: Final = -1
 
 
@@ -66,11 +67,14 @@ class _Index:
 
 
 class Fleet:
-    """registry: the one that holds now; a reload replaces it."""
+    """registry: the one that holds now; a reload replaces it. count: how many shards there are."""
 
-    def __init__(self, registry: Callable[[], Directory], shards: Shards) -> None:
+    def __init__(
+        self, registry: Callable[[], Directory], shards: Shards, count: Callable[[], int]
+    ) -> None:
         self._registry = registry
         self._shards = shards
+        self._count = count
         self._built: _Index | None = None  # when somebody looks: it holds every name as a text
         self._looked = -FRESH_FOR
         self._answering = 0
@@ -108,15 +112,15 @@ class Fleet:
         index, n = self._index, self._index.registry.n_devices
         # one for "not registered" at the end, which UNREGISTERED points at
         heard, silent = np.zeros(n + 1, np.bool_), np.full(n + 1, bool(answers), np.bool_)
-        for answer in answers:
-            if (
-                len(answer.heard) == (n + 7) // 8
-            ):  # else: that shard has another registry, in a moment
-                heard[:n] |= _bits(answer.heard, n)
-                silent[:n] &= _bits(answer.silent, n)
+        # of another length: that shard has another registry, in a moment
+        fitting = [answer for answer in answers if len(answer.heard) == (n + 7) // 8]
+        for answer in fitting:
+            heard[:n] |= _bits(answer.heard, n)
+            silent[:n] &= _bits(answer.silent, n)
         heard[n], silent[n] = True, False  # a guest is there because it spoke, and has no interval
         enabled = np.append(index.registry.enabled != 0, True)
-        state = np.select([~enabled, ~heard, silent], [3, 2, 1], default=0)
+        unheard = STATES.index("never" if len(fitting) >= self._count() else "unknown")
+        state = np.select([~enabled, ~heard, silent], [3, unheard, 1], default=0)
         self._state: I64 = state[index.entry]  # per row, its index in STATES
 
     # ---- lists --------------------------------------------------------------------------------------

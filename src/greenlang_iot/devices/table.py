@@ -140,7 +140,7 @@ def _number(cell: str) -> float | int:
         number = float(cell)
     except ValueError:
         raise ValueError(f"{cell.strip()!r} is not a number") from None
-    return int(number) if number.is_integer() else number
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
 def _checked(read: Table, types: Document) -> Table:

@@ -14,9 +14,17 @@ RULE = "quality"
 
 
 def judge(
-    alerts: WideAlerts, sites: Scopes, devices: Scopes, settings: QualitySettings
+    alerts: WideAlerts,
+    sites: Scopes,
+    devices: Scopes,
+    settings: QualitySettings,
+    *,
+    whole: bool = True,
 ) -> list[Transition]:
-    """What opens and what resolves with these windows; a scope that is gone resolves, too."""
+    """What opens and what resolves with these windows; a scope that is gone resolves, too.
+
+    whole: every shard left its window. Else of what is not in these windows nothing is known: it stays.
+    """
     result: list[Transition] = []
     missed: set[tuple[Scope, str]] = set()
     wanted = {"none": (), "sites": (sites,), "devices": (sites, devices)}[settings.alerts]
@@ -30,11 +38,17 @@ def judge(
             missed.add((scope, FIGURES[column]))
             value, target = float(figures[row, column]), targets(settings)[column]
             result += alerts.stand(_standing(scope, FIGURES[column], value, target, scopes))
+    known = set() if whole else _scopes(sites) | _scopes(devices)
     for scope, figure in alerts.open(RULE):
-        if (scope, figure) not in missed:
+        if (scope, figure) not in missed and (whole or scope in known):
             summary = f"{figure} of {_who(scope)} does not miss its target any more"
             result += alerts.fall(RULE, scope, figure, sites.to_ns, summary)
     return result
+
+
+def _scopes(scopes: Scopes) -> set[Scope]:
+    names = zip(scopes.org, scopes.site, scopes.device, strict=True)
+    return {(org, site, device, "") for org, site, device in names}
 
 
 def _standing(scope: Scope, figure: str, value: float, target: float, scopes: Scopes) -> Standing:

@@ -3,9 +3,10 @@
 A window is six slots. Everything counts in the slot in which it arrived, but a reading is *received* in
 the slot in which it was measured, so what comes late still completes its slot while the window lasts. Of
 the newest slot much may still be on its way: what is due and received is asked of the five before it.
-Only slots that are over belong to a window; the first is the first that began after the start.
+Only slots that are over belong to a window; the first is the first that began after the start. For a
+device that a reload adds, or of which it changes what is due, that is the first that began after the reload.
 
-Memory: 76 bytes per device, and for each of the six slots that are over 4 and one, two or four for each
+Memory: 80 bytes per device, and for each of the six slots that are over 4 and one, two or four for each
 count, as its largest needs: some 60 for a device that sends four metrics every ten seconds.
 """
 
@@ -59,7 +60,7 @@ _NOW = {
 }
 """A window's fields, where they are counted in a row."""
 Column = npt.NDArray[np.integer]
-Some = TypeVar("Some", I32, Column)
+Some = TypeVar("Some", bound=npt.NDArray[np.number])
 MISTYPED = frozenset({Reason.UNKNOWN_UNIT, Reason.NOT_A_NUMBER, Reason.BAD_SHAPE})
 """Rejects that are inconsistent, too: of another unit or type than agreed."""
 
@@ -78,6 +79,9 @@ class QualityCounter:
         self._rejected: I32 = np.zeros(directory.n_devices, np.int32)  # in the present slot
         self._over: dict[int, dict[int, Column]] = {}  # by slot, by field; no column is all zeros
         self._due = due(directory)
+        self._since: I32 = np.zeros(
+            directory.n_devices, np.int32
+        )  # due from this slot on, after _begun
         self._references = _References(directory)
 
     def count(self, readings: ReadingBatch, scores: ScoreBatch, rejects: Sequence[Reject]) -> None:
@@ -130,25 +134,33 @@ class QualityCounter:
         return self._window() if slot > self._begun else None
 
     def grow(self, directory: Directory) -> None:
-        """Go on with a newer Directory; devices that keep index and name keep their counts."""
-        old = self._directory
-        kept = min(old.n_devices, directory.n_devices)
-        same = old.device.same_as(directory.device)
-        if directory.n_devices != old.n_devices or not same.all():
-            fresh = {LEAST_LAG: NO_LAG}
+        """Go on with a newer Directory; devices keep their counts by name, wherever they are now.
 
-            def taken_over(new: Some, old: Some) -> Some:
-                new[:kept][same] = old[:kept][same]
-                return new
+        Of what was due before nothing is known of a device that is new, or has other intervals.
+        """
+        was = _places(self._directory, directory)
+        kept = was >= 0
+        before = was[kept]
+        wanted = due(directory)
 
-            n = directory.n_devices
+        def taken_over(new: Some, old: Some) -> Some:
+            new[kept] = old[before]
+            return new
+
+        n = directory.n_devices
+        if not np.array_equal(was, np.arange(self._directory.n_devices)):
             self._rows = taken_over(_fresh(n), self._rows)
             self._rejected = taken_over(np.zeros(n, np.int32), self._rejected)
             for over in self._over.values():
                 for name, column in over.items():
-                    over[name] = taken_over(np.full(n, fresh.get(name, 0), column.dtype), column)
+                    empty = NO_LAG if name == LEAST_LAG else 0
+                    over[name] = taken_over(np.full(n, empty, column.dtype), column)
+        next_slot = max(self._slot + 1 - self._begun, 0)
+        since = taken_over(np.full(n, next_slot, np.int32), self._since)
+        since[wanted != taken_over(np.full(n, -1.0), self._due)] = next_slot
+        self._since = since
         self._directory = directory
-        self._due = due(directory)
+        self._due = wanted
         self._references = _References(directory)
         self._by_name = None
 
@@ -171,13 +183,15 @@ class QualityCounter:
         for number in range(self._first, self._slot):
             over = dict(self._over.get(number, {}))
             if number < self._slot - 1:
-                over[RECEIVED] = self._rows[:, number % RING]
+                received = self._rows[:, number % RING]
+                over[RECEIVED] = np.where(self._since <= number - self._begun, received, 0)
             for field, column in over.items():
                 sums = records[:, field]
                 (np.minimum if field == LEAST_LAG else np.add)(sums, column, out=sums)
         from_ns, to_ns = self._first * self._slot_ns, self._slot * self._slot_ns
-        due_seconds = (to_ns - self._slot_ns - from_ns) / 1e9
-        return Window(from_ns, to_ns, self._due * due_seconds, records)
+        first = np.maximum(self._first - self._begun, self._since)
+        slots = np.maximum(self._slot - 1 - self._begun - first, 0)
+        return Window(from_ns, to_ns, self._due * (slots * (self._slot_ns / 1e9)), records)
 
     def _reject(self, rejects: Sequence[Reject]) -> None:
         """Rejected readings, and a whole message as one, of devices that are known."""
@@ -216,6 +230,18 @@ class _References:
         self.ts_ns: I64 = np.full(len(series), NEVER, np.int64)
         interval = directory.interval_ns[series]
         self.age_ns: I64 = np.where(interval > 0, REFERENCE_INTERVALS * interval, REFERENCE_AGE_NS)
+
+
+def _places(old: Directory, new: Directory) -> I64:
+    """Per device of `new` its index in `old`, by name; −1 where it was not there."""
+    places: I64 = np.full(new.n_devices, -1, np.int64)
+    same = np.flatnonzero(old.device.same_as(new.device))
+    places[same] = same
+    gone = np.setdiff1d(np.arange(old.n_devices), same)
+    index = {old.device.raw(i): i for i in gone.tolist()}
+    for i in np.flatnonzero(places < 0).tolist():
+        places[i] = index.get(new.device.raw(i), -1)
+    return places
 
 
 def _narrow(column: Column) -> Column:

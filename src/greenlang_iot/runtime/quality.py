@@ -65,21 +65,22 @@ class QualityWatch:
         try:
             while True:
                 await asyncio.sleep(wait_until(end))
-                windows = await self._windows(end)
+                windows, whole = await self._windows(end)
                 if windows:
-                    judged = await asyncio.to_thread(self._judge, windows)
+                    judged = await asyncio.to_thread(self._judge, windows, whole)
                     await self._announce(outbox)
                     storing = [task for task in storing if not task.done()]
                     storing += [asyncio.ensure_future(s) for s in self._stores(judged, slot)]
-                end += slot
+                # a machine that slept, or whose clock was put right: what ended meanwhile left no window
+                end = max(end + slot, time.time_ns() // slot * slot)
         finally:
             for task in storing:
                 task.cancel()
             await asyncio.gather(*storing, return_exceptions=True)
             await outbox.close()
 
-    async def _windows(self, end: int) -> list[Scopes]:
-        """What the shards left for the window that ended then; those that are late are missing."""
+    async def _windows(self, end: int) -> tuple[list[Scopes], bool]:
+        """What the shards left for the window that ended then, and whether all did in time."""
         shards = range(self._settings.runtime.shards)
         found: dict[int, Scopes] = {}
         until = time.monotonic() + min(GRACE, slot_ns(self._settings.quality) / 2e9)
@@ -100,13 +101,13 @@ class QualityWatch:
         if found and len(found) < len(shards):
             missing = sorted(set(shards) - set(found))
             log.warning("quality is judged without some shards", missing=missing)
-        return [window for window in found.values() if len(window)]
+        return [window for window in found.values() if len(window)], len(found) == len(shards)
 
-    def _judge(self, windows: Sequence[Scopes]) -> Judged:
+    def _judge(self, windows: Sequence[Scopes], whole: bool) -> Judged:
         quality = self._settings.quality
         devices = joined(windows)
         sites, fleet = widened(devices)
-        self._unsaid += judge(self._alerts, sites, devices, quality)
+        self._unsaid += judge(self._alerts, sites, devices, quality, whole=whole)
         set_ = self._counters.set
         below = devices.below(quality).sum(axis=0)
         for column, figure in enumerate(FIGURES):

@@ -39,7 +39,7 @@ from greenlang_iot.runtime.folders import dead_letter_folder, outbox_folder
 from greenlang_iot.runtime.gauges import ShardGauges
 from greenlang_iot.runtime.looks import LookingMeter, Looks, answer_looks
 from greenlang_iot.runtime.memory import give_back
-from greenlang_iot.runtime.quality_windows import save_window, window_file
+from greenlang_iot.runtime.quality_windows import reported, save_window, window_file
 from greenlang_iot.runtime.reload import Control, answer_reloads
 from greenlang_iot.runtime.sinks import SinkFactory, kafka_publisher
 from greenlang_iot.runtime.spec import ShardSpec
@@ -346,7 +346,8 @@ class Shard:
         window = self.quality.close(time.time_ns()) if self.quality is not None else None
         if window is not None:
             path = window_file(self.settings.data_dir, self.spec.index)
-            directory, mine = self.pipeline.decoder.directory, self.watches.owned
+            directory = self.pipeline.decoder.directory
+            mine = reported(self.watches.owned, self.settings.mqtt.layout)
             loop = asyncio.get_running_loop()
             loop.run_in_executor(None, save_window, path, window, directory, mine)
 

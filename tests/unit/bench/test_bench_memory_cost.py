@@ -12,7 +12,7 @@ MOST = {
     "decode": Held(10, 5),
     "detect": Held(1, 613),
     "alerts": Held(1, 2),
-    "quality": Held(78, 1),
+    "quality": Held(82, 1),
     "line protocol": Held(82, 9),
     "Kafka records": Held(98, 9),
     "lake": Held(6, 1),

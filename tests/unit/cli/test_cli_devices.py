@@ -149,6 +149,15 @@ def test_every_bad_row_is_named_with_its_line(tmp_path: Path) -> None:
     assert [d["id"] for d in json.loads(output.read_text())["devices"]] == ["a", "k"]
 
 
+def test_a_number_beyond_64_bits_goes_through_a_table(tmp_path: Path) -> None:
+    fleet, made = tmp_path / "fleet.csv", tmp_path / "fleet.json"
+    fleet.write_text("id,org,site,type,energy.range\na,o,s,energy-meter,-1e19:1e20\n")
+    result = run("devices", "import", fleet, "--types", SHIPPED, "--output", made)
+    assert result.exit_code == 0
+    (device,) = json.loads(made.read_text())["devices"]
+    assert device["metrics"] == {"energy": {"range": [-1e19, 1e20]}}
+
+
 @pytest.mark.parametrize(
     ("header", "words"),
     [

@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 
 from greenlang_iot import __version__
 from greenlang_iot.cli.main import app
+from greenlang_iot.cli.new_file import write_new
+from greenlang_iot.model.errors import InputError
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -64,6 +66,68 @@ def test_every_command_speaks_json_under_one_name(path: tuple[str, ...]) -> None
         command = command.commands[name]
     options = {option for parameter in command.params for option in parameter.opts}
     assert ("--json" in options) is (path not in ANOTHER_FORMAT)
+
+
+def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    fleet = tmp_path / "fleet.csv"
+    fleet.write_text("id,org,site,type\nem-1,acme,north,energy-meter\n")
+    types = ("--types", "devices/devices-registry.json")
+    for output, said in (
+        ("file/new", "its folder is a file"),
+        ("file/deep/new", "Not a directory"),
+        ("x" * 300, "File name too long"),
+    ):
+        path = str(tmp_path / output)
+        for command in (
+            ("devices", "import", str(fleet), *types, "--output", path),
+            ("devices", "export", "--devices-file", types[1], "--output", path),
+            ("config", "init", "--yes", "--output", path),
+        ):
+            result = greenlang(*command)
+            assert (result.returncode, result.stderr.count("\n")) in ((2, 1), (1, 1)), result.stderr
+            assert said in result.stderr
+
+
+def test_a_disk_that_is_full_leaves_no_half_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, mode: str) -> Any:
+        path.touch()
+        return open("/dev/full", "wb", buffering=0)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(InputError, match=r"cannot write .*new\.json: No space left on device"):
+        write_new(tmp_path / "new.json", b"{}")
+    assert not (tmp_path / "new.json").exists()
+
+
+def test_arguments_that_are_no_utf8_are_one_sentence() -> None:
+    result = greenlang("alerts", "show", os.fsdecode(b"caf\xe9"))
+    assert result.returncode == 2
+    assert result.stderr == "The command line holds bytes that are not UTF-8 text.\n"
+
+
+def test_standard_output_that_is_full_is_one_sentence() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "greenlang_iot", "config", "schema"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == "No space left on device"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", ["inf", "nan", "1e20"])
+@pytest.mark.parametrize("option", ["--rate", "--seconds"])
+def test_a_fleet_is_not_simulated_for_ever(option: str, number: str) -> None:
+    result = CliRunner().invoke(app, ["simulate", option, number])
+    assert result.exit_code == 2
+    assert option in result.output
 
 
 def test_version_as_json() -> None:

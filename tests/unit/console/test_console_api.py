@@ -200,9 +200,23 @@ async def test_a_shard_that_does_not_answer_is_left_out(api: Api) -> None:
         shard.answers = False
     _, sites = await api.get("sites")
     assert sites["answering"] == 0
-    assert sum(s["never"] for s in sites["sites"]) == 4
+    assert sum(s["unknown"] for s in sites["sites"]) == 4
     status, device = await api.get("devices/pump-1")
     assert (status, device["series"]) == (200, [])
+
+
+async def test_what_a_shard_that_is_down_has_heard_is_not_known(api: Api) -> None:
+    """Its devices were "never heard", as if nothing had ever come of them."""
+    one, two = api.shards.all
+    one.hear(0, [1.0])
+    two.hear(2, [1.0])
+    two.answers = False
+    _, sites = await api.get("sites")
+    assert sites["answering"] == 1
+    assert [(s["ok"], s["never"], s["unknown"]) for s in sites["sites"]] == [(1, 0, 1), (0, 0, 2)]
+    assert (await api.get("devices/pump-2"))[1]["state"] == "unknown"
+    assert ids((await api.get("devices", state="never"))[1]) == []
+    assert api.console._fleet.counts()["unknown"] == 3  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +225,7 @@ async def test_a_shard_that_does_not_answer_is_left_out(api: Api) -> None:
         ("devices", {"limit": "0"}, 400, "limit: a whole number from 1 to 200"),
         ("devices", {"limit": "²"}, 400, "limit: a whole number"),
         ("devices", {"limit": "201"}, 400, "limit: a whole number"),
-        ("devices", {"state": "dead"}, 400, "state: one of ok, silent, never, disabled"),
+        ("devices", {"state": "dead"}, 400, "state: one of ok, silent, never, disabled, unknown"),
         ("devices", {"sort": "id"}, 400, "'sort' means nothing here"),
         ("devices", {"q": "x" * 257}, 400, "q: at most 256 characters"),
         ("devices/pump-9", {}, 404, "There is no device 'pump-9'"),
@@ -374,7 +388,7 @@ async def test_the_first_page_that_is_opened_says_at_once_who_is_silent(api: Api
     api.shards.all[0].hear(0, [5.0] * 8)
     async with api.session.get("/api/v1/events") as stream, asyncio.timeout(20):
         _, document = await anext(events(stream))
-    assert document["fleet"] == {"ok": 1, "silent": 0, "never": 3, "disabled": 0}
+    assert document["fleet"] == {"ok": 1, "silent": 0, "never": 3, "disabled": 0, "unknown": 0}
 
 
 async def events(stream: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, dict[str, Any]]]:

@@ -33,9 +33,9 @@ def devices(received: dict[str, int], *, due: int = 100, end: int = 3_600) -> Sc
 
 
 def judged(
-    alerts: WideAlerts, found: Scopes, settings: QualitySettings = SETTINGS
+    alerts: WideAlerts, found: Scopes, settings: QualitySettings = SETTINGS, *, whole: bool = True
 ) -> list[Transition]:
-    return judge(alerts, widened(found)[0], found, settings)
+    return judge(alerts, widened(found)[0], found, settings, whole=whole)
 
 
 def said(transitions: list[Transition]) -> list[tuple[str, str, str, str]]:
@@ -93,6 +93,20 @@ def test_a_device_that_left_the_registry_is_resolved() -> None:
     judged(alerts, devices({"a": 50, **well}))
     assert said(judged(alerts, devices(well, end=4_200))) == [
         ("resolved", "s1", "a", "completeness")
+    ]
+
+
+def test_a_shard_that_left_no_window_resolves_nothing() -> None:
+    """Its devices and its sites did not get better; nobody knows."""
+    alerts = WideAlerts(100)
+    well = dict.fromkeys("bcdefghijkl", 100)
+    judged(alerts, devices({"a": 50, **well, "x@s2": 10}))
+    assert judged(alerts, devices({"y@s3": 100}, end=4_200), whole=False) == []
+    assert said(judged(alerts, devices({"a": 100, **well}, end=4_800), whole=False)) == [
+        ("resolved", "s1", "a", "completeness")
+    ]
+    assert said(judged(alerts, devices({"a": 100, **well}, end=5_400))) == [
+        ("resolved", "s2", "", "completeness")
     ]
 
 

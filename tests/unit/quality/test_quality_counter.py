@@ -257,6 +257,59 @@ def test_counts_stay_with_their_device_when_the_registry_grows() -> None:
     assert window.records[:, ARRIVED].tolist() == [0, 1, 1]
 
 
+def test_a_device_that_moves_to_another_entry_keeps_its_counts() -> None:
+    """It gained a metric: its old entry is vacant, its name stands behind all others."""
+    counter = QualityCounter(directory(2), SETTINGS, START)
+    for slot in (1, 2):
+        now = START + slot * SLOT
+        counter.close(now)
+        give(counter, [Arrival(0, now, now), Arrival(1, now, now)])
+    counter.grow(directory(3, names=["#0", "d001", "d000"]))
+    window = counter.close(START + 4 * SLOT)
+    assert window is not None
+    assert window.records[:, RECEIVED].tolist() == [0, 2, 2]
+    assert window.records[:, ARRIVED].tolist() == [0, 2, 2]
+    assert window.expected[1:].tolist() == [pytest.approx(2 * 20 / 60)] * 2
+
+
+def test_a_device_is_due_from_the_slot_after_the_reload_that_brings_it() -> None:
+    """Else each new device would be an incomplete one for an hour, and an alert."""
+    counter = QualityCounter(directory(1), SETTINGS, START)
+    end = counter.close(START + 4 * SLOT)
+    assert end is not None
+    counter.grow(directory(2))
+    give(counter, [Arrival(1, START + 4 * SLOT + 1, START + 4 * SLOT + 2)])
+    expected, received = [], []
+    for slot in (5, 6, 7):
+        window = counter.close(START + slot * SLOT)
+        assert window is not None
+        expected.append(float(window.expected[1]))
+        received.append(int(window.records[1, RECEIVED]))
+        now = START + slot * SLOT
+        give(counter, [Arrival(1, now, now)])
+    assert expected == [0.0, 0.0, pytest.approx(20 / 60)]
+    assert received == [0, 0, 1]
+    assert window.records[1, ARRIVED] == 3, "what arrived is judged from the first reading on"
+
+
+def test_another_interval_holds_from_the_slot_after_the_reload() -> None:
+    counter = QualityCounter(directory(1, interval_s=10.0), SETTINGS, START)
+    counter.close(START + SLOT)
+    give(counter, [Arrival(0, START + SLOT, START + SLOT)])
+    counter.close(START + 2 * SLOT)
+    counter.grow(directory(1, interval_s=10.0))
+    window = counter.close(START + 3 * SLOT)
+    assert window is not None
+    assert window.expected[0] == pytest.approx(2.0), "nothing changed"
+    counter.grow(directory(1, interval_s=1.0))
+    window = counter.close(START + 4 * SLOT)
+    assert window is not None
+    assert (window.expected[0], window.records[0, RECEIVED]) == (0.0, 0)
+    window = counter.close(START + 6 * SLOT)
+    assert window is not None
+    assert window.expected[0] == pytest.approx(20.0)
+
+
 def test_what_is_due_follows_the_intervals() -> None:
     registry = directory(2, interval_s=10.0)
     registry.enabled[1] = 0

@@ -38,7 +38,7 @@ async function send(path, options = {}) {
 
 // within: milliseconds for the whole answer
 async function withToken(path, given, within = null) {
-  const options = () => (within ? { ...given, signal: either(given.signal, AbortSignal.timeout(within)) } : given);
+  const options = () => (within ? { ...given, signal: bounded(given.signal, within) } : given);
   let answer = await send(path, options());
   while (answer.status === 401) {
     const wrong = hasToken();
@@ -51,7 +51,15 @@ async function withToken(path, given, within = null) {
   return answer;
 }
 
-const either = (signal, other) => (signal ? AbortSignal.any([signal, other]) : other);
+// ends with `signal`, and after so many milliseconds (AbortSignal.any is too young for some browsers)
+function bounded(signal, within) {
+  const ended = new AbortController();
+  const end = () => ended.abort();
+  signal?.addEventListener("abort", end, { once: true });
+  if (signal?.aborted) end();
+  setTimeout(end, within);
+  return ended.signal;
+}
 
 async function parsed(answer) {
   if (!answer.ok) {

@@ -9,6 +9,7 @@ export const STATES = {
   silent: ["critical", "silent"],
   never: ["muted hollow", "never heard"],
   disabled: ["muted hollow", "disabled"],
+  unknown: ["muted hollow", "unknown"],
 };
 
 export function State({ is }) {

@@ -24,7 +24,7 @@ export function DevicePage({ where, live }) {
     <div class="head">
       <h1 tabindex="-1">${where.id}</h1>
       ${device && html`<${State} is=${device.state} />
-        <span class="muted">${device.org} / ${device.site} · ${device.type}${device.registered ? "" : " · not registered"} · heard ${quiet.length ? ago(Math.min(...quiet)) : "never"}</span>`}
+        <span class="muted">${device.org} / ${device.site} · ${device.type}${device.registered ? "" : " · not registered"} · ${quiet.length ? `heard ${ago(Math.min(...quiet))}` : device.state === "unknown" ? "its shard does not answer" : "heard never"}</span>`}
       <span class="right choice" role="group" aria-label="Time shown">
         ${SPANS.map(([span, title]) => html`<button key=${span} aria-pressed=${minutes === span} onClick=${() => setMinutes(span)}>${title}</button>`)}
       </span>
@@ -55,8 +55,10 @@ function AlertsOf({ device, version }) {
 export function Metric({ device, series: s, minutes, fresh, every = 60000, marks = [], until = 0, height = 140, wide = false }) {
   const { document: past } = useAnswer(`devices/${encodeURIComponent(device)}/series`, { metric: s.metric, minutes }, every);
   const [points, setPoints] = useState([]);
-  useEffect(() => past && setPoints((old) => merged(past.points, old)), [past]);
-  useEffect(() => fresh && setPoints((old) => merged(old, fresh)), [fresh]);
+  // a thinned past stands for all up to its end: what came since is drawn reading by reading
+  const since = (given) => (past?.thinned ? given.filter(([ts]) => ts > past.points.at(-1)[0]) : given);
+  useEffect(() => past && setPoints((old) => merged(past.points, since(old))), [past]);
+  useEffect(() => fresh && setPoints((old) => merged(old, since(fresh))), [fresh]);
   const to = points.at(-1)?.[0] ?? now();
   const shown = useMemo(() => points.filter(([ts]) => ts >= to - minutes * 60), [points, to, minutes]);
   // A series that began a moment ago fills its picture; a minute at least, so that a few readings stand still.
@@ -74,7 +76,8 @@ export function Metric({ device, series: s, minutes, fresh, every = 60000, marks
         : s.learning ? "Learning what is normal."
         : s.expected == null ? "A counter: what is expected depends on the time between readings."
         : html`expected ${value(s.expected)} ± ${value(s.band)} ${sign}`}
-        ${suspects > 0 && html` · <span class="critical">${suspects} suspect</span>`}</p>
+        ${suspects > 0 && html` · <span class="critical">${suspects} suspect</span>`}
+        ${past?.thinned && html` · ${past.note}`}</p>
       ${shown.length > 0
         ? html`<${Chart} data=${data} from=${from} format=${value} height=${height} marks=${marks} until=${until} zero=${false} label="${s.metric} of the last ${minutes} minutes"
             lines=${[{ label: s.metric, mark: 1, colour: "accent", spanGaps: true }, {}, {}, {}, {}, { colour: "critical", points: true }]}

@@ -5,7 +5,7 @@ import { Empty, Failed, useAnswer } from "../pieces.js";
 import { count, duration, percent, plural } from "../format.js";
 
 const SHOWN = 20;
-const PARTS = ["ok", "silent", "never", "disabled"];
+const PARTS = ["ok", "silent", "never", "disabled", "unknown"];
 
 export function FleetPage() {
   const { document: fleet, error, again } = useAnswer("sites", {}, 3000);
@@ -26,7 +26,8 @@ export function FleetPage() {
               return html`<${Site} key=${name} site=${site} open=${open === name} toggle=${() => setOpen(open === name ? "" : name)} />`;
             })}</tbody>
           </table></div>`}
-      ${fleet?.answering === 0 && html`<p class="empty error" role="alert">No shard answers at the moment.</p>`}
+      ${fleet?.answering === 0 ? html`<p class="empty error" role="alert">No shard answers at the moment.</p>`
+        : total("unknown") > 0 && html`<p class="empty error" role="alert">Not every shard answers: of ${plural(total("unknown"), "device")} nothing is known.</p>`}
     </section>`;
 }
 

@@ -57,7 +57,7 @@ function Figures({ o }) {
     <${Figure} name="Open alerts" value=${count(open)} href="#/alerts" look=${o?.alerts_open.critical ? "critical" : ""}
       note=${o ? `${count(o.alerts_open.critical ?? 0)} critical, ${count(o.alerts_open.warning ?? 0)} warning` : ""} />
     <${Figure} name="Silent devices" value=${count(o?.fleet?.silent)} href="#/devices?state=silent" look=${o?.fleet?.silent ? "critical" : ""}
-      note=${o ? `of ${count(o.devices)}; ${count(o.fleet?.never)} never heard` : ""} />
+      note=${o ? `of ${count(o.devices)}; ${count(o.fleet?.never)} never heard${o.fleet?.unknown ? `, ${count(o.fleet.unknown)} unknown` : ""}` : ""} />
     <${Figure} name="Dead letters" value=${count(rejected)} note=${o ? `${count(o.dead_letters.digested)} as digests` : ""} />`;
 }
 
