@@ -1,7 +1,8 @@
 """Plants one bug, named by FAULTS_SEEDED_BUG, when its module is imported. See `__init__.py`.
 
 FAULTS_SWITCHES names a folder with which a row reaches into the processes for faults that this machine
-cannot have made otherwise: `disk` holds an errno and the calls that fail with it, `clock` the seconds
+cannot have made otherwise: `disk` holds an errno and the calls that fail with it, or "slow", the seconds that
+calls take at most, and those calls; `clock` the seconds
 that the wall clock is wrong by, `memory` the pid of a process that leaks until it can have no more. A file
 that is not there is no fault.
 """
@@ -12,6 +13,7 @@ import errno
 import importlib.abc
 import importlib.machinery
 import os
+import random
 import resource
 import sys
 import time
@@ -331,7 +333,9 @@ def _failing_disk(folder: str) -> Callable[[Any], None]:
         def wrapped(name: str, genuine: Callable[..., Any]) -> Callable[..., Any]:
             def call(self: Any, *arguments: Any) -> Any:
                 code, *calls = _switch(folder, "disk").split() or [""]
-                if name in calls:
+                if code == "slow" and name in calls[1:]:
+                    time.sleep(random.random() ** 3 * float(calls[0]))  # most of them not for long
+                elif name in calls:
                     raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
                 return genuine(self, *arguments)
 
