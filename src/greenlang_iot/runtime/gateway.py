@@ -297,7 +297,8 @@ class Gateway:
         while True:
             await asyncio.sleep(settings.compact_every)
             try:
-                await asyncio.to_thread(lake.compact, time.time_ns())
+                shards = self.settings.runtime.shards
+                await asyncio.to_thread(lake.compact, time.time_ns(), shards)
             except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
                 log.error("the lake was not compacted; its log keeps the data", why=str(error))
 
