@@ -184,12 +184,12 @@ class SegmentLog:
                 self.last_error = error
                 raise
 
-    def waiting_rows(self) -> int:
-        """Rows in the records on disk that are not released; blocking, by their headers only."""
+    def waiting_rows(self, last: int) -> int:
+        """Rows in the records up to `last` that are not released; blocking, by their headers only. OSError."""
         return sum(
             rows
             for number, rows in row_counts(self.folder, self._files)
-            if self.released < number <= self._store.last
+            if self.released < number <= last
         )
 
     def _commit_pending(self) -> None:
