@@ -7,6 +7,8 @@ acknowledged, and the parent, which delivers them.
 3. Only then are segments unlinked, so `open.json` and the log together always know every alert.
    What was delivered after the newest `open.json` is delivered again: once per transition id after
    dedupe.
+4. The parent syncs what it reads, and a sync of its own may succeed where the shard's failed and lost the
+   record: a writer numbers on from the parent's position, lest its records be taken for delivered ones.
 """
 
 import json
@@ -42,6 +44,7 @@ class Outbox:
             segment_bytes=min(SEGMENT_BYTES, max(65_536, max_bytes // 4)),
             max_bytes=max_bytes,
             fsync_every=fsync_every,
+            after=_read_state(folder, files)[0] - 1,
             files=files,
         )
 
