@@ -27,7 +27,8 @@ from tests.services import influxdb1, kafka_server, mosquitto_server
 @dataclass(slots=True)
 class Result:
     """One row's outcome. problems: why it did not pass; empty where it did. load: processes that
-    wanted to run, per core of this machine. logged: the log said what the row wants."""
+    wanted to run, per core of this machine. logged: the log said what the row wants. alerts: transitions
+    that were in an outbox, where they are followed."""
 
     row: Row
     verdict: Verdict = field(default_factory=Verdict)
@@ -38,6 +39,7 @@ class Result:
     said: list[str] = field(default_factory=list)
     counts: dict[str, float] = field(default_factory=dict)
     load: float = 0.0
+    alerts: int = 0
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -100,6 +102,8 @@ def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
         result.counts = {name: field_.count(name) for name in COUNTED}
         field_.gateway.stop()
         result.verdict = field_.verdict()
+        result.alerts = len(field_.outboxes.durable) if field_.outboxes else 0
+        result.problems += field_.alert_problems()
     except Exception as error:  # a row that breaks is a failed row; the others go on
         traceback.print_exc()
         result.problems.append(f"{type(error).__name__}: {str(error)[:2_000]}")

@@ -8,6 +8,7 @@ seed and seconds give the same schedule, though not the same interleaving.
 
 import argparse
 import contextlib
+import heapq
 import json
 import os
 import random
@@ -25,6 +26,8 @@ from typing import Any
 
 from tests.fakes.influxdb2 import Fault, busy
 from tests.faults.__main__ import COUNTED, Result, run_row
+from tests.faults.alerts import CYCLE, alarms
+from tests.faults.alerts import SETTINGS as ALERTS
 from tests.faults.network import isolate
 from tests.faults.rows import Row, one_device
 from tests.faults.site import FLOODER, Field, Site
@@ -343,6 +346,16 @@ def disk_fails(f: Field, chance: random.Random) -> Iterator[str]:
     f.switch("disk")
 
 
+@fault("disk")
+def disk_slow(f: Field, chance: random.Random) -> Iterator[str]:
+    """As a disk of many tenants is: some syncs take a while, and others do not."""
+    calls = chance.choice([["sync"], ["sync", "sync_path", "sync_folder"]])
+    words = f"slow {chance.choice([0.1, 0.5, 2.0])} {' '.join(calls)}"
+    f.switch("disk", words)
+    yield words
+    f.switch("disk")
+
+
 @fault("clock")
 def clock_wrong(f: Field, chance: random.Random) -> Iterator[str]:
     step = chance.choice([-3_600, -20, 20, 3_600])
@@ -404,9 +417,11 @@ def strike(plan: list[Planned], seed: int, f: Field) -> float:
     _revive(plan, f)
     seconds = f.recovered(timeout=BAR * 4)
     f.retired()
+    f.run_for(3 * CYCLE)  # alerts that are open resolve
     assert f.load is not None
     f.load.stop()
     f.settled(BAR * 4)
+    f.alerts_settled(BAR * 4)
     _, trace, rest = f.gateway.log.read_text().partition("\nTraceback")
     assert not trace, f"a stack trace in the log: {rest[:6_000]}"
     return seconds
@@ -431,14 +446,19 @@ def run(site: Site, seed: int, seconds: float, parts: list[str], bug: str) -> di
         bar=BAR,
         seeded=bug,
         loses_broker="broker" in struck,
-        extra=partial(one_device, 20, int(20 * seconds)),
+        extra=lambda: heapq.merge(
+            one_device(20, int(20 * seconds)),
+            alarms(20 * seconds),
+            key=lambda message: message.when,
+        ),
         seconds=seconds * 20,
         options={
             "influx": "2",
             "proxied": True,
             "switched": True,
             "disk": "64m",
-            "settings": {"sinks": {"lake": LAKE}},
+            "alerts": True,
+            "settings": {"sinks": {"lake": LAKE}, "alerts": ALERTS},
         },
     )
     result = run_row(site, row, seeded=bool(bug))
@@ -451,6 +471,8 @@ def report(
 ) -> dict[str, Any]:
     verdict = result.verdict
     result.problems += [error for error in result.errors if error.startswith(LOST)]
+    if verdict.letters_unexplained:
+        result.problems.append(f"{verdict.letters_unexplained} dead letters have no reason")
     for line in (*result.problems, *verdict.examples, *result.errors):
         print(f"     {line}")
     return {
@@ -462,6 +484,7 @@ def report(
         "acked_lost": verdict.acked_lost,
         "unexplained_duplicates": verdict.unexplained_duplicates,
         "duplicates": verdict.duplicates,
+        "alert_transitions": result.alerts,
         "recovery": result.recovery and round(result.recovery, 1),
         "load": round(result.load, 1),
         **{name: int(result.counts.get(name, 0)) for name in COUNTED},

@@ -21,6 +21,7 @@ class Verdict:
     explained_by_forward: the proxy forwarded the message more than once. explained_by_cut: a request
     to Kafka was cut without an answer while the reading was on its way. digested: dead letters of
     which only a digest was kept; as many acked messages may be missing from the dead letters.
+    letters_unexplained: dead letters of messages that were good, or that nobody published.
     unknown: acked messages that nobody published. unacked: messages that the broker confirmed and the
     gateway never acknowledged. stray_acks: PUBACKs of packets that were not open.
     """
@@ -31,6 +32,7 @@ class Verdict:
     unacked: int = 0
     stray_acks: int = 0
     digested: int = 0
+    letters_unexplained: int = 0
     duplicates: int = 0
     explained_by_forward: int = 0
     explained_by_cut: int = 0
@@ -73,6 +75,13 @@ def judge(
             if len(verdict.examples) < EXAMPLES:
                 verdict.examples.append(f"{key[0]} {key[1][:120]!r}: not in {', '.join(lost)}")
     verdict.digested = min(missing_letters, found.digested)
+    for letter in found.letters:
+        origin = sent.get(letter)
+        good = origin is not None and not origin.rejects
+        if origin is None or (good and origin.kind != FLOOD and letter not in doubtful):
+            verdict.letters_unexplained += 1
+            if len(verdict.examples) < EXAMPLES:
+                verdict.examples.append(f"a dead letter without a reason: {letter}"[:300])
     _count_duplicates(verdict, sent, forwarded, found, cut)
     return verdict
 

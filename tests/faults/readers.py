@@ -74,6 +74,12 @@ class KafkaReader:
         }
 
     def values(self) -> Iterator[bytes]:
+        for _, value in self.records():
+            assert value is not None
+            yield value
+
+    def records(self) -> Iterator[tuple[bytes | None, bytes | None]]:
+        """(key, value), in order per partition."""
         wanted = {
             partition: (self._from.get(partition, 0), end)
             for partition, end in self._ends().items()
@@ -88,7 +94,7 @@ class KafkaReader:
                 assert message.error() is None, message.error()
                 if message.offset() < wanted[message.partition()][1]:
                     left -= 1
-                    yield message.value()
+                    yield message.key(), message.value()
 
     def close(self) -> None:
         self._consumer.close()

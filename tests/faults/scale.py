@@ -1,13 +1,16 @@
-"""`python -m tests.faults.scale overload|soak|fleet`: what takes longer than a row of the matrix.
+"""`python -m tests.faults.scale overload|soak|flap|fleet`: what takes longer than a row of the matrix.
 
 overload: InfluxDB takes a fraction of what comes; memory, backlog and acknowledgement times are sampled and
-plotted. soak: half load; the slopes of memory, descriptors, threads and tasks must be zero within noise.
+plotted. soak: half load; the slopes of memory, descriptors, threads, tasks and files must be zero within noise.
+flap: a soak in which InfluxDB and Kafka go and come back all the time, the lake kept beside them.
 fleet: many real TLS connections carry many more devices; then the broker restarts and all come back.
 The last line is one JSON object.
 """
 
 import argparse
+import contextlib
 import json
+import os
 import sys
 import tempfile
 import threading
@@ -22,6 +25,9 @@ from tests.faults.rows import OVERLOAD, SLOW, Row
 from tests.faults.site import Field, Site
 
 PER_PROCESS = ("memory", "memory_supervisor", "descriptors", "threads")
+ON_DISK = ("disk", "files")
+"""Bytes and files below data_dir, but for what keeps readings and bad messages on purpose."""
+KEPT_ON_PURPOSE = {"lake", "dead-letter"}
 GAUGES = (
     "tasks",
     "ledger_bytes",
@@ -34,8 +40,25 @@ SLOWER = {"chunk_rows": 200, "in_flight": 1}
 """With two shards InfluxDB takes 200 readings a second: a fifth of the load of `make overload-test`."""
 KEPT_SHORT = {"settings": {"alerts": {"history": 50}}}
 """The book of alerts reaches its bound within the first minutes: what it keeps is no growth of a soak."""
-NOISE = {"memory": 16e6, "descriptors": 4.0, "threads": 4.0, "tasks": 8.0}
+NOISE = {
+    "memory": 16e6,
+    "descriptors": 4.0,
+    "threads": 4.0,
+    "tasks": 8.0,
+    "disk": 2e6,
+    "files": 8.0,
+}
 """Largest growth over a soak that is noise: bytes, and counts, of all processes together."""
+FLAPPING = KEPT_SHORT | {
+    "influx": "2",
+    "proxied": True,
+    "settings": {
+        **KEPT_SHORT["settings"],
+        "sinks": {"lake": {"enabled": True, "segment_age": 5.0, "compact_every": 5.0}},
+    },
+}
+AWAY, BACK = 4.0, 11.0
+"""Seconds for which a sink is away, and then is there, in `flap`."""
 
 
 class Sampler:
@@ -43,7 +66,9 @@ class Sampler:
 
     def __init__(self, f: Field) -> None:
         self.times: list[float] = []
-        self.values: dict[str, list[float]] = {name: [] for name in (*PER_PROCESS, *GAUGES)}
+        self.values: dict[str, list[float]] = {
+            name: [] for name in (*PER_PROCESS, *ON_DISK, *GAUGES)
+        }
         self._field = f
         self._stop = threading.Event()
         self._begun = time.monotonic()
@@ -65,6 +90,7 @@ class Sampler:
                 "threads": sum(len(list(Path(f"/proc/{p}/task").iterdir())) for p in pids),
                 **{name: self._field.count(name) for name in GAUGES},
             }
+            now["disk"], now["files"] = _kept(self._field.data_dir)
             self.times.append(time.monotonic() - self._begun)
             for name, value in now.items():
                 self.values[name].append(float(value))
@@ -75,6 +101,18 @@ class Sampler:
         times, values = np.array(self.times[start:]), np.array(self.values[name][start:])
         slope = float(np.polyfit(times, values, 1)[0])
         return slope * float(times[-1] - times[0])
+
+
+def _kept(data_dir: Path) -> tuple[int, int]:
+    """(bytes, files); what goes while this looks counts nothing."""
+    sizes = []
+    for folder, folders, names in os.walk(data_dir):
+        if folder == str(data_dir):
+            folders[:] = sorted(set(folders) - KEPT_ON_PURPOSE)
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                sizes.append(os.stat(f"{folder}/{name}").st_size)
+    return sum(sizes), len(sizes)
 
 
 def _resident(pid: int) -> int:
@@ -124,33 +162,54 @@ def overload(seconds: float, rate: float, plot: Path) -> dict[str, Any]:
     return _run(row, act, rate=rate, options=options)
 
 
-def soak(seconds: float, rate: float) -> dict[str, Any]:
+def soak(seconds: float, rate: float, *, flapping: bool = False) -> dict[str, Any]:
     """Steady load; what grows is reported, and fails where it is more than noise."""
-    row = Row("soak", "", lambda f: None)
+    row = Row("flap" if flapping else "soak", "", lambda f: None)
 
     def act(f: Field) -> dict[str, Any]:
         sampler = Sampler(f)
-        f.run_for(seconds)
+        flaps = _flap(f, seconds) if flapping else f.run_for(seconds) or 0
         sampler.stop()
         growth = {name: sampler.growth(name) for name in NOISE}
         parent = sampler.growth("memory_supervisor")
         return {
             "seconds": seconds,
             "samples": len(sampler.times),
+            "flaps": flaps,
             **{f"{name}_growth": round(value, 1) for name, value in growth.items()},
             "memory_growth_of_the_supervisor": round(parent, 1),
             "memory_mib": [
                 round(v / 2**20)
                 for v in sampler.values["memory"][:: max(1, len(sampler.times) // 12)]
             ],
-            "threads": [
-                int(v) for v in sampler.values["threads"][:: max(1, len(sampler.times) // 12)]
-            ],
+            **{
+                name: [int(v) for v in sampler.values[name][:: max(1, len(sampler.times) // 12)]]
+                for name in ("descriptors", "threads", "tasks", *ON_DISK)
+            },
             "ack_seconds_p99": round(f.latency(), 2),
             "problems": [name for name, value in growth.items() if value > NOISE[name]],
         }
 
-    return _run(row, act, rate=rate, options=KEPT_SHORT)
+    return _run(row, act, rate=rate, options=FLAPPING if flapping else KEPT_SHORT)
+
+
+def _flap(f: Field, seconds: float) -> int:
+    """InfluxDB and Kafka go by turns for so long; how often. Both are back when it ends."""
+    until, flaps = time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        f.site.stand_in.stop()
+        f.run_for(AWAY)
+        f.site.stand_in.start()
+        f.run_for(BACK - AWAY)
+        with f.kafka_cut():
+            f.site.kafka_proxy.away = True
+            f.site.kafka_proxy.cut()
+            f.run_for(AWAY)
+            f.site.kafka_proxy.away = False
+        f.run_for(BACK - AWAY)
+        flaps += 2
+    f.recovered()
+    return flaps
 
 
 def fleet(seconds: float, connections: int, devices: int, rate: float) -> dict[str, Any]:
@@ -255,7 +314,7 @@ def _plot(sampler: Sampler, path: Path, seconds: float) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.scale")
-    parser.add_argument("what", choices=["overload", "soak", "fleet"])
+    parser.add_argument("what", choices=["overload", "soak", "flap", "fleet"])
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--rate", type=float, default=800.0, help="messages a second")
     parser.add_argument("--connections", type=int, default=5_000)
@@ -264,8 +323,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.what == "overload":
         report = overload(given.seconds, given.rate, given.plot)
-    elif given.what == "soak":
-        report = soak(given.seconds, given.rate)
+    elif given.what in ("soak", "flap"):
+        report = soak(given.seconds, given.rate, flapping=given.what == "flap")
     else:
         report = fleet(given.seconds, given.connections, given.devices, given.rate)
     for name, value in report.items():

@@ -27,6 +27,15 @@ from confluent_kafka.admin import (
     ConfigResource,
     NewTopic,
 )
+from tests.faults.alerts import (
+    ALARMS,
+    Arrived,
+    OutboxWatch,
+    influx_points,
+    judge_alerts,
+    lake_steps,
+    refused_in,
+)
 from tests.faults.check import FLOOD, Verdict, judge
 from tests.faults.kafka_proxy import KafkaProxy
 from tests.faults.load import Load
@@ -163,7 +172,7 @@ class Field:
     CA file of its own, which the row may replace. proxied: Kafka is reached by way of the proxy.
     network: between gateway and proxy there are packets that can be dropped ("whole"), or delayed and
     lost at random ("lossy"); "": there are none. switched: `switch` works. own_kernels: a kernel cache of its own, which the row may damage.
-    connections: of the load. receive_maximum: of each of the gateway's connections. bug: the seeded one.
+    alerts: they are followed from outboxes to targets. connections: of the load. receive_maximum: of each of the gateway's connections. bug: the seeded one.
     """
 
     def __init__(
@@ -179,6 +188,7 @@ class Field:
         switched: bool = False,
         own_kernels: bool = False,
         network: str = "",
+        alerts: bool = False,
         connections: int = 2,
         receive_maximum: int = 65_535,
         settings: dict[str, Any] | None = None,
@@ -214,6 +224,8 @@ class Field:
         self._database = f"row_{name.replace('-', '_')}"
         self._kafka = KafkaReader(site.kafka.bootstrap, topic)
         self._letters = KafkaReader(site.kafka.bootstrap, TOPICS["deadletter_topic"])
+        self._alerts = KafkaReader(site.kafka.bootstrap, TOPICS["alerts_topic"])
+        self._alert_states = KafkaReader(site.kafka.bootstrap, TOPICS["alerts_state_topic"])
         self._cuts: list[tuple[float, float]] = []
         self._sent_again: set[Reading] = set()
         self.clock_wrong: list[tuple[float, float]] = []
@@ -234,7 +246,13 @@ class Field:
             self._environment["GREENLANG_IOT_KERNEL_CACHE"] = str(self._kernels)
         self.registry = self.folder / "fleet.json"
         shutil.copy(site.registry, self.registry)
+        if alerts:
+            document = json.loads(self.registry.read_text())
+            first = document["devices"][0]
+            document["devices"] += [first | {"id": name} for name in ALARMS]
+            self.registry.write_text(json.dumps(document))
         self.gateway = self._start()
+        self.outboxes = OutboxWatch(self.data_dir) if alerts else None
         self._watching = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -670,6 +688,27 @@ class Field:
             verdict.examples.append(f"never acked, forwarded {times} times: {key}")
         return verdict
 
+    def alerts_settled(self, timeout: float) -> None:
+        """Until every target has every alert."""
+        if self.outboxes is not None:
+            self.gateway.wait(self.outboxes.delivered, timeout, "alerts delivered")
+
+    def alert_problems(self) -> list[str]:
+        """What is wrong with the alerts, one sentence each; the gateway has ended."""
+        if self.outboxes is None or self.load is None:
+            return []
+        self.outboxes.stop()
+        states = {(key or b"").decode(): value for key, value in self._alert_states.records()}
+        arrived = Arrived([json.loads(value) for value in self._alerts.values()], states)
+        if self._influx == "2":
+            arrived.influx = influx_points(self.site.stand_in.points())
+        if self.settings["sinks"]["lake"]["enabled"]:
+            arrived.lake = lake_steps(self.data_dir / "lake")
+        arrived.refused = refused_in(self.gateway.log.read_text())
+        doubtful = {key for begun, ended in self.clock_wrong for key in self._open_in(begun, ended)}
+        acked = self.proxy.record.acked.keys() - doubtful
+        return judge_alerts(self.outboxes.durable, self.load.sent, acked, arrived)
+
     def _influx_identities(self) -> Iterator[Identity]:
         if self._influx == "2":
             yield from self.site.stand_in.identities()
@@ -710,6 +749,10 @@ class Field:
                 self.network.close()
             self._kafka.close()
             self._letters.close()
+            self._alerts.close()
+            self._alert_states.close()
+            if self.outboxes is not None:
+                self.outboxes.stop()
             if self._disk:
                 _run("umount", "-l", str(self.data_dir))
             if self._influx == "1":

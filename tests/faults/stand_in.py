@@ -60,8 +60,12 @@ class StandIn:
     def start(self) -> None:
         self._call(self._server.start())
 
+    def points(self) -> list[dict[str, Any]]:
+        """Every point of every measurement: measurement, tags, fields, time."""
+        return self._server.points()
+
     def identities(self) -> Iterator[Identity]:
-        for point in self._server.points():
+        for point in self.points():
             if point["measurement"] == "telemetry":
                 yield from identities(point["tags"]["device"], point["fields"], point["time"])
 

@@ -22,7 +22,7 @@ from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime.folders import lake_folder, outbox_folder
 from greenlang_iot.settings.model import NotifierSettings, Settings
 from greenlang_iot.sinks.alert_store import AlertStore, Published
-from greenlang_iot.sinks.endings import end
+from greenlang_iot.sinks.endings import end, to_its_end
 from greenlang_iot.sinks.outbox import OutboxReader
 from greenlang_iot.spool.log import SpoolFull
 
@@ -163,6 +163,7 @@ class Courier:
         self._records: deque[tuple[int, int]] = deque()  # (transitions given, journal's record)
         self._ticked = self._looked = self._released = float("-inf")
         self._failing = False
+        self._taken: OutboxReader | None = None  # the book has what it gave, if not its journal yet
         self._one_at_a_time = asyncio.Lock()
         self._control: ControlPlane | None = None
 
@@ -173,7 +174,6 @@ class Courier:
         self._count()
         tasks = [asyncio.ensure_future(target.run()) for target in self._targets]
         try:
-            await self._adopt()
             while True:
                 found = await self._move()
                 if self._control is not None:
@@ -186,7 +186,10 @@ class Courier:
             stop_listening()
             await end(tasks)
             for close in self._closers:
-                await close()
+                try:
+                    await close()
+                except OSError as error:  # what is not delivered comes again
+                    log.error("a target of alerts was not closed in order", why=str(error))
 
     async def drain(self) -> None:
         """Called when the shards have ended: deliver what is left, within DRAIN_TIMEOUT."""
@@ -226,18 +229,23 @@ class Courier:
             await self._store.take([])
         found = False
         room = all(len(t.waiting) < MAX_BEHIND for t in self._targets if not t.most)
-        for reader in self._outboxes() if room else ():
-            again = reader.undelivered  # it is in the book, if not in its journal yet
-            items = [] if again else reader.poll()
-            found = found or bool(items)
-            for item in items:
+        for reader in await self._outboxes() if room else ():
+            if not reader.given and reader.grown():
+                await to_its_end(reader.poll)
+            found = found or bool(reader.given)
+            for item in reader.given:
                 if item["state"] == "resolved":
                     for other in self._readers.values():
                         if other is not reader:
                             other.forget(item["alert_id"])
-            if items or again:
-                await self._store.take(items)
-            reader.delivered()
+            if reader is self._taken:
+                await self._store.take([])  # the rest of it into the journal
+            elif reader.given:
+                self._taken = reader
+                await self._store.take(reader.given)
+            if reader.given or reader.forgotten:
+                await to_its_end(reader.delivered)
+            self._taken = None
         return found
 
     async def _release(self, *, at_once: bool = False) -> None:
@@ -273,19 +281,20 @@ class Courier:
         for severity in SEVERITIES:
             self._counters.set(cell("alerts_open", severity=severity), is_open[severity])
 
-    def _outboxes(self) -> list[OutboxReader]:
+    async def _outboxes(self) -> list[OutboxReader]:
+        """Of all shards, new ones now and then. OSError, SpoolFull."""
         if time.monotonic() - self._looked >= TICK_EVERY:
-            self._looked = time.monotonic()
             for folder in sorted(outbox_folder(self._settings).glob("*")):
                 if folder.name not in self._readers:
-                    self._readers[folder.name] = OutboxReader(folder)
+                    await self._adopt(reader := OutboxReader(folder))
+                    self._readers[folder.name] = reader
+            self._looked = time.monotonic()
         return list(self._readers.values())
 
-    async def _adopt(self) -> None:
-        """Alerts that the outboxes know and the book does not: it is new, or was lost."""
+    async def _adopt(self, reader: OutboxReader) -> None:
+        """Alerts that the outbox knows and the book does not: it is new, or was lost."""
         known = self._store.book.alerts
-        for reader in self._outboxes():
-            await self._store.take([t for t in reader.known if t["alert_id"] not in known])
+        await self._store.take([t for t in reader.known if t["alert_id"] not in known])
 
     # ---- targets ------------------------------------------------------------------------------------
 

@@ -166,7 +166,7 @@ class Gateway:
                 failed = [t.exception() for t in tasks if t.done() and not t.cancelled()]
                 await end([*tasks, stopping])
                 await admin.stop()
-                await store.close()
+                await _close_book(store)
         for error in failed:
             if error is not None:
                 raise error
@@ -297,7 +297,8 @@ class Gateway:
         while True:
             await asyncio.sleep(settings.compact_every)
             try:
-                await asyncio.to_thread(lake.compact, time.time_ns())
+                shards = self.settings.runtime.shards
+                await asyncio.to_thread(lake.compact, time.time_ns(), shards)
             except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
                 log.error("the lake was not compacted; its log keeps the data", why=str(error))
 
@@ -308,6 +309,14 @@ def _alert_store(settings: Settings, rules: RuleSet) -> AlertStore:
         return AlertStore(folder, settings.alerts, rules)
     except (OSError, LogInUse, FormatError) as error:
         raise GatewayError(f"The book of alerts in {folder} cannot be opened: {error}.") from error
+
+
+async def _close_book(store: AlertStore) -> None:
+    """What is not in its journal was confirmed to nobody, and is in the outboxes still."""
+    try:
+        await store.close()
+    except OSError as error:
+        log.error("the disk failed the book of alerts in the drain", why=str(error))
 
 
 class _InstanceLock:

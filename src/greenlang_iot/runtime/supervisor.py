@@ -50,6 +50,8 @@ class _Child:
         self.restarts: deque[float] = deque()
         self.due = 0.0
         """When it is started again; 0: it runs."""
+        self.waits = False
+        """Starting it failed, and was said."""
         self.total_restarts = 0
         self.failed = False
         self.killed = False
@@ -228,9 +230,25 @@ class Supervisor:
         self._start_again(child, now)
 
     def _start_again(self, child: _Child, now: float) -> None:
-        if now >= child.due:
-            child.due = 0.0
+        if now < child.due:
+            return
+        try:
             self._spawn(child)
+        except (
+            OSError,
+            EOFError,
+        ) as error:  # no descriptor or no memory is left here, or no fork server
+            if not child.waits:
+                log.error(
+                    "a shard cannot be started; it is tried again",
+                    shard=child.spec.index,
+                    why=str(error) or repr(error),
+                )
+            child.waits = True
+            child.due = now + LONGEST_PAUSE
+        else:
+            child.waits = False
+            child.due = 0.0
 
 
 def install_signals(

@@ -23,7 +23,7 @@ from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
 from greenlang_iot.alerts.silences import Silence
 from greenlang_iot.settings.model import AlertSettings
 from greenlang_iot.spool.files import OS_FILES, Files, replace_durably
-from greenlang_iot.spool.log import SegmentLog, SpoolFull
+from greenlang_iot.spool.log import SegmentLog
 
 SNAPSHOT: Final = "book.json"
 JOURNAL: Final = "journal"
@@ -87,16 +87,19 @@ class AlertStore:
     async def take(self, transitions: Sequence[Document]) -> None:
         """What shards said, and what time did. Durable when it returns.
 
-        SpoolFull: all of it is in the book, and in the journal after a later call that returns.
+        SpoolFull, or cancelled: all of it comes into the book, and is in the journal after a later call
+        that returns.
         """
-        full: SpoolFull | None = None
-        for first in range(0, max(len(transitions), 1), AT_ONCE):
-            try:
-                await self._do(partial(self._taken, transitions[first : first + AT_ONCE]))
-            except SpoolFull as error:
-                full = error
-        if full is not None:
-            raise full
+        steps = [  # each waits for the one before; what is called later waits for all of them
+            asyncio.ensure_future(
+                self._commit(partial(self._taken, transitions[first : first + AT_ONCE]))
+            )
+            for first in range(0, max(len(transitions), 1), AT_ONCE)
+        ]
+        ended = await asyncio.shield(asyncio.gather(*steps, return_exceptions=True))
+        for error in ended:
+            if isinstance(error, BaseException):
+                raise error
 
     def _taken(self, transitions: Sequence[Document], now: int) -> list[Entry]:
         return self.book.take(transitions, now) + self.book.tick(now)

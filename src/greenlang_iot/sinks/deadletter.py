@@ -4,10 +4,12 @@
 2. Its bounds are a rate per device and bytes in all. Beyond them a digest takes its place: a count
    and a SHA-256 chain per reason, as durable as a dead letter, and counted in `digested`.
 3. After a failed write or sync what was not durable is written again, to a new file, so that a dead
-   letter may be there twice and the last line of a file may be torn; it is never lost.
+   letter may be there twice and the last line of a file may be torn; it is never lost. A new file with
+   which that fails is removed: a disk that fails for hours is not filled by what was tried.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import math
 import threading
@@ -251,7 +253,7 @@ class _FileTarget:
                 if batch:
                     self._write([line for _, line in batch])
             except OSError as error:
-                self._leave_file()
+                self._give_up_file()
                 self.failures += 1
                 log.error("dead letters are not durable yet", error=str(error))
                 raise
@@ -267,13 +269,13 @@ class _FileTarget:
         fresh = self._fd is None
         if self._fd is None:
             self._path = self._folder / f"dead-letters-{self._next_file:012d}.jsonl"
-            self._next_file += 1
             self._fd = self._files.create(self._path)
             self._file_size = 0
         self._files.write(self._fd, lines)
         self._files.sync(self._fd)
         if fresh:
             self._files.sync_folder(self._folder)
+            self._next_file += 1
         self._file_size += sum(map(len, lines))
 
     def _measure(self) -> int:
@@ -285,6 +287,15 @@ class _FileTarget:
             return self._files.size(path)
         except FileNotFoundError:
             return 0
+
+    def _give_up_file(self) -> None:
+        """What was written last is not durable: the next try is in a new file."""
+        tried = self._fd is not None and not self._file_size
+        self._leave_file()
+        with contextlib.suppress(OSError):
+            if tried:
+                self._files.unlink(self._path)
+            self._stored = self._measure()  # a torn end takes room, too
 
     def _leave_file(self) -> None:
         if self._fd is not None:

@@ -1,7 +1,7 @@
-"""Ending tasks for sure."""
+"""Ending tasks for sure, and not ending what must not be left half done."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -20,3 +20,17 @@ async def end(tasks: Iterable[asyncio.Future[Any]], every: float = 0.5) -> None:
         for task in done:
             if not task.cancelled():
                 task.exception()
+
+
+async def to_its_end(call: Callable[[], object]) -> None:
+    """Run what blocks in a thread. A cancellation waits for its end, so that nothing runs beside it;
+    a second one does not. Raises what it raises."""
+    running = asyncio.ensure_future(asyncio.to_thread(call))
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        if not running.done():
+            await asyncio.wait({running})
+        if not running.cancelled():
+            running.exception()  # looked at: nobody else will
+        raise

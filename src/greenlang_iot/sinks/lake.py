@@ -215,18 +215,29 @@ class Lake:
                 max_bytes=self._settings.max_bytes,
                 fsync_every=self._settings.fsync_every,
             )
-        self._logs[name].append(body, rows)
-        self._logs[name].flush()
+        written = self._logs[name]
+        if written.pending_bytes:  # tried before, when the disk failed: it must not pile up
+            written.flush()
+        written.append(body, rows)
+        written.flush()
 
-    def compact(self, now_ns: int) -> Compaction:
-        """Sealed segments to Parquet, small files to larger ones, old files away. OSError."""
+    def compact(self, now_ns: int, shards: int | None = None) -> Compaction:
+        """Sealed segments to Parquet, small files to larger ones, old files away. OSError.
+
+        shards: how many there are; logs of others have no writer and are compacted to their end. None:
+        any shard may be there.
+        """
         for name in (READINGS, *OTHERS):
             OS_FILES.make_folder(self._folder / name)
         self._remove_obsolete()
         rows = 0
         for log_folder in reading_logs(self._folder):
             shard = log_folder.parent.name
-            rows += compact_log(log_folder, self._folder / READINGS, shard, SCHEMA, reading_rows)
+            number = shard.removeprefix("shard-")
+            retired = shards is not None and number.isdecimal() and int(number) >= shards
+            rows += compact_log(
+                log_folder, self._folder / READINGS, shard, SCHEMA, reading_rows, whole=retired
+            )
         self._put_damaged_aside(READINGS, "ts")
         merged = merge(self._folder / READINGS, SCHEMA)
         for name, (schema, to_table, time) in OTHERS.items():

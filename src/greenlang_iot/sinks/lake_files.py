@@ -7,13 +7,14 @@ segment makes the same file again after a crash, and a file whose range lies wit
 1. A Parquet file is synced, renamed into place and the folder synced before its sources go.
 2. Sources go later than that: segments at once, merged files at the next but one compaction, so that
    a query that listed them can still read them.
-3. The newest segment of a log is never touched: a shard may be writing it.
+3. The newest segment of a log is never touched, for a shard may be writing it; but of a log that no shard
+   writes any more.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby, zip_longest
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,7 +28,6 @@ from greenlang_iot.spool.reader import (
     list_segments,
     read_header,
     read_segment,
-    unlink_before,
 )
 
 SMALL_BYTES = 32 << 20
@@ -89,25 +89,45 @@ def segment_rows(segment: Segment, to_table: ToTable) -> Iterator[pa.Table]:
 
 
 def compact_log(
-    log_folder: Path, target: Path, shard: str, schema: pa.Schema, to_table: ToTable
+    log_folder: Path,
+    target: Path,
+    shard: str,
+    schema: pa.Schema,
+    to_table: ToTable,
+    *,
+    whole: bool = False,
 ) -> int:
-    """Every sealed segment to a Parquet file in `target`; returns the rows written."""
+    """Every sealed segment to a Parquet file in `target`; returns the rows written.
+
+    whole: nobody writes the log any more, so its newest segment is sealed, too.
+    """
     segments = list_segments(log_folder)
     rows = 0
-    for segment, following in pairwise(segments):
+    for segment, following in zip_longest(segments, segments[1:]):
+        if following is None and not whole:
+            break
         try:
             log_id = f"{read_header(segment).log:016x}"
+            last = _newest_number(segment) if following is None else following.first - 1
         except DamagedHeader:
             log.error("lake segment damaged: none of it can be read", segment=str(segment.path))
             OS_FILES.rename(segment.path, segment.path.with_suffix(".damaged"))
             continue
-        last = following.first - 1
         file = parquet_path(target, shard, log_id, segment.first, last)
         live, _ = list_parquet(target)
         if not any(other.holds(file) for other in live):
             rows += _write(file.path, schema, segment_rows(segment, to_table))
-        unlink_before(log_folder, following.first)
+        OS_FILES.unlink(segment.path)
+        OS_FILES.sync_folder(log_folder)
     return rows
+
+
+def _newest_number(segment: Segment) -> int:
+    """Of the records that can be read, or of the damaged ones after them. DamagedHeader."""
+    items = read_segment(segment)
+    return max(
+        (i.last if isinstance(i, Damage) else i.number for i in items), default=segment.first
+    )
 
 
 def merge(folder: Path, schema: pa.Schema) -> int:

@@ -7,6 +7,8 @@ acknowledged, and the parent, which delivers them.
 3. Only then are segments unlinked, so `open.json` and the log together always know every alert.
    What was delivered after the newest `open.json` is delivered again: once per transition id after
    dedupe.
+4. The parent syncs what it reads, and a sync of its own may succeed where the shard's failed and lost the
+   record: a writer numbers on from the parent's position, lest its records be taken for delivered ones.
 """
 
 import json
@@ -42,6 +44,7 @@ class Outbox:
             segment_bytes=min(SEGMENT_BYTES, max(65_536, max_bytes // 4)),
             max_bytes=max_bytes,
             fsync_every=fsync_every,
+            after=_read_state(folder, files)[0] - 1,
             files=files,
         )
 
@@ -66,8 +69,8 @@ class Outbox:
 class OutboxReader:
     """The parent's side: at most one per folder.
 
-    poll → deliver → `delivered()`. What `poll` returned before a restart and was not delivered
-    comes again.
+    poll → deliver `given` → `delivered()`. What was given before a restart and was not delivered
+    comes again. Blocking: poll and delivered sync; one thread at a time.
     """
 
     def __init__(self, folder: Path, *, files: Files = OS_FILES) -> None:
@@ -77,18 +80,19 @@ class OutboxReader:
         self._files = files
         position, self._open = _read_state(folder, files)
         self._reader = SegmentReader(folder, position, files=files)
-        self._given: list[dict[str, Any]] = []
-        self._forgotten = False
+        self.given: list[dict[str, Any]] = []
+        """What `poll` found since the last `delivered()`, in order."""
+        self.forgotten = False
+        """Something was forgotten since the last `delivered()`."""
 
     @property
     def known(self) -> list[dict[str, Any]]:
         """The last transition of every alert that was not resolved at the durable position."""
         return list(self._open.values())
 
-    @property
-    def undelivered(self) -> bool:
-        """Whether `poll` returned something since the last `delivered()`."""
-        return bool(self._given)
+    def grown(self) -> bool:
+        """Whether `poll` may find something; unlike it this does not wait for the disk. OSError."""
+        return self._reader.grown()
 
     def poll(self, records: int = 1000) -> list[dict[str, Any]]:
         """The next durable transitions (`Transition.as_dict()`), in order. OSError."""
@@ -98,27 +102,27 @@ class OutboxReader:
                 self.lost += item.last - item.first + 1
             else:
                 found += json.loads(item.body)
-        self._given += found
+        self.given += found
         return found
 
     def forget(self, alert_id: str) -> None:
         """The alert was resolved by another shard, to which its device had moved."""
         if self._open.pop(alert_id, None) is not None:
-            self._forgotten = True
+            self.forgotten = True
 
     def delivered(self) -> None:
         """Everything that `poll` returned is delivered: remember it durably, unlink segments."""
-        if not self._given and not self._forgotten:
+        if not self.given and not self.forgotten:
             return
-        _apply(self._open, self._given)
+        _apply(self._open, self.given)
         state = {
             "version": 1,
             "position": self._reader.position,
             "open": list(self._open.values()),
         }
         replace_durably(self._files, self._folder / STATE, json.dumps(state).encode())
-        self._given = []
-        self._forgotten = False
+        self.given = []
+        self.forgotten = False
         unlink_before(self._folder, self._reader.position, self._files)
 
 

@@ -216,9 +216,9 @@ class Runner:
             await end([live])
 
     async def _live(self) -> None:
-        if self._spool is not None and self.backlog:
+        if self.backlog:
             self._spooling = True
-            self._spool_rows += await asyncio.to_thread(self._spool.waiting_rows)
+            await self._count_backlog()
         await self._connect()
         while not self._closing:
             if self._spooling and not self._sending:
@@ -226,6 +226,18 @@ class Runner:
             self._pump()
             await self._changed.wait()
             self._changed.clear()
+
+    async def _count_backlog(self) -> None:
+        """Rows that an earlier process spooled. What cannot be counted cannot be replayed either."""
+        assert self._spool is not None
+        last = self._spool.last  # what is spooled from now on is counted then
+        while not self._closing:
+            try:
+                self._spool_rows += await asyncio.to_thread(self._spool.waiting_rows, last)
+                return
+            except OSError as error:
+                self._say_unreadable(error)
+            await asyncio.sleep(READ_AGAIN)
 
     async def close(self) -> None:
         """Stop sending; what is unsettled stays unacknowledged and comes again."""
@@ -508,14 +520,17 @@ class Runner:
         try:
             record = next(records, None)
         except OSError as error:
-            if not self._unreadable:
-                log.error(
-                    "the spool cannot be read; it is tried again", sink=self.name, why=str(error)
-                )
-            self._unreadable = True
+            self._say_unreadable(error)
             return None
         self._unreadable = False
         return record
+
+    def _say_unreadable(self, error: OSError) -> None:
+        """Once, until it can be read."""
+        if not self._unreadable:
+            why = "the spool cannot be read; it is tried again"
+            log.error(why, sink=self.name, why=str(error))
+        self._unreadable = True
 
     async def _deliver_unsynced(self) -> bool:
         """Deliver what waits for the disk, in order (rule 6); False when the runner closes before."""

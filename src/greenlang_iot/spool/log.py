@@ -39,6 +39,7 @@ class SegmentLog:
     segment_age: seconds after which a new segment begins (0: no limit).
     max_age: seconds after which records are dropped, counted in `expired` (0: kept until released).
     max_pending: bound in bytes on what waits in memory while the disk is slow or fails.
+    after: numbers up to this one are taken, whatever is on disk: somebody has read them.
     Raises LogInUse, FormatError and OSError when it is opened.
     """
 
@@ -52,6 +53,7 @@ class SegmentLog:
         segment_age: float = 0.0,
         max_age: float = 0.0,
         max_pending: int = 1 << 26,
+        after: int = 0,
         files: Files = OS_FILES,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -75,6 +77,7 @@ class SegmentLog:
             files=files,
             clock_ns=clock_ns,
         )
+        self._store.last = max(self._store.last, after)
         self._pending: list[Unwritten] = []
         self._appended_bytes = 0  # written by `append` only
         self._committed_bytes = 0  # written under the lock only
@@ -184,12 +187,12 @@ class SegmentLog:
                 self.last_error = error
                 raise
 
-    def waiting_rows(self) -> int:
-        """Rows in the records on disk that are not released; blocking, by their headers only."""
+    def waiting_rows(self, last: int) -> int:
+        """Rows in the records up to `last` that are not released; blocking, by their headers only. OSError."""
         return sum(
             rows
             for number, rows in row_counts(self.folder, self._files)
-            if self.released < number <= self._store.last
+            if self.released < number <= last
         )
 
     def _commit_pending(self) -> None:

@@ -112,6 +112,16 @@ class SegmentReader:
         self._offset = 0  # in the segment, where record number `_expected` begins
         self._expected = 0
 
+    def grown(self) -> bool:
+        """Whether `poll` may find something, by names and sizes alone: it syncs nothing. OSError."""
+        segments = list_segments(self._folder, self._files)
+        if not segments or segments[-1] != self._segment:
+            return bool(segments)
+        try:
+            return self._files.size(self._segment.path) > self._offset
+        except FileNotFoundError:
+            return True
+
     def poll(self, records: int = 1000, nbytes: int = 8 << 20) -> list[Record | Damage]:
         """The next records in order; stops after about so many. Empty: nothing new. OSError."""
         segments = list_segments(self._folder, self._files)

@@ -1,7 +1,8 @@
 """Plants one bug, named by FAULTS_SEEDED_BUG, when its module is imported. See `__init__.py`.
 
 FAULTS_SWITCHES names a folder with which a row reaches into the processes for faults that this machine
-cannot have made otherwise: `disk` holds an errno and the calls that fail with it, `clock` the seconds
+cannot have made otherwise: `disk` holds an errno and the calls that fail with it, or "slow", the seconds that
+calls take at most, and those calls; `clock` the seconds
 that the wall clock is wrong by, `memory` the pid of a process that leaks until it can have no more. A file
 that is not there is no fault.
 """
@@ -12,6 +13,7 @@ import errno
 import importlib.abc
 import importlib.machinery
 import os
+import random
 import resource
 import sys
 import time
@@ -271,6 +273,60 @@ def rates_drop(module: Any) -> None:
     module.Decoder.decode = bug
 
 
+def alerts_skipped(module: Any) -> None:
+    """Every fifth transition is kept from one target."""
+    genuine = module._Target.add
+
+    def bug(self: Any, items: list[Any]) -> None:
+        self.bug = getattr(self, "bug", 0)
+        kept = [item for n, item in enumerate(items, self.bug) if n % 5 != 4]
+        self.bug += len(items)
+        self.done += len(items) - len(kept)
+        if kept:
+            genuine(self, kept)
+
+    module._Target.add = bug
+
+
+def alerts_lie(module: Any) -> None:
+    """A transition counts as durable before it is written, and it is written late."""
+
+    async def bug(self: Any, number: int) -> None:
+        self._log._group._every = 5.0
+
+    module.Outbox.durable = bug
+
+
+def alerts_stay(module: Any) -> None:
+    """Every third alert is not resolved."""
+    genuine = module.OutboxPort.submit
+    seen = 0
+
+    def bug(self: Any, transitions: list[Any], ticket: int) -> None:
+        nonlocal seen
+        seen += 1
+        over = [t for t in transitions if t.state == "resolved"]
+        kept = [t for t in transitions if not (seen % 3 == 0 and t in over)]
+        if kept:
+            genuine(self, kept, ticket)
+        elif ticket:
+            self._settler.add(0, ticket)
+
+    module.OutboxPort.submit = bug
+
+
+def alerts_backwards(module: Any) -> None:
+    """What is polled together goes out in the wrong order."""
+    genuine = module.OutboxReader.poll
+
+    def bug(self: Any, records: int = 1000) -> list[Any]:
+        found: list[Any] = genuine(self, records)
+        self.given.reverse()
+        return found
+
+    module.OutboxReader.poll = bug
+
+
 BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "acks_first": ("greenlang_iot.pipeline", acks_first),
     "forgets_chunks": ("greenlang_iot.sinks.runner", forgets_chunks),
@@ -293,6 +349,10 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "best_effort_waits": ("greenlang_iot.pipeline", best_effort_waits),
     "kernels_unchecked": ("greenlang_iot.model.kernel_cache", kernels_unchecked),
     "rates_drop": ("greenlang_iot.decode.decoder", rates_drop),
+    "alerts_skipped": ("greenlang_iot.runtime.courier", alerts_skipped),
+    "alerts_lie": ("greenlang_iot.sinks.outbox", alerts_lie),
+    "alerts_stay": ("greenlang_iot.runtime.durable", alerts_stay),
+    "alerts_backwards": ("greenlang_iot.sinks.outbox", alerts_backwards),
     "no_adoption": ("greenlang_iot.runtime.sinks", no_adoption),
 }
 
@@ -331,7 +391,9 @@ def _failing_disk(folder: str) -> Callable[[Any], None]:
         def wrapped(name: str, genuine: Callable[..., Any]) -> Callable[..., Any]:
             def call(self: Any, *arguments: Any) -> Any:
                 code, *calls = _switch(folder, "disk").split() or [""]
-                if name in calls:
+                if code == "slow" and name in calls[1:]:
+                    time.sleep(random.random() ** 3 * float(calls[0]))  # most of them not for long
+                elif name in calls:
                     raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
                 return genuine(self, *arguments)
 

@@ -183,6 +183,28 @@ async def test_a_failing_disk_settles_nothing_and_loses_nothing() -> None:
     assert {f.device for f in read_dead_letters(folder, files=disk)} == {"d1", "d2"}
 
 
+@pytest.mark.parametrize("failing", [{"sync"}, {"write"}, {"sync_folder"}, {"sync", "unlink"}])
+async def test_a_disk_that_fails_for_long_is_not_filled_by_what_was_tried(
+    failing: set[str],
+) -> None:
+    disk, folder = SimulatedDisk(), Path("/letters")
+    writer = DeadLetterWriter(DeadLetterSettings(fsync_every=0.0), folder, files=disk)
+    await writer.durable(writer.submit([reject("d1")], 0))
+    number = writer.submit([reject("d2")], 0)
+    for calls in ({"sync"}, *[failing] * 10):  # from the second on it is a new file
+        disk.failing = calls
+        with pytest.raises(OSError, match="simulated failure"):
+            writer._target._commit()
+    assert len(disk.names(folder)) <= 2
+    disk.failing = set()
+    await writer.durable(number)
+    written = sum(disk.size(folder / name) for name in disk.names(folder))
+    assert writer.stats.nbytes == written
+    disk.power_loss()
+    assert {f.device for f in read_dead_letters(folder, files=disk)} == {"d1", "d2"}
+    await writer.close()
+
+
 class Topic:
     """Kafka's part: `answer(key)` says with which error a record is refused."""
 

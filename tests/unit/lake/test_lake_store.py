@@ -20,7 +20,8 @@ from greenlang_iot.sinks import lake_files
 from greenlang_iot.sinks.lake import ALERT_SCHEMA, Lake, LakeSender
 from greenlang_iot.sinks.lake_files import list_parquet
 from greenlang_iot.sinks.lake_query import LakeReader
-from greenlang_iot.spool.reader import list_segments
+from greenlang_iot.spool.files import OsFiles
+from greenlang_iot.spool.reader import list_segments, row_counts
 
 DAY = 86_400 * 10**9
 SETTINGS = LakeSettings(segment_bytes=65_536, fsync_every=0.0)
@@ -137,6 +138,31 @@ async def test_a_new_log_under_an_old_name_is_not_taken_for_the_old_one(tmp_path
     assert rows(tmp_path, COUNT) == [(6000, 6000, 0, 13_999)]
 
 
+async def test_what_a_shard_left_that_is_no_more_is_compacted_to_its_end_and_expires(
+    tmp_path: Path,
+) -> None:
+    await send(tmp_path / "shard-0", [body(0)])
+    await send(tmp_path / "shard-1", [body(n, 2000) for n in range(1000, 5000, 2000)])
+    left = list_segments(tmp_path / "shard-1" / "log")[-1].path
+    with left.open("ab") as torn:
+        torn.write(b"a write that was not finished")
+    before = rows(tmp_path, COUNT)
+    lake = Lake(tmp_path, SETTINGS)
+    lake.compact(DAY)
+    assert left.exists()  # somebody may write it
+    assert lake.compact(DAY, shards=1).rows == 2000
+    assert list_segments(tmp_path / "shard-1" / "log") == []
+    assert len(list_segments(tmp_path / "shard-0" / "log")) == 1
+    assert rows(tmp_path, COUNT) == before
+    assert lake.compact(DAY, shards=1).rows == 0
+    assert lake.compact(32 * DAY, shards=1).expired == 2
+    assert rows(tmp_path, COUNT) == [(100, 100, 0, 99)]
+    await send(tmp_path / "shard-1", [body(7000, 2000)])  # it is there again
+    assert rows(tmp_path, COUNT) == [(2100, 2100, 0, 8999)]
+    lake.compact(DAY, shards=1)
+    assert rows(tmp_path, COUNT) == [(2100, 2100, 0, 8999)]
+
+
 async def test_retention_and_bytes_are_bounded(tmp_path: Path) -> None:
     bodies = [body(n, 2000, ts=DAY * (n // 2000 + 1)) for n in range(0, 10_000, 2000)]
     await send(tmp_path / "shard-0", bodies)
@@ -230,6 +256,29 @@ def test_alerts_are_stored_once(tmp_path: Path) -> None:
     again.compact(DAY)
     assert rows(tmp_path, "SELECT number FROM alerts ORDER BY 1") == [(1,), (2,), (3,)]
     again.close()
+
+
+def test_a_disk_that_fails_does_not_pile_up_what_was_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The courier tries an alert again until the lake has it."""
+    lake = Lake(tmp_path, SETTINGS)
+    lake.append_alerts([transition(1, "open")])
+    genuine = OsFiles.sync
+
+    def sync(files: OsFiles, fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(OsFiles, "sync", sync)
+    for _ in range(5):
+        with pytest.raises(OSError, match="Input/output error"):
+            lake.append_alerts([transition(2, "resolved")])
+    monkeypatch.setattr(OsFiles, "sync", genuine)
+    lake.append_alerts([transition(2, "resolved")])
+    lake.close()
+    records = [rows for _, rows in row_counts(tmp_path / "alerts" / "log")]
+    assert records == [1, 1, 1]  # the second one twice: at least once
+    assert rows(tmp_path, "SELECT number FROM alerts ORDER BY 1") == [(1,), (2,)]
 
 
 def test_an_empty_lake_has_its_tables(tmp_path: Path) -> None:

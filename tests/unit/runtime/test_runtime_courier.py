@@ -1,6 +1,7 @@
 """The courier: every transition to every target, whatever is away, full or says no."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from greenlang_iot.runtime.courier import Courier
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.alert_store import AlertStore
 from greenlang_iot.sinks.outbox import Outbox, OutboxReader
+from greenlang_iot.spool.files import OsFiles
 from greenlang_iot.spool.log import SpoolFull
 
 Deliver = Callable[[list[dict[str, Any]]], Awaitable[None]]
@@ -113,7 +115,7 @@ async def test_a_full_disk_does_not_end_it(tmp_path: Path, monkeypatch: pytest.M
     genuine, full = OutboxReader.delivered, [True]
 
     def delivered(self: OutboxReader) -> None:
-        if full[0] and self._given:
+        if full[0] and self.given:
             raise OSError(28, "No space left on device")
         genuine(self)
 
@@ -151,6 +153,120 @@ async def test_a_full_journal_is_emptied_and_nothing_of_a_storm_is_left_out(
     await desk.until(lambda: len(got) == 3_000)
     assert sorted(got) == sorted(t.alert_id for t in everybody)
     await desk.until(lambda: OutboxReader(desk.folder).poll() == [])
+    await desk.close()
+
+
+class SlowSync:
+    """While it is `held`, every sync of the outbox that somebody else writes waits in its thread."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+        genuine = OsFiles.sync_path
+
+        def sync_path(files: OsFiles, path: Path) -> None:
+            self.begun.set()
+            assert self.go_on.wait(30), "the loop stood still"
+            genuine(files, path)
+
+        monkeypatch.setattr(OsFiles, "sync_path", sync_path)
+
+
+async def test_the_loop_goes_on_while_the_disk_syncs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Health, the console and the watch over shards are on this loop."""
+    got: list[str] = []
+
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        got.extend(item["alert_id"] for item in items)
+
+    slow = SlowSync(monkeypatch)
+    desk = Desk(tmp_path, deliver, monkeypatch)
+    await desk.put(1)
+    await desk.until(slow.begun.is_set)
+    slow.go_on.set()
+    await desk.until(lambda: got == ["alert-1"])
+    await desk.close()
+
+
+async def test_what_was_read_when_a_drain_ran_out_of_time_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "DRAIN_TIMEOUT", 0.01)
+    got: list[str] = []
+
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        got.extend(item["alert_id"] for item in items)
+
+    desk = Desk(tmp_path, deliver, monkeypatch)
+    await desk.put(1)
+    await desk.until(lambda: got == ["alert-1"])
+    slow = SlowSync(monkeypatch)
+    async with desk.courier._one_at_a_time:  # so that it is the drain that reads what comes now
+        await desk.put(2)
+        draining = asyncio.ensure_future(desk.courier.drain())
+        await asyncio.sleep(0)
+    await desk.until(slow.begun.is_set)
+    asyncio.get_running_loop().call_later(0.05, slow.go_on.set)
+    await draining
+    await desk.until(lambda: got == ["alert-1", "alert-2"])
+    await desk.until(lambda: OutboxReader(desk.folder).poll() == [])
+    await desk.close()
+
+
+async def test_a_start_with_a_full_journal_waits_for_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The book knows nothing of an alert that is open, and its journal has no room for it yet."""
+    outbox = Outbox(tmp_path / "outbox" / "shard-0", 1 << 20)
+    await outbox.durable(outbox.append([opened(1)]))
+    reader = OutboxReader(tmp_path / "outbox" / "shard-0")
+    assert reader.poll()
+    reader.delivered()  # so that only `open.json` has it
+    await outbox.close()
+    got: list[str] = []
+
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        got.extend(item["alert_id"] for item in items)
+
+    genuine, full = AlertStore.take, [True]
+
+    async def take(store: AlertStore, transitions: list[dict[str, Any]]) -> None:
+        if transitions and full.pop():
+            full.append(False)
+            raise SpoolFull("full")
+        await genuine(store, transitions)
+
+    monkeypatch.setattr(AlertStore, "take", take)
+    monkeypatch.setattr(courier_module, "TICK_EVERY", 0.001)
+    desk = Desk(tmp_path, deliver, monkeypatch)
+    await desk.until(lambda: got == ["alert-1"])
+    await desk.close()
+
+
+async def test_a_target_that_cannot_be_closed_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        return
+
+    async def fails() -> None:
+        raise OSError(5, "Input/output error")
+
+    async def close() -> None:
+        closed.append("another")
+
+    desk = Desk(tmp_path, deliver, monkeypatch)
+    desk.courier._add("lake", deliver, fails)
+    desk.courier._add("another", deliver, close)
+    await asyncio.sleep(0)
+    desk.task.cancel()
+    (ended,) = await asyncio.gather(desk.task, return_exceptions=True)
+    assert isinstance(ended, asyncio.CancelledError)
+    assert closed == ["another"]
     await desk.close()
 
 

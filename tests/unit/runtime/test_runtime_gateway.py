@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
+from tests.fakes.alerts import opened
+from tests.fakes.disk import SimulatedDisk
 
 from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.runtime import gateway
-from greenlang_iot.runtime.gateway import Gateway, _InstanceLock, _retire
+from greenlang_iot.runtime.gateway import Gateway, _close_book, _InstanceLock, _retire
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
+from greenlang_iot.settings.model import Settings
+from greenlang_iot.sinks.alert_store import AlertStore
 
 OLD = ConnectionPlan(0, "gateway-0-0-aaaa", ("a/+",))
 NEW = ConnectionPlan(0, "gateway-0-0-bbbb", ("b/+",))
@@ -40,6 +44,20 @@ def test_a_data_dir_that_cannot_be_is_one_sentence(tmp_path: Path, place: str) -
         _InstanceLock(tmp_path / place / "run" / "gateway.pid", "gateway"),
     ):
         pass
+
+
+async def test_a_disk_that_fails_in_the_drain_is_one_sentence(tmp_path: Path) -> None:
+    """A book whose last sync failed ended the gateway with a stack trace."""
+    disk = SimulatedDisk()
+    store = AlertStore(tmp_path, Settings().alerts, files=disk)
+    disk.failing = {"write"}
+    taking = asyncio.ensure_future(store.take([opened(1).as_dict()]))
+    while not store.book.alerts:
+        await asyncio.sleep(0)
+    with capture_logs() as said:
+        await _close_book(store)
+    assert [one["event"] for one in said] == ["the disk failed the book of alerts in the drain"]
+    assert isinstance((await asyncio.gather(taking, return_exceptions=True))[0], BaseException)
 
 
 async def test_a_mistake_beside_the_data_plane_is_said_and_it_begins_again(

@@ -4,10 +4,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.runtime import supervisor as module
-from greenlang_iot.runtime.supervisor import START_WITHIN, Supervisor
+from greenlang_iot.runtime.supervisor import LONGEST_PAUSE, START_WITHIN, Supervisor
 from greenlang_iot.settings.model import RuntimeSettings
 
 
@@ -33,6 +34,7 @@ class Bench:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.beat, self.reasons = 100.0, 0.0, list[str]()
+        self.no_spawn: Exception | None = None
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(module, "CHECK_EVERY", 0)
         monkeypatch.setattr(Supervisor, "_spawn", self._spawn)
@@ -44,12 +46,16 @@ class Bench:
         self.supervisor.start()
 
     def _spawn(self, child: Any) -> None:
+        if self.no_spawn is not None:
+            raise self.no_spawn
         child.process, child.started, child.killed = Process(), self.now, False
 
     async def look(self) -> None:
         task = asyncio.ensure_future(self.supervisor.watch())
         for _ in range(3):
             await asyncio.sleep(0)
+        if task.done():
+            await task  # raises what ended it
         task.cancel()
 
 
@@ -137,3 +143,27 @@ async def test_the_first_restart_is_at_once_and_what_does_not_end_is_given_up(
         await watching
     assert 20 < bench.now - begun < 30
     assert len(bench.reasons) == 10
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), EOFError()])
+async def test_a_shard_that_cannot_be_started_is_started_later(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The parent has no descriptor left, or its fork server was killed: it ended the whole gateway."""
+    bench = Bench(monkeypatch)
+    bench.supervisor._children[0].process.kill()
+    bench.no_spawn = error
+    with capture_logs() as told:
+        for _ in range(20):
+            await bench.look()
+            assert not bench.supervisor.alive(0)
+            bench.now += 1
+    assert [entry["event"] for entry in told] == [
+        "shard restarts",
+        "a shard cannot be started; it is tried again",
+    ]
+    bench.no_spawn = None
+    bench.now += LONGEST_PAUSE
+    await bench.look()
+    assert bench.supervisor.alive(0)
+    assert (bench.reasons, bench.supervisor.failed) == (["exit code None"], [])

@@ -688,6 +688,36 @@ async def test_readings_of_a_backlog_are_counted_after_a_restart(
     await second.close()
 
 
+async def test_a_backlog_that_cannot_be_counted_is_counted_later(
+    make: Callable[..., Bench],
+) -> None:
+    """It ended the shard, after each restart again; and what came meanwhile was counted twice."""
+    disk = SimulatedDisk()
+    first = make(files=disk)
+    first.sender.answer = lambda rows: down()
+    first.append(1, 1, 2)
+    await first.until(lambda: first.settled == {1})
+    await first.close()
+    assert first.spool is not None
+    second = Bench(first.spool.folder, files=disk)
+    disk.failing = {"read"}
+    with capture_logs() as told:
+        await second.until(lambda: bool(told), 0.001)
+    assert [entry["event"] for entry in told] == ["the spool cannot be read; it is tried again"]
+    second.sender.open_error = down()
+    second.append(2, 3)
+    await second.until(lambda: second.settled == {2}, 0.001)
+    assert not second.task.done()
+    disk.failing = set()
+    await second.until(lambda: second.meter.values["spool_readings"] == 3, 0.001)
+    second.sender.open_error = None
+    await second.until(lambda: not second.runner.spooling, 0.001)
+    assert second.sender.delivered == ["1", "2", "3"]
+    second.runner.check(None)
+    assert second.meter.values["spool_readings"] == 0
+    await second.close()
+
+
 async def test_a_sender_that_cannot_close_keeps_neither_the_spool_open_nor_the_shard_from_its_end(
     make: Callable[..., Bench],
 ) -> None:

@@ -129,3 +129,23 @@ async def test_an_alert_resolved_by_another_shard_is_forgotten(tmp_path: Path) -
     second.delivered()
     await later.close()
     assert open_alerts([old, new]) == []
+
+
+def test_what_power_took_from_a_record_that_was_delivered_does_not_hide_the_next_one() -> None:
+    """The shard's sync failed and lost the record, the parent's own sync of it found nothing to do."""
+    disk, folder = SimulatedDisk(), Path("/outbox")
+    outbox, reader = Outbox(folder, 1 << 20, files=disk), OutboxReader(folder, files=disk)
+    outbox.append([change("a", 1, "open")])
+    outbox._log.flush()
+    disk.failing = {"sync"}
+    outbox.append([change("b", 1, "open")])
+    with pytest.raises(OSError, match="sync"):
+        outbox._log.flush()
+    disk.failing = set()
+    assert ids(reader.poll()) == ["a-1", "b-1"]
+    reader.delivered()
+    disk.power_loss()
+    outbox, reader = Outbox(folder, 1 << 20, files=disk), OutboxReader(folder, files=disk)
+    outbox.append([change("c", 1, "open")])
+    outbox._log.flush()
+    assert ids(reader.poll()) == ["c-1"]
