@@ -195,7 +195,8 @@ def import_devices(
     written = not bad or skip_bad
     if written:
         used = {device["type"] for device in read.devices}
-        kept = {name: body for name, body in known.items() if name in used}
+        yours = types is not None or REGISTRY.exists()  # a catalogue's other types are no loss
+        kept = {name: body for name, body in known.items() if yours or name in used}
         write_document(output, {"version": 1, "types": kept, "devices": read.devices})
     if as_json:
         print_json({"written": len(read.devices) if written else 0, "bad": bad})

@@ -10,14 +10,14 @@ def read_document(path: Path) -> dict[str, Any]:
     """A sound registry as JSON types. Raises InputError with every mistake in it."""
     import orjson
 
-    from greenlang_iot.devices.registry import parse, unreadable
+    from greenlang_iot.devices.registry import BYTE_ORDER_MARK, parse, unreadable
 
     try:
         body = path.read_bytes()
     except OSError as error:
         raise unreadable(path, error) from error
     parse(body, str(path))
-    document: dict[str, Any] = orjson.loads(body)
+    document: dict[str, Any] = orjson.loads(body.removeprefix(BYTE_ORDER_MARK))
     return {"types": {}, "devices": [], **document}
 
 

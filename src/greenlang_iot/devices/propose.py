@@ -9,7 +9,9 @@ from statistics import median
 from typing import Any
 
 from greenlang_iot.devices.catalog import TYPES
+from greenlang_iot.devices.metrics import MAX_INTERVAL
 from greenlang_iot.devices.names import metric_problem, name_problem, unit_text_problem
+from greenlang_iot.devices.units import intended
 
 Document = dict[str, Any]
 
@@ -60,13 +62,20 @@ class Series:
             self.times = [*self.times[-KEPT_TIMES + 1 :], at]
 
     @property
+    def unit(self) -> str | None:
+        """The one that was said most often; None where none was."""
+        return self.units.most_common(1)[0][0] if self.units else None
+
+    @property
     def interval(self) -> float | None:
-        """Seconds between readings, made round where that is close; None after one reading."""
+        """Seconds between readings, made round where that is close; None where nothing can be said."""
         times = sorted(self.times)
         steps = [b - a for a, b in pairwise(times) if b > a]
         if not steps:
             return None
         step = median(steps)
+        if step > MAX_INTERVAL:
+            return None
         nice = min(_NICE, key=lambda n: abs(n - step))
         return nice if abs(nice - step) <= _CLOSE * nice else float(f"{step:.3g}")
 
@@ -115,11 +124,15 @@ class Heard:
             if device in have:
                 continue
             metrics = {name: _metric(heard) | _unit(name, heard) for name, heard in series.items()}
-            notes += [
-                f"{device}: {name} came without a unit; {spec['unit']} is a guess"
-                for name, spec in metrics.items()
-                if not series[name].units
-            ]
+            for name, spec in metrics.items():
+                said = series[name].unit
+                if said is None:
+                    notes.append(f"{device}: {name} came without a unit; {spec['unit']} is a guess")
+                elif said != spec["unit"]:
+                    notes.append(
+                        f"{device}: {name} says {said!r}, which the gateway knows as {spec['unit']} only: "
+                        "what says so is rejected"
+                    )
             shape = _shape(metrics)
             if shape not in shapes:
                 shapes[shape] = _type_name(metrics, document["types"])
@@ -139,7 +152,9 @@ def _readings(document: object, now: float) -> Iterator[tuple[str, float, str | 
         if not isinstance(item, dict):
             continue
         at = _seconds(item.get("ts"), now)
-        values = item.get("values", {item.get("metric"): item.get("value")})
+        metric = item.get("metric")
+        named = {metric: item.get("value")} if isinstance(metric, str) else None
+        values = item.get("values", named)
         if not isinstance(values, dict):
             continue
         unit = item.get("unit") if isinstance(item.get("unit"), str) else None
@@ -166,9 +181,9 @@ def _metric(heard: Series) -> Document:
 
 
 def _unit(name: str, heard: Series) -> Document:
-    if heard.units:
-        return {"unit": heard.units.most_common(1)[0][0]}
-    return {"unit": _USUAL_UNIT.get(name, "1")}
+    if heard.unit is None:
+        return {"unit": _USUAL_UNIT.get(name, "1")}
+    return {"unit": intended(heard.unit) or heard.unit}
 
 
 def _shape(metrics: Document) -> tuple[tuple[str, str], ...]:

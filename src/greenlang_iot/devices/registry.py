@@ -41,6 +41,9 @@ from greenlang_iot.devices.units import UNITS, conversion, siblings
 from greenlang_iot.model.directory import Directory, Texts
 from greenlang_iot.model.errors import InputError
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""Some editors begin a UTF-8 file with it."""
+
 
 def load(path: Path) -> Directory:
     """Read a registry file. Raises InputError with every mistake in it (`problems`)."""
@@ -67,6 +70,7 @@ def parse(document: bytes, source: str = "registry") -> Directory:
     Raises InputError with every mistake: one sentence each, with its line and its place.
     """
     problems: Problems = []
+    document = document.removeprefix(BYTE_ORDER_MARK)
     with _no_collection():
         try:
             data = orjson.loads(document)

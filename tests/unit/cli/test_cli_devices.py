@@ -149,6 +149,18 @@ def test_every_bad_row_is_named_with_its_line(tmp_path: Path) -> None:
     assert [d["id"] for d in json.loads(output.read_text())["devices"]] == ["a", "k"]
 
 
+def test_a_table_loses_no_type_of_the_registry_that_it_goes_back_to(tmp_path: Path) -> None:
+    """Nor does the mark that some editors write at the start of a file."""
+    registry, fleet, made = tmp_path / "r.json", tmp_path / "f.csv", tmp_path / "new.json"
+    registry.write_bytes(b"\xef\xbb\xbf" + SHIPPED.read_bytes())
+    types = json.loads(SHIPPED.read_bytes())["types"]
+    fleet.write_text("id,org,site,type\na,o,s,energy-meter\n")
+    assert run("devices", "validate", registry).exit_code == 0
+    result = run("devices", "import", fleet, "--types", registry, "--output", made)
+    assert result.exit_code == 0
+    assert json.loads(made.read_text())["types"] == types
+
+
 def test_a_number_beyond_64_bits_goes_through_a_table(tmp_path: Path) -> None:
     fleet, made = tmp_path / "fleet.csv", tmp_path / "fleet.json"
     fleet.write_text("id,org,site,type,energy.range\na,o,s,energy-meter,-1e19:1e20\n")

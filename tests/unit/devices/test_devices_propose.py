@@ -1,0 +1,68 @@
+"""A registry from what was heard: whatever a broker's strangers say, the gateway takes the proposal."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from greenlang_iot.devices.propose import Heard
+from greenlang_iot.devices.registry import mistakes
+
+NAMES = st.sampled_from(["d1", "d-2", "Ä", "no name", "", "x" * 200, "$x"])
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5))
+UNITS = st.one_of(st.sampled_from(["Cel", "C", "kwh", "°C", "a b", "furlong"]), SCALARS)
+METRICS = st.one_of(st.sampled_from(["t", "energy", "time", "a_score", "Größe"]), SCALARS)
+ODD = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner)
+)
+PAYLOADS = st.one_of(
+    ODD,
+    st.fixed_dictionaries(
+        {"metric": METRICS | ODD, "value": st.integers() | ODD},
+        optional={"unit": UNITS | ODD, "ts": st.integers(-(2**63), 2**64) | ODD, "values": ODD},
+    ),
+    st.fixed_dictionaries(
+        {"values": st.dictionaries(st.text(max_size=3), st.floats() | ODD)}, optional={"ts": ODD}
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(NAMES, NAMES, NAMES, PAYLOADS, st.floats(0, 4e9)), max_size=12))
+def test_a_proposal_is_a_sound_registry(messages: list[tuple[str, str, str, Any, float]]) -> None:
+    heard = Heard()
+    for org, site, device, document, now in messages:
+        heard.message(org, site, device, document, now)
+    document, _ = heard.proposal()
+    assert mistakes(document) == []
+    assert len(document["devices"]) <= len(messages) - heard.strange
+
+
+def one(*payloads: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    heard = Heard()
+    for i, payload in enumerate(payloads):
+        heard.message("acme", "north", "d1", payload, 10.0 * i)
+    document, notes = heard.proposal()
+    (body,) = document["types"].values()
+    return body["metrics"], notes
+
+
+@pytest.mark.parametrize(("said", "meant"), [("celsius", "Cel"), ("kwh", "kWh"), ("%RH", "%RH")])
+def test_a_unit_that_is_a_spelling_of_another_is_proposed_as_that_one(
+    said: str, meant: str
+) -> None:
+    metrics, notes = one({"metric": "m", "value": 1, "unit": said})
+    assert metrics == {"m": {"unit": meant}}
+    told = f"d1: m says {said!r}, which the gateway knows as {meant} only: what says so is rejected"
+    assert notes == ([] if said == meant else [told])
+
+
+def test_a_metric_that_is_no_name_costs_only_itself() -> None:
+    metrics, _ = one({"metric": ["t"], "value": 1, "values": {"t": 2}}, {"metric": {}, "value": 1})
+    assert metrics.keys() == {"t"}
+
+
+def test_a_clock_that_is_far_off_makes_no_interval() -> None:
+    metrics, _ = one({"ts": 1, "metric": "m", "value": 1}, {"ts": 9e10, "metric": "m", "value": 1})
+    assert metrics == {"m": {"unit": "1"}}
