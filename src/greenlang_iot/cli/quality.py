@@ -36,7 +36,7 @@ def report(
     lake: Annotated[
         Path | None, typer.Option(help="Folder of the lake; default: what the settings say.")
     ] = None,
-    site: Annotated[str | None, typer.Option(help="Only this site.")] = None,
+    site: Annotated[str | None, typer.Option(help="Only this site: its name, or org/site.")] = None,
     hours: Annotated[float, typer.Option(help="How far back the trend goes.", min=0.01)] = 24.0,
     devices: Annotated[int, typer.Option(help="Devices shown, the worst first.", min=0)] = 20,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures here.")] = None,
@@ -80,20 +80,19 @@ def collect(lake: "LakeReader", site: str | None, hours: float, devices: int) ->
         )
     ts = int(newest["ts"])
     rows = lake.query(f"SELECT * EXCLUDE (time) FROM quality WHERE ts = {ts}").to_pylist()  # noqa: S608
+    wanted = ("", "") if site is None else _place(site, rows)
     if site is not None:
-        rows = [row for row in rows if row["site"] == site]
-        if not rows:
-            raise InputError(f"no figures of a site {site!r}: is it in the registry?")
+        rows = [row for row in rows if (row["org"], row["site"]) == wanted]
     scopes = {name: [r for r in rows if r["scope"] == name] for name in ("fleet", "site", "device")}
     worst = sorted(scopes["device"], key=_badness)
     since = ts - int(hours * 3.6e12)
-    scope, wanted = ("fleet", "") if site is None else ("site", site)
+    scope = "fleet" if site is None else "site"
     trend = [
         row
         for row in lake.query(
             f"SELECT * EXCLUDE (time) FROM quality WHERE scope = '{scope}' AND ts > {since} ORDER BY ts"  # noqa: S608
         ).to_pylist()
-        if row["site"] == wanted
+        if (row["org"], row["site"]) == wanted
     ]
     return {
         "to": ts,
@@ -107,6 +106,23 @@ def collect(lake: "LakeReader", site: str | None, hours: float, devices: int) ->
     }
 
 
+def _place(site: str, rows: list[dict[str, Any]]) -> tuple[str, str]:
+    """(org, site) of `site`, which may be written org/site."""
+    places = sorted({(row["org"], row["site"]) for row in rows if row["scope"] == "site"})
+    found = [place for place in places if site in (place[1], "/".join(place))]
+    if not found:
+        raise InputError(f"no figures of a site {site!r}: is it in the registry?")
+    if len(found) > 1:
+        names = ", ".join(map("/".join, found))
+        raise InputError(f"there is more than one site {site!r}; say which: {names}")
+    return found[0]
+
+
+def site_name(row: dict[str, Any]) -> str:
+    """org/site: two organisations may have sites of one name."""
+    return f"{row['org']}/{row['site']}"
+
+
 def _badness(row: dict[str, Any]) -> tuple[int, float, str]:
     """Most missed targets first, then the least complete."""
     complete = row["completeness"]
@@ -118,7 +134,7 @@ def _print(document: dict[str, Any]) -> None:
     out.print(headline(document))
     if document["fleet"] is not None:
         out.print(_table("Fleet", [document["fleet"]], lambda row: "all"))
-    out.print(_table("Sites", document["sites"], lambda row: str(row["site"])))
+    out.print(_table("Sites", document["sites"], site_name))
     shown, every = len(document["devices"]), document["devices_in_all"]
     title = f"Devices, the worst {shown} of {every:,}"
     out.print(_table(title, document["devices"], lambda row: str(row["device"])))

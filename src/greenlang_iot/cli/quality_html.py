@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-from greenlang_iot.cli.quality import figure_text, headline, skew_text
+from greenlang_iot.cli.quality import figure_text, headline, site_name, skew_text
 from greenlang_iot.quality.figures import FIGURES
 
 WIDTH, HEIGHT = 320, 90
@@ -25,7 +25,7 @@ def page(document: dict[str, Any]) -> str:
     parts = [f"<p>{escape(headline(document))}</p>", f'<div class="trends">{trends}</div>']
     if document["fleet"] is not None:
         parts.append(_table("Fleet", [("all", document["fleet"])]))
-    parts.append(_table("Sites", [(row["site"], row) for row in document["sites"]]))
+    parts.append(_table("Sites", [(site_name(row), row) for row in document["sites"]]))
     devices = [(row["device"], row) for row in document["devices"]]
     parts.append(_table("Devices, the worst first", devices))
     return (
