@@ -116,9 +116,12 @@ class QualityCounter:
     def close(self, now_ns: int) -> Window | None:
         """Go on to the slot of `now_ns`; the window that ends with it, when a slot is over.
 
-        A clock that goes back changes nothing until it is where it was.
+        A clock that goes back a little changes nothing until it is where it was; by more than a slot,
+        and the window begins anew: it was wrong before.
         """
         slot = now_ns // self._slot_ns
+        if slot < self._slot - 1:
+            self._begin(slot)
         if slot <= self._slot:
             return None
         if self._slot >= self._begun:
@@ -163,6 +166,16 @@ class QualityCounter:
         self._due = wanted
         self._references = _References(directory)
         self._by_name = None
+
+    def _begin(self, slot: int) -> None:
+        """Forget all but the newest reading of each device, whose clock is another one."""
+        newest = self._rows.view(np.int64)[:, NEWEST].copy()
+        self._rows = _fresh(len(self._rows))
+        self._rows.view(np.int64)[:, NEWEST] = newest
+        self._rejected[:] = 0
+        self._since[:] = 0
+        self._over = {}
+        self._slot, self._begun = slot, slot + 1
 
     @property
     def _first(self) -> int:

@@ -32,12 +32,24 @@ OUTBOX = "gateway"
 GRACE = 10.0
 """Seconds a shard has after the end of a slot to leave its window, and half a slot at most."""
 POLL_EVERY = 0.1
+LOOK_EVERY = 10.0
+"""Seconds between two looks at the clock, which may be set."""
 TRY_EVERY = 5.0
 LINES = 5_000
 """Lines of one request to InfluxDB."""
 
 Judged = tuple[tuple[str, Scopes], ...]
 """(scope, its rows)"""
+
+
+async def _over(end: int, slot: int) -> int:
+    """Sleep until a window is over; its end, which is an earlier one where the clock was set back."""
+    while (left := wait_until(end)) > 0:
+        if left > 2 * slot / 1e9:
+            end = (time.time_ns() // slot + 1) * slot
+        else:
+            await asyncio.sleep(min(left, LOOK_EVERY))
+    return end
 
 
 class QualityWatch:
@@ -64,7 +76,7 @@ class QualityWatch:
         storing: list[asyncio.Task[None]] = []
         try:
             while True:
-                await asyncio.sleep(wait_until(end))
+                end = await _over(end, slot)
                 windows, whole = await self._windows(end)
                 if windows:
                     judged = await asyncio.to_thread(self._judge, windows, whole)

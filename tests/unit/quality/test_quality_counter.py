@@ -231,6 +231,31 @@ def test_a_gap_longer_than_the_window_leaves_nothing_behind() -> None:
     assert window.records[0].tolist() == [0, 0, 0, 0, 0, 0, 0, NO_LAG]
 
 
+def test_a_clock_that_is_put_right_begins_anew() -> None:
+    """It was a day ahead: for a day there would have been no figures."""
+    counter = QualityCounter(directory(2), SETTINGS, START + 8_640 * SLOT)
+    for slot in range(8_640, 8_650):
+        now = START + slot * SLOT
+        counter.close(now)
+        give(counter, [Arrival(0, now, now)])
+    assert counter.close(START + 8_648 * SLOT) is None, "a little is waited for"
+    found = counter.close(START + 8_650 * SLOT)
+    assert found is not None
+    assert found.records[0, ARRIVED] == SLOTS
+    assert counter.close(START) is None
+    for slot in range(1, 4):
+        now = START + slot * SLOT
+        give(counter, [Arrival(0, now - 1, now - 1)])
+        window = counter.close(now)
+        assert (window is not None) == (slot > 1)
+    give(counter, [Arrival(0, now, now)])
+    window = counter.close(now + SLOT)
+    assert window is not None
+    assert (window.from_ns, window.to_ns) == (START + SLOT, now + SLOT)
+    assert window.records[0, [RECEIVED, ARRIVED]].tolist() == [2, 3]
+    assert window.expected[0] == pytest.approx(2 * 20 / 60)
+
+
 def test_rejects_count_for_the_device_that_sent_them() -> None:
     registry = directory(3)
     counter = QualityCounter(registry, SETTINGS, START)

@@ -21,6 +21,7 @@ from greenlang_iot.quality.record import (
     Window,
 )
 from greenlang_iot.runtime import quality as module
+from greenlang_iot.runtime import quality_windows as windows_module
 from greenlang_iot.runtime.quality import QualityWatch
 from greenlang_iot.runtime.quality_windows import (
     joined,
@@ -103,6 +104,25 @@ def test_a_file_that_was_cut_off_is_a_damaged_one(tmp_path: Path, left: int) -> 
     path.write_bytes(path.read_bytes()[:left] if left >= 0 else b"not a window of quality")
     with pytest.raises(ValueError, match=r"quality-0\.npz is damaged"):
         load_window(path, END)
+
+
+@pytest.mark.parametrize(("back", "moved"), [(0, 0), (500, 0), (1_000, 1_200), (86_400, 86_400)])
+async def test_a_clock_that_is_set_back_is_waited_for_a_little_only(
+    monkeypatch: pytest.MonkeyPatch, back: int, moved: int
+) -> None:
+    slot = 600 * SECOND
+    clock = SimpleNamespace(now=END)
+    steps = [-back * SECOND]
+
+    async def sleep(seconds: float) -> None:
+        assert 0 < seconds <= module.LOOK_EVERY
+        clock.now += int(seconds * 1e9) + (steps.pop() if steps else 0)
+
+    fake = SimpleNamespace(time_ns=lambda: clock.now)
+    monkeypatch.setattr(module, "time", fake)
+    monkeypatch.setattr(windows_module, "time", fake)
+    monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=sleep))
+    assert await module._over(END + slot, slot) == END + slot - moved * SECOND
 
 
 class Enough(Exception):
