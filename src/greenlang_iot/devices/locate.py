@@ -1,10 +1,43 @@
 """Lines of places in a JSON text, found only once there is something to complain about."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 Place = tuple[str | int, ...]
 """Keys and indices from the document's top to a value."""
+
+Repeated = dict[int, tuple[dict[str, Any], list[str]]]
+"""id of an object → the object, which keeps its id, and its keys that stand there more than once."""
+
+
+def repeated(text: str) -> list[Place]:
+    """Places of keys that stand in their object more than once; JSON keeps the last. Text: valid JSON."""
+    found: Repeated = {}
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entries = dict(pairs)
+        if len(entries) != len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            keys = [key for key, count in counts.items() if count > 1]
+            found[id(entries)] = entries, keys
+        return entries
+
+    document = json.loads(text, object_pairs_hook=made)
+    return list(_repeated(document, (), found)) if found else []
+
+
+def _repeated(value: Any, place: Place, found: Repeated) -> Iterator[Place]:
+    if isinstance(value, dict):
+        _, keys = found.get(id(value), (value, []))
+        yield from ((*place, key) for key in keys)
+        for key, inner in value.items():
+            yield from _repeated(inner, (*place, key), found)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _repeated(inner, (*place, index), found)
+
 
 _SPACE = " \t\r\n"
 _decode = json.JSONDecoder().raw_decode

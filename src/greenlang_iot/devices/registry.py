@@ -35,7 +35,7 @@ import numpy as np
 import orjson
 
 from greenlang_iot.devices.fleet import Fleet, read_fleet
-from greenlang_iot.devices.locate import Lines, show
+from greenlang_iot.devices.locate import Lines, repeated, show
 from greenlang_iot.devices.metrics import Metric, Problems
 from greenlang_iot.devices.units import UNITS, conversion, siblings
 from greenlang_iot.model.directory import Directory, Texts
@@ -45,13 +45,16 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """Some editors begin a UTF-8 file with it."""
 
 
-def load(path: Path) -> Directory:
-    """Read a registry file. Raises InputError with every mistake in it (`problems`)."""
+def load(path: Path, *, strict: bool = False) -> Directory:
+    """Read a registry file. Raises InputError with every mistake in it (`problems`).
+
+    strict: a key that is given twice, of which JSON keeps the last, is a mistake, too (a third slower).
+    """
     try:
         document = path.read_bytes()
     except OSError as error:
         raise unreadable(path, error) from error
-    return parse(document, str(path))
+    return parse(document, str(path), strict=strict)
 
 
 def unreadable(path: Path, error: OSError) -> InputError:
@@ -64,8 +67,8 @@ def unreadable(path: Path, error: OSError) -> InputError:
     return InputError(f"cannot read the device registry {path}: {error.strerror}")
 
 
-def parse(document: bytes, source: str = "registry") -> Directory:
-    """Columns of a registry document (JSON, UTF-8); `source` is named in the problems.
+def parse(document: bytes, source: str = "registry", *, strict: bool = False) -> Directory:
+    """Columns of a registry document (JSON, UTF-8); `source` is named in the problems, `strict` as in `load`.
 
     Raises InputError with every mistake: one sentence each, with its line and its place.
     """
@@ -79,16 +82,26 @@ def parse(document: bytes, source: str = "registry") -> Directory:
             raise InputError(f"{source} is not a JSON document", (problem,)) from error
         fleet = read_fleet(data, problems)
         del data
-    if problems:
-        lines = Lines(document.decode())
-        raise InputError(
-            f"{source} has {len(problems)} mistake{'s' if len(problems) > 1 else ''}",
-            tuple(
-                f"{source}:{lines.line(path)}: {show(path) or 'document'}: {message}"
-                for path, message in problems
-            ),
-        )
+    try:
+        if strict:
+            twice = "given twice; the one before is not taken"
+            problems += [(path, twice) for path in repeated(document.decode())]
+        if problems:
+            raise _mistakes(document.decode(), source, problems)
+    except RecursionError as error:
+        raise InputError(f"{source} is nested too deeply to be a registry") from error
     return _columns(fleet)
+
+
+def _mistakes(text: str, source: str, problems: Problems) -> InputError:
+    lines = Lines(text)
+    return InputError(
+        f"{source} has {len(problems)} mistake{'s' if len(problems) > 1 else ''}",
+        tuple(
+            f"{source}:{lines.line(path)}: {show(path) or 'document'}: {message}"
+            for path, message in problems
+        ),
+    )
 
 
 @contextmanager
