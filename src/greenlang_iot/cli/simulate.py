@@ -95,11 +95,14 @@ def simulate(
     """
     import orjson
 
+    from greenlang_iot.formats.topics import template_problem
     from greenlang_iot.simulate.faults import FaultMix
     from greenlang_iot.simulate.fleet import FleetOptions
     from greenlang_iot.simulate.manifest import ManifestWriter
     from greenlang_iot.simulate.scenario import registry, scenario
 
+    if (problem := template_problem(topic, ("org", "site", "device"))) is not None:
+        raise InputError(f"--topic {topic!r}: {problem}")
     options = FleetOptions(
         devices=devices,
         seed=seed,
@@ -170,8 +173,10 @@ def _target(
     if password_file is not None:
         try:
             password = password_file.read_text(encoding="utf-8").strip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read --password-file {password_file}: {error}") from error
+        except OSError as error:
+            raise InputError(f"cannot read {password_file}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{password_file} is not UTF-8 text") from error
     context = ssl_context(TlsSettings(ca_file=tls_ca)) if tls else None
     client_id = f"greenlang-iot-simulator-{secrets.token_hex(4)}"
     return Target(host, port, context, username, password, client_id)

@@ -217,7 +217,7 @@ class _Link(asyncio.Protocol):
         except (OSError, TimeoutError) as error:
             if transport is not None:
                 transport.abort()
-            why = str(error) or "no answer in time"
+            why = getattr(error, "strerror", None) or str(error) or "no answer in time"
             raise MqttError(f"cannot connect to {where}: {why}", reason="unreachable") from error
         if connack.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
             transport.abort()

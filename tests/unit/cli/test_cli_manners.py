@@ -130,6 +130,25 @@ def test_a_fleet_is_not_simulated_for_ever(option: str, number: str) -> None:
     assert option in result.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--topic", "foo"), "--topic 'foo': "),
+        (("--topic", "a/#/{org}/{site}/{device}"), "--topic 'a/#/"),
+        (("--password-file", "nowhere/pw"), "cannot read nowhere/pw: No such file or directory"),
+    ],
+    ids=lambda given: given[0] if isinstance(given, tuple) else "",
+)
+def test_a_fleet_with_wrong_options_publishes_nothing(
+    arguments: tuple[str, ...], words: str
+) -> None:
+    result = greenlang("simulate", "--no-tls", "--port", "9", *arguments)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "Errno" not in result.stderr
+
+
 def test_version_as_json() -> None:
     document = json.loads(CliRunner().invoke(app, ["version", "--json"]).stdout)
     assert document["version"] == __version__
