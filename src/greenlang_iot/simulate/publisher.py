@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import mqtt5
 
 from greenlang_iot.model.errors import MqttError
+from greenlang_iot.mqtt.words import no_connection
 from greenlang_iot.simulate.manifest import Message
 
 BATCH = 64
@@ -217,8 +218,7 @@ class _Link(asyncio.Protocol):
         except (OSError, TimeoutError) as error:
             if transport is not None:
                 transport.abort()
-            why = getattr(error, "strerror", None) or str(error) or "no answer in time"
-            raise MqttError(f"cannot connect to {where}: {why}", reason="unreachable") from error
+            raise no_connection(target.host, target.port, error) from error
         if connack.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
             transport.abort()
             words = connack.reason_code.name.lower().replace("_", " ")

@@ -223,7 +223,7 @@ async def test_nobody_listens() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(MqttError, match=f"cannot connect to 127.0.0.1:{port}"):
+    with pytest.raises(MqttError, match=f"127.0.0.1:{port}: nothing listens there"):
         await Publisher(Target(port=port), Records()).run(messages(1))
 
 
