@@ -109,6 +109,7 @@ def _settings(
     if (username is None) != (password_file is None):
         raise InputError("--username and --password-file go together.")
     if kafka is not None:
+        overrides["sinks.kafka.enabled"] = True  # so that it is checked
         overrides["sinks.kafka.bootstrap_servers"] = kafka
     if not config and not overrides:
         config = CONFIG_FILES

@@ -96,6 +96,7 @@ def simulate(
     import orjson
 
     from greenlang_iot.formats.topics import template_problem
+    from greenlang_iot.settings.checks import is_host
     from greenlang_iot.simulate.faults import FaultMix
     from greenlang_iot.simulate.fleet import FleetOptions
     from greenlang_iot.simulate.manifest import ManifestWriter
@@ -103,6 +104,8 @@ def simulate(
 
     if (problem := template_problem(topic, ("org", "site", "device"))) is not None:
         raise InputError(f"--topic {topic!r}: {problem}")
+    if not is_host(host):
+        raise InputError(f"--host {host!r} is no host name or address")
     options = FleetOptions(
         devices=devices,
         seed=seed,

@@ -113,7 +113,7 @@ def _formats(settings: Settings) -> Iterator[Finding]:
 
 
 def _broker(broker: BrokerSettings, place: Place) -> Iterator[Finding]:
-    if not _is_host(broker.host):
+    if not is_host(broker.host):
         yield Finding(((*place, "host"),), f"{broker.host!r} is no host name or address")
     tls = broker.tls
     if tls is not None:
@@ -220,7 +220,7 @@ def _kafka(kafka: KafkaSettings) -> Iterator[Finding]:
     for server in kafka.bootstrap_servers.split(","):
         host, _, port = server.strip().rpartition(":")
         right = port.isdecimal() and 1 <= int(port) <= 65535
-        if not right or not _is_host(host):
+        if not right or not is_host(host):
             message = f"{server.strip()!r} must be host:port (several with commas between them)"
             yield Finding(((*place, "bootstrap_servers"),), message)
     topics = ("readings_topic", "alerts_topic", "alerts_state_topic", "deadletter_topic")
@@ -284,14 +284,14 @@ def _url(text: str) -> SplitResult | None:
         right = url.port != 0  # ValueError where it is no port
     except ValueError:
         return None
-    right = right and url.scheme in ("http", "https") and _is_host(url.hostname or "")
+    right = right and url.scheme in ("http", "https") and is_host(url.hostname or "")
     return url if right else None
 
 
-def _is_host(host: str) -> bool:
+def is_host(host: str) -> bool:
     """Whether it can be looked up at all: what cannot is no broker that is away."""
     try:
-        return bool(host.encode("idna")) and not re.search(r"\s", host)
+        return bool(host.encode("idna")) and host.isprintable() and " " not in host
     except UnicodeError:  # an empty label, or one that is too long
         return False
 

@@ -134,6 +134,7 @@ def test_a_fleet_is_not_simulated_for_ever(option: str, number: str) -> None:
     ("arguments", "words"),
     [
         (("--topic", "foo"), "--topic 'foo': "),
+        (("--host", "broker..example"), "--host 'broker..example' is no host name or address"),
         (("--topic", "a/#/{org}/{site}/{device}"), "--topic 'a/#/"),
         (("--password-file", "nowhere/pw"), "cannot read nowhere/pw: No such file or directory"),
     ],
@@ -147,6 +148,14 @@ def test_a_fleet_with_wrong_options_publishes_nothing(
     assert words in result.stderr
     assert result.stderr.count("\n") == 1
     assert "Errno" not in result.stderr
+
+
+@pytest.mark.parametrize("server", ["kafka..example:9092", "kafka.example", "a\tb:9092"])
+def test_a_kafka_that_has_no_address_is_not_asked(server: str) -> None:
+    result = greenlang("alerts", "tail", "--kafka", server)
+    assert result.returncode == 2
+    assert "sinks.kafka.bootstrap_servers" in result.stderr
+    assert "must be host:port" in result.stderr
 
 
 def test_version_as_json() -> None:
