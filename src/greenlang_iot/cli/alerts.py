@@ -200,12 +200,15 @@ def _level(name: str | None) -> str:
 
 async def from_kafka(settings: "KafkaSettings") -> AsyncIterator[bytes]:
     """Records of the alerts topic from now on. Raises GatewayError where Kafka cannot be reached."""
+    import logging
+
     from aiokafka import AIOKafkaConsumer
     from aiokafka.errors import KafkaError
 
     from greenlang_iot.model.errors import GatewayError
-    from greenlang_iot.sinks.kafka_client import client_options
+    from greenlang_iot.sinks.kafka_client import client_options, sink_error, why_unreachable
 
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it says is said here
     consumer = AIOKafkaConsumer(
         settings.alerts_topic, auto_offset_reset="latest", **client_options(settings)
     )
@@ -215,8 +218,8 @@ async def from_kafka(settings: "KafkaSettings") -> AsyncIterator[bytes]:
             if record.value:
                 yield record.value
     except KafkaError as error:
-        raise GatewayError(
-            f"No alerts from Kafka at {settings.bootstrap_servers}: {error}."
-        ) from error
+        where = f"no alerts from Kafka at {settings.bootstrap_servers}"
+        cause = await why_unreachable(settings) or error
+        raise GatewayError(str(sink_error(cause, where))) from error
     finally:
         await consumer.stop()

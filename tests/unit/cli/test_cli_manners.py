@@ -158,6 +158,12 @@ def test_a_kafka_that_has_no_address_is_not_asked(server: str) -> None:
     assert "must be host:port" in result.stderr
 
 
+def test_a_kafka_that_is_not_there_is_one_sentence() -> None:
+    result = greenlang("alerts", "tail", "--kafka", "127.0.0.1:9")
+    assert result.returncode == 1
+    assert result.stderr == "no alerts from Kafka at 127.0.0.1:9: connection refused\n"
+
+
 def test_version_as_json() -> None:
     document = json.loads(CliRunner().invoke(app, ["version", "--json"]).stdout)
     assert document["version"] == __version__
