@@ -250,8 +250,9 @@ def _places(old: Directory, new: Directory) -> I64:
     places: I64 = np.full(new.n_devices, -1, np.int64)
     same = np.flatnonzero(old.device.same_as(new.device))
     places[same] = same
-    gone = np.setdiff1d(np.arange(old.n_devices), same)
-    index = {old.device.raw(i): i for i in gone.tolist()}
+    gone = np.ones(old.n_devices, np.bool_)
+    gone[same] = False
+    index = {old.device.raw(i): i for i in np.flatnonzero(gone).tolist()}
     for i in np.flatnonzero(places < 0).tolist():
         places[i] = index.get(new.device.raw(i), -1)
     return places
