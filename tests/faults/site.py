@@ -707,7 +707,8 @@ class Field:
         arrived.refused = refused_in(self.gateway.log.read_text())
         doubtful = {key for begun, ended in self.clock_wrong for key in self._open_in(begun, ended)}
         acked = self.proxy.record.acked.keys() - doubtful
-        return judge_alerts(self.outboxes.durable, self.load.sent, acked, arrived)
+        forwarded = self.proxy.record.first_forwarded
+        return judge_alerts(self.outboxes.durable, self.load.sent, acked, arrived, forwarded)
 
     def _influx_identities(self) -> Iterator[Identity]:
         if self._influx == "2":
