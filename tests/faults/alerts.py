@@ -96,7 +96,7 @@ class OutboxWatch:
             reader = self._readers.setdefault(folder, SegmentReader(folder, sync=False))
             for item in reader.poll():
                 if isinstance(item, Record):
-                    self.durable += json.loads(item.body)
+                    self.durable += [t | {"outbox": folder.name} for t in json.loads(item.body)]
 
 
 @dataclass(slots=True)

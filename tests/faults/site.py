@@ -708,7 +708,11 @@ class Field:
         doubtful = {key for begun, ended in self.clock_wrong for key in self._open_in(begun, ended)}
         acked = self.proxy.record.acked.keys() - doubtful
         forwarded = self.proxy.record.first_forwarded
-        return judge_alerts(self.outboxes.durable, self.load.sent, acked, arrived, forwarded)
+        problems = judge_alerts(self.outboxes.durable, self.load.sent, acked, arrived, forwarded)
+        if problems:
+            kept = {"outboxes": self.outboxes.durable, "kafka": arrived.kafka}
+            (self.folder / "alerts.json").write_text(json.dumps(kept))
+        return problems
 
     def _influx_identities(self) -> Iterator[Identity]:
         if self._influx == "2":

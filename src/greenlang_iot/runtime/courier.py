@@ -133,6 +133,10 @@ class _Target:
             self.wake.clear()
 
 
+def _named(transition: dict[str, Any]) -> dict[str, Any]:
+    return {name: transition[name] for name in ("alert_id", "rule", "device", "metric")}
+
+
 def _say_why(what: str, ended: asyncio.Future[None]) -> None:
     """What ran beside a target and does not come back by itself."""
     if not ended.cancelled() and (error := ended.exception()) is not None:
@@ -202,6 +206,36 @@ class Courier:
         except (TimeoutError, OSError):
             behind = {target.name: len(target.waiting) for target in self._targets}
             log.warning("alerts are left for the next start", waiting=behind)
+
+    async def end_orphans(self, owner: Callable[[str], int | None]) -> None:
+        """Resolve alerts of devices that another shard hears now than the one that opened them.
+
+        While a shard drained the sessions of an earlier layout it opened alerts of devices that are not its
+        own; it will hear no more of them, and their own shard does not know these alerts. What is still so
+        opens another alert there. owner(device): index of its shard; None: not one alone. OSError, SpoolFull.
+        """
+        await self._move()
+        async with self._one_at_a_time:
+            known = {name: {t["alert_id"]: t for t in r.known} for name, r in self._readers.items()}
+            for name, alerts in known.items():
+                for alert_id, last in alerts.items():
+                    shard = owner(last["device"]) if last["device"] else None
+                    home = f"shard-{shard}"
+                    if shard is None or home == name or alert_id in known.get(home, {}):
+                        continue
+                    number = last["number"] + 1
+                    over = {
+                        "state": "resolved",
+                        "number": number,
+                        "transition_id": f"{alert_id}-{number}",
+                        "at": max(last["at"], time.time_ns()),
+                        "summary": f"{last['device']} belongs to another shard now.",
+                    }
+                    log.info(
+                        "an alert ends: its device belongs to another shard now", **_named(last)
+                    )
+                    await self._store.take([last | over])
+                    self._readers[name].forget(alert_id)
 
     @property
     def _behind(self) -> bool:

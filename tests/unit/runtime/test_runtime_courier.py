@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,33 @@ async def test_a_full_journal_is_emptied_and_nothing_of_a_storm_is_left_out(
     await desk.until(lambda: len(got) == 3_000)
     assert sorted(got) == sorted(t.alert_id for t in everybody)
     await desk.until(lambda: OutboxReader(desk.folder).poll() == [])
+    await desk.close()
+
+
+async def test_an_alert_of_a_device_that_another_shard_hears_now_does_not_stay_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard opened it while it drained the session of an earlier layout, and hears no more of the device."""
+    got: list[tuple[str, str]] = []
+
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        got.extend((item["alert_id"], item["state"]) for item in items)
+
+    desk = Desk(tmp_path, deliver, monkeypatch)
+    other = Outbox(tmp_path / "outbox" / "shard-1", 1 << 20)
+    both, orphan, nobodys = opened(1), opened(2), replace(opened(3), device="")
+    await other.durable(other.append([both, orphan, nobodys]))
+    await desk.outbox.durable(desk.outbox.append([both, opened(4)]))
+    await desk.until(lambda: len(got) == 4)
+    await desk.courier.end_orphans(lambda device: 0)
+    await desk.until(lambda: len(got) == 5)
+    assert got[4] == ("alert-2", "resolved")
+    await desk.until(lambda: not desk.courier._readers["shard-1"].forgotten)
+    left = {t["alert_id"] for t in OutboxReader(tmp_path / "outbox" / "shard-1").known}
+    assert left == {"alert-1", "alert-3"}
+    await desk.courier.end_orphans(lambda device: None)
+    assert len(got) == 5
+    await other.close()
     await desk.close()
 
 
