@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +135,17 @@ class _Target:
 
 def _named(transition: dict[str, Any]) -> dict[str, Any]:
     return {name: transition[name] for name in ("alert_id", "rule", "device", "metric")}
+
+
+async def _all(publications: Iterable[Awaitable[None]]) -> None:
+    """Until every one has ended; raises what the first one raised that failed.
+
+    One that went on beside the next try could come after it, and an old state after a newer one.
+    """
+    ended = await asyncio.gather(*publications, return_exceptions=True)
+    for error in ended:
+        if error is not None:
+            raise error
 
 
 def _say_why(what: str, ended: asyncio.Future[None]) -> None:
@@ -404,8 +415,8 @@ class Courier:
         async def deliver(items: list[dict[str, Any]]) -> None:
             # Queued in this order, so in order per key; the first alone, to learn whether Kafka is
             # there at all, then one round trip for the rest.
-            await asyncio.gather(*publish(items[0]))
-            await asyncio.gather(*(p for item in items[1:] for p in publish(item)))
+            await _all(publish(items[0]))
+            await _all(p for item in items[1:] for p in publish(item))
 
         self._add("kafka", deliver, sender.close)
 
