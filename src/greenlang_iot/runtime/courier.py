@@ -178,6 +178,9 @@ class Courier:
         self._records: deque[tuple[int, int]] = deque()  # (transitions given, journal's record)
         self._ticked = self._looked = self._released = float("-inf")
         self._failing = False
+        self._began: dict[OutboxReader, set[str]] | None = (
+            None  # alerts that began since, for `end_orphans`
+        )
         self._taken: OutboxReader | None = None  # the book has what it gave, if not its journal yet
         self._one_at_a_time = asyncio.Lock()
         self._control: ControlPlane | None = None
@@ -218,18 +221,25 @@ class Courier:
             behind = {target.name: len(target.waiting) for target in self._targets}
             log.warning("alerts are left for the next start", waiting=behind)
 
-    async def end_orphans(self, owner: Callable[[str], int | None]) -> None:
-        """Resolve alerts of devices that another shard hears now than the one that opened them.
+    def expect_orphans(self) -> None:
+        """Before `run`: there will be an `end_orphans`."""
+        self._began = {}
 
-        While a shard drained the sessions of an earlier layout it opened alerts of devices that are not its
-        own; it will hear no more of them, and their own shard does not know these alerts. What is still so
-        opens another alert there. owner(device): index of its shard; None: not one alone. OSError, SpoolFull.
+    async def end_orphans(self, owner: Callable[[str], int | None]) -> None:
+        """Resolve alerts that a shard began for devices that another one hears.
+
+        While it drained the sessions of an earlier layout it heard them; it hears no more of them, and their own
+        shard, which took over what was open when it started, does not know these alerts. What is still so opens
+        another alert there. owner(device): index of its shard if that did not start again meanwhile, else None.
+        OSError, SpoolFull.
         """
         await self._move()
         async with self._one_at_a_time:
+            began, self._began = self._began or {}, None
             known = {name: {t["alert_id"]: t for t in r.known} for name, r in self._readers.items()}
-            for name, alerts in known.items():
-                for alert_id, last in alerts.items():
+            for name, reader in self._readers.items():
+                for alert_id in sorted(began.get(reader, set()) & known[name].keys()):
+                    last = known[name][alert_id]
                     shard = owner(last["device"]) if last["device"] else None
                     home = f"shard-{shard}"
                     if shard is None or home == name or alert_id in known.get(home, {}):
@@ -240,13 +250,13 @@ class Courier:
                         "number": number,
                         "transition_id": f"{alert_id}-{number}",
                         "at": max(last["at"], time.time_ns()),
-                        "summary": f"{last['device']} belongs to another shard now.",
+                        "summary": f"{last['device']} is heard by another shard now.",
                     }
                     log.info(
-                        "an alert ends: its device belongs to another shard now", **_named(last)
+                        "an alert ends: its device is heard by another shard now", **_named(last)
                     )
+                    reader.forget(alert_id)
                     await self._store.take([last | over])
-                    self._readers[name].forget(alert_id)
 
     @property
     def _behind(self) -> bool:
@@ -277,6 +287,12 @@ class Courier:
         for reader in await self._outboxes() if room else ():
             if not reader.given and reader.grown():
                 await to_its_end(reader.poll)
+                if self._began is not None and reader in self._began:
+                    self._began[reader].update(
+                        t["alert_id"] for t in reader.given if t["number"] == 1
+                    )
+            elif not reader.given and self._began is not None:
+                self._began.setdefault(reader, set())  # what earlier shards left is behind it
             found = found or bool(reader.given)
             for item in reader.given:
                 if item["state"] == "resolved":

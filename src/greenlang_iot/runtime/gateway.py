@@ -141,7 +141,7 @@ class Gateway:
                     self._watch_shards(supervisor),
                     self._tell_service_manager(),
                     self._once_ready(courier.run),
-                    self._end_orphans(courier),
+                    self._end_orphans(courier, supervisor),
                     self._beside("the lake's compaction", self._compact_lake),
                     self._beside("data quality", quality.run),
                     self._beside("the console", console.run),
@@ -218,12 +218,13 @@ class Gateway:
             )
         return Supervisor(specs, self.settings.runtime, self._beat, self._restarted)
 
-    async def _end_orphans(self, courier: Courier) -> None:
+    async def _end_orphans(self, courier: Courier, supervisor: Supervisor) -> None:
         """Once every client id of an earlier layout is drained: alerts that only its drain knew."""
         run, mqtt = self.settings.data_dir / "run", self.settings.mqtt
-        while any(not _marker(run, c.client_id).exists() for c in self._retired):
-            await asyncio.sleep(WATCH_EVERY)
         if self._retired:
+            courier.expect_orphans()
+            while any(not _marker(run, c.client_id).exists() for c in self._retired):
+                await asyncio.sleep(WATCH_EVERY)
             directory, shards = self.directory, len(self.plans)
             hears = [owned(item, directory, mqtt, shards) for item in self.plans]
             number = {directory.device[n]: n for n in range(directory.n_devices)}
@@ -231,14 +232,12 @@ class Gateway:
             def owner(device: str) -> int | None:
                 n = number.get(device)
                 whose = [] if n is None else [i for i, mine in enumerate(hears) if mine[n]]
-                return whose[0] if len(whose) == 1 else None
+                return whose[0] if len(whose) == 1 and not supervisor.restarts(whose[0]) else None
 
-            while True:
-                try:
-                    await courier.end_orphans(owner)
-                    break
-                except (OSError, SpoolFull):
-                    await asyncio.sleep(WATCH_EVERY)  # the courier says so
+            try:
+                await courier.end_orphans(owner)
+            except (OSError, SpoolFull) as error:  # they end when their shards start again
+                log.error("alerts of an earlier layout stay open", why=str(error))
         await asyncio.Event().wait()
 
     def _beat(self, shard: int) -> float:
