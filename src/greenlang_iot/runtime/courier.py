@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -133,21 +133,6 @@ class _Target:
             self.wake.clear()
 
 
-def _named(transition: dict[str, Any]) -> dict[str, Any]:
-    return {name: transition[name] for name in ("alert_id", "rule", "device", "metric")}
-
-
-async def _all(publications: Iterable[Awaitable[None]]) -> None:
-    """Until every one has ended; raises what the first one raised that failed.
-
-    One that went on beside the next try could come after it, and an old state after a newer one.
-    """
-    ended = await asyncio.gather(*publications, return_exceptions=True)
-    for error in ended:
-        if error is not None:
-            raise error
-
-
 def _say_why(what: str, ended: asyncio.Future[None]) -> None:
     """What ran beside a target and does not come back by itself."""
     if not ended.cancelled() and (error := ended.exception()) is not None:
@@ -178,9 +163,6 @@ class Courier:
         self._records: deque[tuple[int, int]] = deque()  # (transitions given, journal's record)
         self._ticked = self._looked = self._released = float("-inf")
         self._failing = False
-        self._began: dict[OutboxReader, set[str]] | None = (
-            None  # alerts that began since, for `end_orphans`
-        )
         self._taken: OutboxReader | None = None  # the book has what it gave, if not its journal yet
         self._one_at_a_time = asyncio.Lock()
         self._control: ControlPlane | None = None
@@ -221,43 +203,6 @@ class Courier:
             behind = {target.name: len(target.waiting) for target in self._targets}
             log.warning("alerts are left for the next start", waiting=behind)
 
-    def expect_orphans(self) -> None:
-        """Before `run`: there will be an `end_orphans`."""
-        self._began = {}
-
-    async def end_orphans(self, owner: Callable[[str], int | None]) -> None:
-        """Resolve alerts that a shard began for devices that another one hears.
-
-        While it drained the sessions of an earlier layout it heard them; it hears no more of them, and their own
-        shard, which took over what was open when it started, does not know these alerts. What is still so opens
-        another alert there. owner(device): index of its shard if that did not start again meanwhile, else None.
-        OSError, SpoolFull.
-        """
-        await self._move()
-        async with self._one_at_a_time:
-            began, self._began = self._began or {}, None
-            known = {name: {t["alert_id"]: t for t in r.known} for name, r in self._readers.items()}
-            for name, reader in self._readers.items():
-                for alert_id in sorted(began.get(reader, set()) & known[name].keys()):
-                    last = known[name][alert_id]
-                    shard = owner(last["device"]) if last["device"] else None
-                    home = f"shard-{shard}"
-                    if shard is None or home == name or alert_id in known.get(home, {}):
-                        continue
-                    number = last["number"] + 1
-                    over = {
-                        "state": "resolved",
-                        "number": number,
-                        "transition_id": f"{alert_id}-{number}",
-                        "at": max(last["at"], time.time_ns()),
-                        "summary": f"{last['device']} is heard by another shard now.",
-                    }
-                    log.info(
-                        "an alert ends: its device is heard by another shard now", **_named(last)
-                    )
-                    reader.forget(alert_id)
-                    await self._store.take([last | over])
-
     @property
     def _behind(self) -> bool:
         return any(target.waiting for target in self._targets)
@@ -287,12 +232,6 @@ class Courier:
         for reader in await self._outboxes() if room else ():
             if not reader.given and reader.grown():
                 await to_its_end(reader.poll)
-                if self._began is not None and reader in self._began:
-                    self._began[reader].update(
-                        t["alert_id"] for t in reader.given if t["number"] == 1
-                    )
-            elif not reader.given and self._began is not None:
-                self._began.setdefault(reader, set())  # what earlier shards left is behind it
             found = found or bool(reader.given)
             for item in reader.given:
                 if item["state"] == "resolved":
@@ -413,28 +352,13 @@ class Courier:
         self._add("mqtt", deliver, close)
 
     def _add_kafka(self) -> None:
-        import orjson
-
         from greenlang_iot.sinks.kafka import KafkaSender
+        from greenlang_iot.sinks.kafka_alerts import KafkaAlerts
 
         kafka = self._settings.sinks.kafka
         sender = KafkaSender(kafka, kafka.alerts_topic)
-
-        def publish(item: dict[str, Any]) -> Iterator[Awaitable[None]]:
-            value, at_ms = orjson.dumps(item), item["at"] // 1_000_000
-            key = item["device"] or item["site"] or self._settings.instance
-            yield sender.publish(kafka.alerts_topic, key.encode(), value, at_ms)
-            # The compacted topic holds what is not resolved: a resolved alert leaves it.
-            state = None if item["state"] == "resolved" else value
-            yield sender.publish(kafka.alerts_state_topic, item["alert_id"].encode(), state, at_ms)
-
-        async def deliver(items: list[dict[str, Any]]) -> None:
-            # Queued in this order, so in order per key; the first alone, to learn whether Kafka is
-            # there at all, then one round trip for the rest.
-            await _all(publish(items[0]))
-            await _all(p for item in items[1:] for p in publish(item))
-
-        self._add("kafka", deliver, sender.close)
+        alerts = KafkaAlerts(sender, kafka, self._settings.instance)
+        self._add("kafka", alerts.deliver, sender.close)
 
     def _add_influxdb(self) -> None:
         from greenlang_iot.encode.alert_lines import alert_line

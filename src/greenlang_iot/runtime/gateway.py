@@ -31,7 +31,7 @@ from greenlang_iot.observe.exporter import Exporter
 from greenlang_iot.runtime.courier import Courier
 from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.runtime.folders import alerts_folder, dead_letter_folder, lake_folder
-from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, owned, plan
+from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
 from greenlang_iot.runtime.memory import SharedRegistry, give_back
 from greenlang_iot.runtime.presence import PresenceWatch
 from greenlang_iot.runtime.quality import QualityWatch
@@ -45,7 +45,6 @@ from greenlang_iot.sinks.alert_store import AlertStore
 from greenlang_iot.sinks.endings import end
 from greenlang_iot.spool.files import OS_FILES, replace_durably
 from greenlang_iot.spool.format import FormatError
-from greenlang_iot.spool.log import SpoolFull
 from greenlang_iot.spool.store import LogInUse
 from greenlang_iot.spool.threads import use_workers
 
@@ -141,7 +140,6 @@ class Gateway:
                     self._watch_shards(supervisor),
                     self._tell_service_manager(),
                     self._once_ready(courier.run),
-                    self._end_orphans(courier, supervisor),
                     self._beside("the lake's compaction", self._compact_lake),
                     self._beside("data quality", quality.run),
                     self._beside("the console", console.run),
@@ -195,7 +193,7 @@ class Gateway:
 
     def _supervisor(self, run: Path, columns: Columns) -> Supervisor:
         plans = self.plans
-        self._retired = retired = _retire(
+        retired = _retire(
             self.settings.data_dir, plans, [b.name for b in self.settings.mqtt.brokers]
         )
         specs = []
@@ -217,28 +215,6 @@ class Gateway:
                 )
             )
         return Supervisor(specs, self.settings.runtime, self._beat, self._restarted)
-
-    async def _end_orphans(self, courier: Courier, supervisor: Supervisor) -> None:
-        """Once every client id of an earlier layout is drained: alerts that only its drain knew."""
-        run, mqtt = self.settings.data_dir / "run", self.settings.mqtt
-        if self._retired:
-            courier.expect_orphans()
-            while any(not _marker(run, c.client_id).exists() for c in self._retired):
-                await asyncio.sleep(WATCH_EVERY)
-            directory, shards = self.directory, len(self.plans)
-            hears = [owned(item, directory, mqtt, shards) for item in self.plans]
-            number = {directory.device[n]: n for n in range(directory.n_devices)}
-
-            def owner(device: str) -> int | None:
-                n = number.get(device)
-                whose = [] if n is None else [i for i, mine in enumerate(hears) if mine[n]]
-                return whose[0] if len(whose) == 1 and not supervisor.restarts(whose[0]) else None
-
-            try:
-                await courier.end_orphans(owner)
-            except (OSError, SpoolFull) as error:  # they end when their shards start again
-                log.error("alerts of an earlier layout stay open", why=str(error))
-        await asyncio.Event().wait()
 
     def _beat(self, shard: int) -> float:
         age = self.shards[shard].age(cell("heartbeat_age_seconds"), time.monotonic_ns())
@@ -388,7 +364,7 @@ def _retire(data_dir: Path, plans: Sequence[ShardPlan], brokers: list[str]) -> l
     path = data_dir / "layout.json"
     known = _known_layout(path, brokers)
     for client_id in list(known):
-        marker = _marker(data_dir / "run", client_id)
+        marker = data_dir / "run" / f"retired-{client_id}"
         if marker.exists():
             marker.unlink()
             del known[client_id]
@@ -409,11 +385,6 @@ def _retire(data_dir: Path, plans: Sequence[ShardPlan], brokers: list[str]) -> l
         for client_id, (broker, filters) in known.items()
         if client_id not in current
     ]
-
-
-def _marker(run: Path, client_id: str) -> Path:
-    """Left by the shard that has drained the client id."""
-    return run / f"retired-{client_id}"
 
 
 def _known_layout(path: Path, brokers: list[str]) -> dict[str, tuple[str, tuple[str, ...]]]:

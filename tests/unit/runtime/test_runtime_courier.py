@@ -157,36 +157,6 @@ async def test_a_full_journal_is_emptied_and_nothing_of_a_storm_is_left_out(
     await desk.close()
 
 
-async def test_an_alert_of_a_device_that_another_shard_hears_now_does_not_stay_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A shard opened it while it drained the session of an earlier layout, and hears no more of the device."""
-    got: list[tuple[str, str]] = []
-
-    async def deliver(items: list[dict[str, Any]]) -> None:
-        got.extend((item["alert_id"], item["state"]) for item in items)
-
-    other = Outbox(tmp_path / "outbox" / "shard-1", 1 << 20)
-    await other.durable(
-        other.append([opened(9)])
-    )  # by an earlier shard: its device's own took it over
-    desk = Desk(tmp_path, deliver, monkeypatch)
-    desk.courier.expect_orphans()
-    await desk.until(lambda: len(desk.courier._began or ()) == 2)
-    both, orphan, nobodys = opened(1), opened(2), replace(opened(3), device="")
-    await other.durable(other.append([both, orphan, nobodys]))
-    await desk.outbox.durable(desk.outbox.append([both, opened(4)]))
-    await desk.until(lambda: len(got) == 5)
-    await desk.courier.end_orphans(lambda device: 0)
-    await desk.until(lambda: len(got) == 6)
-    assert got[5] == ("alert-2", "resolved")
-    await desk.until(lambda: not desk.courier._readers["shard-1"].forgotten)
-    left = {t["alert_id"] for t in OutboxReader(tmp_path / "outbox" / "shard-1").known}
-    assert left == {"alert-1", "alert-3", "alert-9"}
-    await other.close()
-    await desk.close()
-
-
 class SlowSync:
     """While it is `held`, every sync of the outbox that somebody else writes waits in its thread."""
 
@@ -426,8 +396,7 @@ async def test_what_kafka_still_has_of_a_try_ends_before_the_next_try(
         while not seen or courier._behind:
             await asyncio.sleep(0.001)
     first = ["open begins", "over begins", "over ends", "open ends"]
-    assert seen[:4] == first  # before anything of the next try
-    assert seen[-1] == "over ends"
+    assert seen == first  # before the next try, in which it is not given again
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await outbox.close()
