@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check bench fuzz fuzz-bounds sbom dist compose-secrets docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded chaos overload-test soak fleet-test clean
+.PHONY: setup demo test check bench fuzz fuzz-bounds sbom dist compose-secrets docs docs-reference lock services services-test fault-test fault-test-short fault-test-seeded chaos overload-test soak flap fleet-test clean
 
 setup: $(STAMP)
 
@@ -111,6 +111,10 @@ overload-test: setup
 
 soak: setup
 	@$(BIN)/python -m tests.faults.scale soak --seconds $(or $(SECONDS),1800) --rate $(or $(RATE),400)
+
+# A soak in which InfluxDB and Kafka go and come back all the time.
+flap: setup
+	@$(BIN)/python -m tests.faults.scale flap --seconds $(or $(SECONDS),1320) --rate $(or $(RATE),120)
 
 fleet-test: setup
 	@$(BIN)/python -m tests.faults.scale fleet --seconds $(or $(SECONDS),120) \

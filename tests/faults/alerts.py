@@ -96,7 +96,7 @@ class OutboxWatch:
             reader = self._readers.setdefault(folder, SegmentReader(folder, sync=False))
             for item in reader.poll():
                 if isinstance(item, Record):
-                    self.durable += json.loads(item.body)
+                    self.durable += [t | {"outbox": folder.name} for t in json.loads(item.body)]
 
 
 @dataclass(slots=True)
@@ -142,9 +142,14 @@ def refused_in(log: str) -> set[str]:
 
 
 def judge_alerts(
-    durable: Iterable[Document], sent: Mapping[Key, Message], acked: Iterable[Key], arrived: Arrived
+    durable: Iterable[Document],
+    sent: Mapping[Key, Message],
+    acked: Iterable[Key],
+    arrived: Arrived,
+    forwarded: Mapping[Key, float],
 ) -> list[str]:
-    """What is wrong, one sentence each. acked: of `sent`, without what nobody can foresee."""
+    """What is wrong, one sentence each. acked: of `sent`, without what nobody can foresee. forwarded: when
+    the gateway first got a message; what came after newer readings of its device opens no alert."""
     written = list(durable)
     steps = {(t["alert_id"], t["state"]) for t in written}
     places = {"kafka": {(t["alert_id"], t["state"]) for t in arrived.kafka}}
@@ -181,7 +186,11 @@ def judge_alerts(
                 found.append(f"incident {alert_id} ends {last[alert_id]['state']}: {members}")
     open_now = [t for t in last.values() if t["state"] != "resolved"]
     return found + _uncovered(
-        sent, acked, written, [t for t in open_now if t["alert_id"] not in arrived.refused]
+        sent,
+        acked,
+        written,
+        [t for t in open_now if t["alert_id"] not in arrived.refused],
+        forwarded,
     )
 
 
@@ -190,6 +199,7 @@ def _uncovered(
     acked: Iterable[Key],
     written: Iterable[Document],
     open_now: Iterable[Document],
+    forwarded: Mapping[Key, float],
 ) -> list[str]:
     """Acknowledged readings out of range that belong to no alert; alerts that their readings did not end."""
     newest: dict[str, Document] = {}
@@ -200,19 +210,22 @@ def _uncovered(
     episodes = _by_alarm(newest.values())
     found = []
     times: dict[str, list[int]] = defaultdict(list)
+    in_order = _in_order(forwarded)
     for key in acked:
         message = sent.get(key)
         if message is None or message.kind != ALARM:
             continue
-        device, ts_ns = key[0].split("/")[3], int(orjson.loads(key[1])["ts"])
+        device, ts_ns = _origin(key)
         times[device].append(ts_ns)
-        if not any(
+        if key in in_order and not any(
             e["opened"] <= ts_ns
             and (e["state"] != "resolved" or ts_ns <= max(e["at"], e["opened"]))
             for e in episodes[device]
         ):
+            near = [(e["opened"], e["at"], e["state"]) for e in episodes[device]]
+            near.sort(key=lambda e: abs(e[0] - ts_ns))
             found.append(
-                f"{device} was out of range at {ts_ns}, acknowledged, and there is no alert"
+                f"{device} was out of range at {ts_ns}, acknowledged, and there is no alert: {near[:3]}"
             )
     for device, alerts in _by_alarm(open_now).items():
         settled = sorted(times[device])[-3:][0] if times[device] else 0
@@ -221,6 +234,28 @@ def _uncovered(
             for e in alerts
             if e["opened"] < settled
         ]
+    return found
+
+
+def _origin(key: Key) -> tuple[str, int]:
+    """(device, time) of a message of `alarms`."""
+    return key[0].split("/")[3], int(orjson.loads(key[1])["ts"])
+
+
+def _in_order(forwarded: Mapping[Key, float]) -> set[Key]:
+    """Messages of `alarms` that were forwarded before every newer one of their device."""
+    by_device: dict[str, list[tuple[int, float, Key]]] = defaultdict(list)
+    for key, at in forwarded.items():
+        if key[0].split("/")[3:4] and key[0].split("/")[3] in ALARMS:
+            device, ts_ns = _origin(key)
+            by_device[device].append((ts_ns, at, key))
+    found = set()
+    for messages in by_device.values():
+        earliest = float("inf")  # of the newer ones
+        for _, at, key in sorted(messages, reverse=True):
+            if at <= earliest:
+                found.add(key)
+            earliest = min(earliest, at)
     return found
 
 

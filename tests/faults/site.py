@@ -707,7 +707,16 @@ class Field:
         arrived.refused = refused_in(self.gateway.log.read_text())
         doubtful = {key for begun, ended in self.clock_wrong for key in self._open_in(begun, ended)}
         acked = self.proxy.record.acked.keys() - doubtful
-        return judge_alerts(self.outboxes.durable, self.load.sent, acked, arrived)
+        record = self.proxy.record
+        forwarded = {  # what came more than once may have been taken any time until its acknowledgement
+            key: at + (record.waited.get(key, 0.0) if record.forwarded[key] > 1 else 0.0)
+            for key, at in record.first_forwarded.items()
+        }
+        problems = judge_alerts(self.outboxes.durable, self.load.sent, acked, arrived, forwarded)
+        if problems:
+            kept = {"outboxes": self.outboxes.durable, "kafka": arrived.kafka}
+            (self.folder / "alerts.json").write_text(json.dumps(kept))
+        return problems
 
     def _influx_identities(self) -> Iterator[Identity]:
         if self._influx == "2":

@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -352,28 +352,13 @@ class Courier:
         self._add("mqtt", deliver, close)
 
     def _add_kafka(self) -> None:
-        import orjson
-
         from greenlang_iot.sinks.kafka import KafkaSender
+        from greenlang_iot.sinks.kafka_alerts import KafkaAlerts
 
         kafka = self._settings.sinks.kafka
         sender = KafkaSender(kafka, kafka.alerts_topic)
-
-        def publish(item: dict[str, Any]) -> Iterator[Awaitable[None]]:
-            value, at_ms = orjson.dumps(item), item["at"] // 1_000_000
-            key = item["device"] or item["site"] or self._settings.instance
-            yield sender.publish(kafka.alerts_topic, key.encode(), value, at_ms)
-            # The compacted topic holds what is not resolved: a resolved alert leaves it.
-            state = None if item["state"] == "resolved" else value
-            yield sender.publish(kafka.alerts_state_topic, item["alert_id"].encode(), state, at_ms)
-
-        async def deliver(items: list[dict[str, Any]]) -> None:
-            # Queued in this order, so in order per key; the first alone, to learn whether Kafka is
-            # there at all, then one round trip for the rest.
-            await asyncio.gather(*publish(items[0]))
-            await asyncio.gather(*(p for item in items[1:] for p in publish(item)))
-
-        self._add("kafka", deliver, sender.close)
+        alerts = KafkaAlerts(sender, kafka, self._settings.instance)
+        self._add("kafka", alerts.deliver, sender.close)
 
     def _add_influxdb(self) -> None:
         from greenlang_iot.encode.alert_lines import alert_line

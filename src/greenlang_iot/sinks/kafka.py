@@ -16,7 +16,6 @@ is done where aiokafka's own task has ended: what it had queued would wait for e
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 from typing import Final
@@ -30,24 +29,12 @@ from aiokafka.structs import TopicPartition
 
 from greenlang_iot.encode.bodies import pieces
 from greenlang_iot.model.errors import InputError, SinkError
-from greenlang_iot.model.outcomes import Outcome, Refused
+from greenlang_iot.model.outcomes import Outcome
 from greenlang_iot.model.pieces import Body, Pieces
 from greenlang_iot.settings.model import KafkaSettings
-from greenlang_iot.sinks.kafka_batches import (
-    FinishedBatch,
-    KafkaRecord,
-    Part,
-    batch_of,
-    codec_of,
-    records_of,
-)
-from greenlang_iot.sinks.kafka_client import (
-    POISON,
-    SEQUENCE,
-    client_options,
-    sink_error,
-    why_unreachable,
-)
+from greenlang_iot.sinks.kafka_batches import FinishedBatch, KafkaRecord, Part, batch_of
+from greenlang_iot.sinks.kafka_client import client_options, sink_error, why_unreachable
+from greenlang_iot.sinks.kafka_delivery import Delivery
 from greenlang_iot.sinks.kafka_direct import Direct
 from greenlang_iot.sinks.kafka_request import never_join
 
@@ -57,29 +44,6 @@ PROBE_EVERY: Final = 1.0
 
 _partition_of = DefaultPartitioner()
 _PARTITION, _RECORDS = attrgetter("partition"), attrgetter("records")
-_PENDING, _ACKED = attrgetter("pending"), attrgetter("acked")
-
-
-@dataclass(slots=True, eq=False)
-class _Delivery:
-    """What became of one body so far."""
-
-    topic: str
-    body: Body | Pieces
-    parts: list[Part]
-    refused: list[Refused] = field(default_factory=list)
-    failed: bool = False  # some part has an error
-    failure: BaseException | None = None  # neither poison nor a lost sequence
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    awaited: bool = False  # a send() waits for it
-
-    @property
-    def pending(self) -> bool:
-        return any(map(_PENDING, self.parts))
-
-    @property
-    def done(self) -> bool:
-        return all(map(_ACKED, self.parts))
 
 
 class KafkaSender:
@@ -97,7 +61,7 @@ class KafkaSender:
         self._broken = False  # a batch failed: its partition's sequence has a gap
         self._opening = asyncio.Lock()
         self._waiting = 0  # of those that have to be handed over before others
-        self._deliveries: list[_Delivery] = []
+        self._deliveries: list[Delivery] = []
         self._discarding: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -141,11 +105,11 @@ class KafkaSender:
 
     # ---- one delivery ---------------------------------------------------------------------------
 
-    async def _deliver(self, delivery: _Delivery) -> Outcome:
+    async def _deliver(self, delivery: Delivery) -> Outcome:
         deadline = self._deadline()
         delivery.awaited = True
         try:
-            self._judge(delivery)  # what was answered while nobody waited
+            delivery.judge()  # what was answered while nobody waited
             delivery.failure = None  # is tried again
             while not delivery.done:
                 producer = self._usable(delivery.topic)
@@ -154,7 +118,7 @@ class KafkaSender:
                         producer = await self._ready(delivery.topic)
                 self._hand_over(producer, delivery)
                 await self._answers(delivery, deadline)
-                self._judge(delivery)
+                delivery.judge()
                 failure, delivery.failure = delivery.failure, None
                 if failure is not None:
                     raise sink_error(
@@ -165,7 +129,7 @@ class KafkaSender:
         self._deliveries.remove(delivery)
         return Outcome(sum(map(_RECORDS, delivery.parts)), delivery.refused)
 
-    def _admit(self, topic: str, body: Body | Pieces, parts: list[Part]) -> _Delivery:
+    def _admit(self, topic: str, body: Body | Pieces, parts: list[Part]) -> Delivery:
         """The remembered delivery of the same bytes, or a new one. Raises SinkError when full."""
         for known in self._deliveries:
             if not known.awaited and known.topic == topic and known.body == body:
@@ -181,11 +145,11 @@ class KafkaSender:
             raise SinkError(
                 f"Kafka has not answered {len(idle)} earlier chunks", reason="backlog", down=True
             )
-        delivery = _Delivery(topic, body, parts)
+        delivery = Delivery(topic, body, parts)
         self._deliveries.append(delivery)
         return delivery
 
-    async def _answers(self, delivery: _Delivery, deadline: float) -> None:
+    async def _answers(self, delivery: Delivery, deadline: float) -> None:
         """Wait until nothing of the delivery is on its way. Raises SinkError."""
         loop = asyncio.get_running_loop()
         while delivery.pending:
@@ -220,30 +184,6 @@ class KafkaSender:
         if topic not in cluster.topics():
             raise _topic_missing(topic)
 
-    @staticmethod
-    def _judge(delivery: _Delivery) -> None:
-        """Clear the errors of the parts: poison is halved or refused, a lost sequence is nothing, any
-        other is the delivery's failure."""
-        if not delivery.failed:
-            return
-        delivery.failed = False
-        parts: list[Part] = []
-        for part in delivery.parts:
-            error, part.error = part.error, None
-            if error is None or isinstance(error, SEQUENCE):
-                parts.append(part)
-            elif not isinstance(error, POISON):
-                delivery.failure = error
-                parts.append(part)
-            elif part.records > 1:
-                parts += _halves(part)
-            else:
-                (record,) = records_of(part.batch)
-                delivery.refused.append(
-                    Refused(record.value or b"", f"{error.message}: {error.description}")
-                )
-        delivery.parts = parts
-
     # ---- the producer ---------------------------------------------------------------------------
 
     def _usable(self, topic: str) -> AIOKafkaProducer | None:
@@ -268,7 +208,7 @@ class KafkaSender:
                     self._direct = Direct(producer)
                     producer._sender.sender_task.add_done_callback(partial(self._ended, producer))
                     for delivery in self._deliveries:
-                        self._judge(delivery)
+                        delivery.judge()
                         with contextlib.suppress(SinkError):  # its own send() reports that
                             await self._learn(producer, delivery.topic)
                             self._hand_over(producer, delivery)
@@ -315,7 +255,7 @@ class KafkaSender:
         except KafkaError as error:
             raise sink_error(error, f"Kafka says nothing of topic {topic}") from error
 
-    def _hand_over(self, producer: AIOKafkaProducer, delivery: _Delivery) -> None:
+    def _hand_over(self, producer: AIOKafkaProducer, delivery: Delivery) -> None:
         """Queue what is not acknowledged and not on its way, synchronously: so order is kept.
 
         `send_batch` would do the same after waiting until the partition's queue is empty, which takes
@@ -354,7 +294,7 @@ class KafkaSender:
     def _answered(
         self,
         producer: AIOKafkaProducer,
-        delivery: _Delivery,
+        delivery: Delivery,
         part: Part,
         batch: MessageBatch,
     ) -> None:
@@ -425,16 +365,6 @@ def _topic_missing(topic: str) -> SinkError:
     return SinkError(
         f"Kafka has no topic {topic}: run setup, or create it", reason="topic_missing", down=True
     )
-
-
-def _halves(part: Part) -> list[Part]:
-    records = list(records_of(part.batch))
-    codec = codec_of(part.batch)
-    middle = len(records) // 2
-    return [
-        Part(part.partition, len(half), batch_of(half, codec))
-        for half in (records[:middle], records[middle:])
-    ]
 
 
 async def _discard(producer: AIOKafkaProducer, direct: Direct) -> None:

@@ -26,7 +26,7 @@ import contextlib
 import math
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import structlog
@@ -37,15 +37,13 @@ from greenlang_iot.model.errors import SinkError
 from greenlang_iot.model.outcomes import Refused
 from greenlang_iot.model.protocols import OpenChunk, Sender
 from greenlang_iot.settings.model import RunnerSettings, SpoolSettings
+from greenlang_iot.sinks.backlog import READ_AGAIN, Backlog
 from greenlang_iot.sinks.endings import end
-from greenlang_iot.spool.format import Record
 from greenlang_iot.spool.log import SegmentLog, SpoolFull
 
 log = structlog.get_logger(__name__)
 CLOSE_WITHIN = 1.0
 """Seconds a sender gets to say goodbye: nothing depends on it."""
-READ_AGAIN = 0.5
-"""Seconds until a spool that could not be read is read again."""
 
 
 class Meter(Protocol):
@@ -91,7 +89,7 @@ class Runner:
         self._encoder = encoder
         self._sender = sender
         self._settings = settings
-        self._spool = spool
+        self._backlog = Backlog(name, spool) if spool is not None else None
         self._spool_settings = spool_settings
         self._settle = settle
         self._refuse = refuse
@@ -106,12 +104,8 @@ class Runner:
         self._sending: dict[int, Chunk] = {}  # by order of sending
         self._sent_at: dict[int, float] = {}  # of those: first tried when
         self._spooled_while_sending: dict[int, int] = {}  # order of sending → record number
-        self._delivered_records: set[int] = set()  # spooled, but answered as delivered (rule 4)
         self._orders = 0
         self._spooling = False
-        self._spool_rows = 0  # readings spooled by this process and not delivered yet
-        self._syncing: dict[int, Chunk] = {}  # spool records that wait for their fsync
-        self._unreadable = False  # reading the spool failed
         self._pump_due = False
         self._open = False
         self._closing = False
@@ -171,7 +165,9 @@ class Runner:
 
         What is spooled may still be on its way: its record is replayed unless an answer comes.
         """
-        if self._queue or self._encoder.rows or self._syncing:
+        if self._queue or self._encoder.rows:
+            return False
+        if self._backlog is not None and self._backlog.syncing:
             return False
         return all(order in self._spooled_while_sending for order in self._sending)
 
@@ -191,7 +187,7 @@ class Runner:
     @property
     def backlog(self) -> int:
         """Records of the spool that are not delivered, an earlier process's included."""
-        return self._spool.last - self._spool.released if self._spool is not None else 0
+        return self._backlog.records if self._backlog is not None else 0
 
     @property
     def pending_bytes(self) -> int:
@@ -216,28 +212,16 @@ class Runner:
             await end([live])
 
     async def _live(self) -> None:
-        if self.backlog:
+        if self._backlog is not None and self._backlog.records:
             self._spooling = True
-            await self._count_backlog()
+            await self._backlog.count(lambda: self._closing)
         await self._connect()
         while not self._closing:
-            if self._spooling and not self._sending:
-                await self._replay()
+            if self._spooling and self._backlog is not None and not self._sending:
+                await self._replay(self._backlog)
             self._pump()
             await self._changed.wait()
             self._changed.clear()
-
-    async def _count_backlog(self) -> None:
-        """Rows that an earlier process spooled. What cannot be counted cannot be replayed either."""
-        assert self._spool is not None
-        last = self._spool.last  # what is spooled from now on is counted then
-        while not self._closing:
-            try:
-                self._spool_rows += await asyncio.to_thread(self._spool.waiting_rows, last)
-                return
-            except OSError as error:
-                self._say_unreadable(error)
-            await asyncio.sleep(READ_AGAIN)
 
     async def close(self) -> None:
         """Stop sending; what is unsettled stays unacknowledged and comes again."""
@@ -251,8 +235,8 @@ class Runner:
             pass
         except SinkError as error:  # what is not settled was not acknowledged
             log.error("the sink was not closed in order", sink=self.name, why=str(error))
-        if self._spool is not None:
-            await self._spool.close()
+        if self._backlog is not None:
+            await self._backlog.spool.close()
 
     # ---- sealing and sending ------------------------------------------------------------------
 
@@ -351,8 +335,8 @@ class Runner:
     def _finish(self, order: int, chunk: Chunk) -> None:
         """The chunk needs nothing more: settle it, or skip its record when it is replayed (rule 4)."""
         record = self._spooled_while_sending.get(order)
-        if record is not None:
-            self._delivered_records.add(record)
+        if record is not None and self._backlog is not None:
+            self._backlog.delivered(record)
         else:
             self._settle(self.bit, chunk.first_ticket, chunk.last_ticket)
 
@@ -407,7 +391,7 @@ class Runner:
     # ---- spool --------------------------------------------------------------------------------
 
     def _start_spooling(self, why: str) -> None:
-        if self._spooling or self._spool is None:
+        if self._spooling or self._backlog is None:
             return
         self._spooling = True
         log.warning("spooling", sink=self.name, why=why)
@@ -433,7 +417,8 @@ class Runner:
 
         Records must not be small: they are replayed one by one while more rows come.
         """
-        if self._syncing or self._closing:
+        assert self._backlog is not None
+        if self._backlog.syncing or self._closing:
             return
         if self._clock() - self._opened >= self._spool_settings.gather:
             self._seal()
@@ -448,65 +433,54 @@ class Runner:
 
     def _write(self, chunk: Chunk) -> int | None:
         """Append to the spool; the tickets settle after its fsync. None when it is full."""
-        assert self._spool is not None
+        assert self._backlog is not None
         try:
-            record = self._spool.append(chunk.body, chunk.rows)
+            record = self._backlog.write(chunk)
         except SpoolFull:
             if self.required:
                 return None
             self._meter.dropped(chunk.rows)
             return -1
         self._meter.spooled(chunk.rows)
-        self._spool_rows += chunk.rows
-        self._syncing[record] = chunk
-        self._spawn(self._settle_when_durable(record, chunk))
+        self._spawn(self._settle_when_durable(self._backlog, record, chunk))
         return record
 
-    async def _settle_when_durable(self, record: int, chunk: Chunk) -> None:
-        assert self._spool is not None
-        await self._spool.durable(record)
+    async def _settle_when_durable(self, backlog: Backlog, record: int, chunk: Chunk) -> None:
+        await backlog.synced(record)
         self._settle(self.bit, chunk.first_ticket, chunk.last_ticket)
-        self._syncing.pop(record)
         self._changed.set()
         self._pump()
 
-    async def _replay(self) -> None:
+    async def _replay(self, backlog: Backlog) -> None:
         """Deliver the spool's records in order; go live again when none is left (rule 3)."""
-        assert self._spool is not None
-        pace = self._spool_settings.replay_bytes_per_second
+        spool, pace = backlog.spool, self._spool_settings.replay_bytes_per_second
         while not self._closing:
             sent = 0
-            end = self._spool.durable_number
-            records = self._spool.read(self._spool.released + 1)
-            while (record := self._next(records)) is not None:
+            end = spool.durable_number
+            records = spool.read(spool.released + 1)
+            while (record := backlog.next(records)) is not None:
                 chunk = Chunk(record.body, record.rows, 1, 0, 0.0)
-                if record.number not in self._delivered_records and not await self._replay_one(
-                    chunk
-                ):
+                if backlog.needs_replay(record.number) and not await self._replay_one(chunk):
                     return
-                self._delivered_records.discard(record.number)
-                self._spool.release(record.number)
-                self._spool_rows = max(self._spool_rows - record.rows, 0)
+                backlog.done(record.number, record.rows)
                 self._pump_spool()
                 sent += len(record.body)
                 if sent > pace / 10:
                     await asyncio.sleep(sent / pace)
                     sent = 0
-            if self._unreadable:
+            if backlog.unreadable:
                 await asyncio.sleep(READ_AGAIN)
                 continue
-            if end > self._spool.released:
-                # What the log found damaged is counted there; it will not become readable.
-                log.error("spool records lost", sink=self.name, up_to=end)
-                self._spool.release(end)
-            failing = self._spool.last_error is not None
+            if end > spool.released:
+                backlog.give_up(end)
+            failing = spool.last_error is not None
             if not failing:
                 self._pump_spool()
-            elif not await self._deliver_unsynced():
+            elif not await self._deliver_unsynced(backlog):
                 return
             # Neither a disk that fails nor an empty spool will ever take what is queued still.
-            useless = failing or self._spool.nbytes == 0
-            if self.backlog or ((self._syncing or self._queue) and not useless):
+            useless = failing or spool.nbytes == 0
+            if backlog.records or ((backlog.syncing or self._queue) and not useless):
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), 0.05)
@@ -515,33 +489,13 @@ class Runner:
             log.info("spool is empty, live again", sink=self.name)
             return
 
-    def _next(self, records: Iterator[Record]) -> Record | None:
-        """The next record of the spool; None where there is no other, or the disk cannot be read."""
-        try:
-            record = next(records, None)
-        except OSError as error:
-            self._say_unreadable(error)
-            return None
-        self._unreadable = False
-        return record
-
-    def _say_unreadable(self, error: OSError) -> None:
-        """Once, until it can be read."""
-        if not self._unreadable:
-            why = "the spool cannot be read; it is tried again"
-            log.error(why, sink=self.name, why=str(error))
-        self._unreadable = True
-
-    async def _deliver_unsynced(self) -> bool:
+    async def _deliver_unsynced(self, backlog: Backlog) -> bool:
         """Deliver what waits for the disk, in order (rule 6); False when the runner closes before."""
-        assert self._spool is not None
-        while (chunk := self._syncing.get(number := self._spool.released + 1)) is not None:
-            if number not in self._delivered_records and not await self._replay_one(chunk):
+        while (chunk := backlog.syncing.get(number := backlog.spool.released + 1)) is not None:
+            if backlog.needs_replay(number) and not await self._replay_one(chunk):
                 return False
-            self._delivered_records.discard(number)
             self._settle(self.bit, chunk.first_ticket, chunk.last_ticket)
-            self._spool.release(number)
-            self._spool_rows = max(self._spool_rows - chunk.rows, 0)
+            backlog.done(number, chunk.rows)
         return True
 
     async def _replay_one(self, chunk: Chunk) -> bool:
@@ -562,15 +516,15 @@ class Runner:
 
     def _report(self) -> None:
         waiting = (*self._queue, *self._sending.values())
-        spool = self._spool
+        backlog = self._backlog
         self._meter.gauges(
             {
                 "queue_readings": self._encoder.rows + sum(chunk.rows for chunk in waiting),
                 "queue_bytes": self.pending_bytes,
                 "in_flight_chunks": len(self._sending),
-                "spool_readings": self._spool_rows,
+                "spool_readings": backlog.rows if backlog else 0,
                 "spool_records": self.backlog,
-                "spool_bytes": spool.nbytes if spool else 0,
+                "spool_bytes": backlog.spool.nbytes if backlog else 0,
                 "spool_full": float(self.spool_full),
             }
         )

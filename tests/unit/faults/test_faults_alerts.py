@@ -33,7 +33,9 @@ def problems(
     state = arrived.pop("state", {"a": None})
     keys = [(TOPIC, b'{"ts":%d}' % ts) for ts in bad_at]
     sent = {key: Message(0.0, *key, [], kind=ALARM) for key in keys}
-    return judge_alerts(durable, sent, keys, Arrived(kafka, state, **arrived))
+    order = arrived.pop("order", bad_at)  # in which they were forwarded
+    forwarded = {key: float(order.index(ts)) for key, ts in zip(keys, bad_at, strict=True)}
+    return judge_alerts(durable, sent, keys, Arrived(kafka, state, **arrived), forwarded)
 
 
 def test_an_alert_that_is_everywhere_and_over_is_right() -> None:
@@ -79,9 +81,12 @@ def test_an_incident_ends_with_its_members() -> None:
 
 def test_a_reading_out_of_range_belongs_to_an_alert() -> None:
     assert problems(OVER, OVER, 10, 12) == []
-    assert problems(OVER, OVER, 10, 13) == [
+    (problem,) = problems(OVER, OVER, 10, 13)
+    assert problem.startswith(
         f"{DEVICE} was out of range at 13, acknowledged, and there is no alert"
-    ]
+    )
+    assert problems(OVER, OVER, 9, 10) != []
+    assert problems(OVER, OVER, 9, 10, order=(10, 9)) == []  # late: a newer one came before
 
 
 def test_an_alert_ends_when_its_device_is_well_again() -> None:

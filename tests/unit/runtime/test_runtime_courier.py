@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -344,6 +345,58 @@ async def test_influxdb_may_be_away_when_it_starts(
     task = asyncio.ensure_future(courier.run())
     await asyncio.wait_for(asked.wait(), 30)
     assert not task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await outbox.close()
+    await store.close()
+
+
+async def test_what_kafka_still_has_of_a_try_ends_before_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old state that came after the newer one said for ever that a resolved alert is open."""
+    monkeypatch.setattr(courier_module, "BACKOFF_MAX", 0.001)
+    seen: list[str] = []
+    slow = asyncio.Event()
+
+    class Kafka:
+        def __init__(self, settings: object, topic: str) -> None:
+            pass
+
+        async def publish(self, topic: str, key: bytes, value: bytes | None, at_ms: int) -> None:
+            if topic == "iot.alerts.state" and key == b"alert-2":
+                what = "open" if value else "over"
+                seen.append(f"{what} begins")
+                if len(seen) == 1:
+                    await slow.wait()
+                seen.append(f"{what} ends")
+            elif key == b"alert-3" and not slow.is_set():
+                asyncio.get_running_loop().call_later(0.05, slow.set)
+                raise SinkError("no broker answers", reason="no_brokers", down=True)
+
+        async def close(self) -> None:
+            return
+
+    monkeypatch.setattr("greenlang_iot.sinks.kafka.KafkaSender", Kafka)
+    kafka = {"enabled": True, "alerts_state_topic": "iot.alerts.state"}
+    settings = Settings.model_validate(
+        {
+            "data_dir": tmp_path,
+            "alerts": {"mqtt": False},
+            "sinks": {"lake": {"enabled": False}, "kafka": kafka},
+        }
+    )
+    outbox = Outbox(tmp_path / "outbox" / "shard-0", 1 << 20)
+    over = replace(opened(2), number=2, state="resolved")
+    await outbox.durable(outbox.append([opened(1), opened(2), opened(3), over]))
+    store = AlertStore(tmp_path / "alerts", settings.alerts)
+    courier = Courier(settings, Counters.create(tmp_path / "counters"), store)
+    task = asyncio.ensure_future(courier.run())
+    async with asyncio.timeout(30):
+        while not seen or courier._behind:
+            await asyncio.sleep(0.001)
+    first = ["open begins", "over begins", "over ends", "open ends"]
+    assert seen == first  # before the next try, in which it is not given again
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await outbox.close()
