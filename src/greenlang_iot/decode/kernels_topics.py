@@ -8,7 +8,7 @@ import numpy as np
 
 from greenlang_iot.model.batches import I32, I64, U8, U64
 from greenlang_iot.model.jit import fused, kernel
-from greenlang_iot.model.kernels_prefetch import prefetch
+from greenlang_iot.model.kernels_prefetch import prefetch, prefetch_far
 from greenlang_iot.model.kernels_words import load64, peek, poke, signed
 
 BLOCK = 64
@@ -148,18 +148,18 @@ def find_topics(
                 prefetch(buffer, int(peek(topic_off, i + BLOCK)))
             h = hash_bytes(buffer, int(peek(topic_off, i)), int(peek(topic_len, i)), key)
             poke(hashes, i - first, h)
-            prefetch(slots, signed(h & _LOW) & mask)
+            prefetch_far(slots, signed(h & _LOW) & mask)
         for i in range(first, last):
             d = _next_candidate(peek(hashes, i - first), -1, slots, mask)
             poke(device, i, d)
             if d >= 0:
-                prefetch(off, signed(peek(slots, d) & _LOW) - 1)
+                prefetch_far(off, signed(peek(slots, d) & _LOW) - 1)
         for i in range(first, last):
             d = int(peek(device, i))
             if d >= 0:
                 start = int(peek(off, signed(peek(slots, d) & _LOW) - 1))
-                prefetch(blob, start)
-                prefetch(blob, start + int(peek(topic_len, i)))
+                prefetch_far(blob, start)
+                prefetch_far(blob, start + int(peek(topic_len, i)))
         for i in range(first, last):
             found = _confirm(
                 int(peek(device, i)), peek(hashes, i - first), buffer, int(peek(topic_off, i)),

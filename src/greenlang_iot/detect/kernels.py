@@ -32,7 +32,7 @@ from greenlang_iot.model.flags import (
     TOLD,
 )
 from greenlang_iot.model.jit import fused, kernel
-from greenlang_iot.model.kernels_prefetch import prefetch
+from greenlang_iot.model.kernels_prefetch import prefetch, prefetch_far
 from greenlang_iot.model.kernels_words import peek, poke
 
 
@@ -164,9 +164,9 @@ def score_batch(
 def ask_for(at: int, day_line: int, week_line: int, rows: Rows, kind: I32, siblings: Rows) -> None:
     """Have the cache lines brought that a reading of this series will touch, if it is of the hour of those before."""
     for line in range(HOT_LINES):
-        prefetch(rows, at, line)
-    prefetch(rows, at, day_line)
-    prefetch(rows, at, week_line)
+        prefetch_far(rows, at, line)
+    prefetch_far(rows, at, day_line)
+    prefetch_far(rows, at, week_line)
     prefetch(kind, at)
     if len(siblings):
-        prefetch(siblings, at)
+        prefetch_far(siblings, at)
