@@ -17,6 +17,7 @@ from greenlang_iot.detect.kernels_lanes import (
     TAIL_FROM,
     TAIL_SCORE,
     TWO,
+    USUAL_BELIEF,
     USUAL_BELIEVED,
     USUAL_LIGHT,
 )
@@ -45,7 +46,7 @@ def outlook(rows: Rows, limits: Rows, warmup: int) -> tuple[F64, F64]:
 
 def _raised(rows: Rows, score: F64) -> F64:
     """The raw scores of spikes and shifts that are worth these (`kernels_tail.raised`)."""
-    belief = np.minimum(rows["seen"] / USUAL_BELIEVED, 1.0)
+    belief = np.minimum(rows["seen"] / USUAL_BELIEVED, USUAL_BELIEF)
     start = rows["usual_start"].astype(np.float64) - TWO
     worth = USUAL_LIGHT / rows["usual_excess"].astype(np.float64)
     below = 1.0 - belief + belief * START / start

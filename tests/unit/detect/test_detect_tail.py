@@ -110,3 +110,17 @@ def test_faults_are_no_habit() -> None:
     found = [opened[start : start + 5].any(axis=0).mean() for start in starts]
     assert min(found[:3]) >= 0.95
     assert min(found[-3:]) >= 0.95
+
+
+@fast_only
+def test_the_band_that_a_person_is_shown_is_the_one_that_is_judged_by() -> None:
+    """Of a heavy tail that is believed as far as it ever is."""
+    detector = Detector(directory(1, ("m",), units=("Cel",), low=-1e3, high=1e3), SETTINGS)
+    x = 20.0 + np.random.default_rng(9).standard_t(3, 6_001)
+    ts = (np.arange(len(x)) + 1) * MINUTE
+    detector.score(readings([0] * 6_000, ts[:-1], x[:-1]))
+    detector._rows["usual_start"], detector._rows["usual_excess"] = 2.5, 1.5
+    shown = detector.standing(np.zeros(1, np.intp), int(ts[-1]))
+    judged = detector.score(readings([0], ts[-1:], x[-1:]))
+    assert shown.band[0] == pytest.approx(judged.band[0], rel=1e-3)
+    assert shown.expected[0] == pytest.approx(judged.expected[0], rel=1e-5)
