@@ -12,7 +12,7 @@ AT_ONCE = 1_024
 """Bytes between two looks; who sent so many and then none waits for the answer to these, or a burst is over."""
 FEWEST, MOST = 16, 256
 """Flushes for which no linger is repeated after one that was in vain; each more in a row doubles them."""
-BUSY, CALM = 0.9, 0.75
+BUSY, CALM = 0.8, 0.55
 """Shares of its core that a shard uses, above which the linger becomes longer, and below which shorter."""
 
 

@@ -104,7 +104,7 @@ async def test_it_is_longer_while_the_shard_has_no_time_to_spare_and_shorter_aga
     None
 ):
     assert await lengths(0.3, 0.95, 0.95, 0.95, 0.95, 1.0) == [1, 2, 4, 8, 8, 8]
-    assert await lengths(1.0, 1.0, 1.0, 0.8, 0.7, 0.7, 0.7, 0.1) == [2, 4, 8, 8, 4, 2, 1, 1]
+    assert await lengths(1.0, 1.0, 1.0, 0.7, 0.5, 0.5, 0.5, 0.1) == [2, 4, 8, 8, 4, 2, 1, 1]
 
 
 @given(st.lists(st.floats(0.0, 1.0), max_size=6))
