@@ -152,7 +152,7 @@ class BatchSettings(Section):
     max_bytes: Bytes = Field(4_194_304, ge=65_536)
     """Receive buffer of a connection."""
     linger: Seconds = Field(0.004, ge=0, le=1.0)
-    """Wait for more messages; up to eight times as long while few come, or a shard uses all of its core."""
+    """Wait for more messages; up to eight times as long while few come, or a shard uses most of its core."""
 
 
 class RunnerSettings(Section):
