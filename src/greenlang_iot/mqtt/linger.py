@@ -26,7 +26,7 @@ class Linger:
     what they have, one after the other, so that the sinks get it in one chunk.
 
     What a flush costs whatever its size is shared by its messages. So the time, `seconds`, is repeated while few bytes
-    have come and more keep coming; and it is longer while the shard has no time to spare (which in a thread that always
+    have come and more keep coming; and it is longer while the shard has little time to spare (which in a thread that always
     shares its core is never seen). Either way it lasts LONGEST times `seconds` at most.
     """
 
@@ -95,6 +95,7 @@ class Linger:
             self._pause = 0
         elif self._lasts >= LONGEST:
             self._in_vain()  # a broker that leaves few messages unanswered, or one message in a while
+            return False
         if self._came == before >= AT_ONCE * max(self._lasts - 1, 1):
             self._in_vain()
             return False
