@@ -52,7 +52,7 @@ def validate(
     from greenlang_iot.devices.registry import load
 
     try:
-        directory = load(devices_file, strict=True)
+        directory = load(devices_file)
     except InputError as error:
         if not as_json:
             raise
