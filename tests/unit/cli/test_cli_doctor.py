@@ -13,9 +13,11 @@ from tests.fakes.influxdb2 import InfluxDB2
 from typer.testing import CliRunner, Result
 
 from greenlang_iot.cli.main import app
-from greenlang_iot.model.errors import InputError
+from greenlang_iot.model.errors import InputError, SinkError
+from greenlang_iot.settings.model import InfluxSettings
 from greenlang_iot.simulate.broker import Broker, BrokerOptions
 from greenlang_iot.simulate.ca import Authority, loopback, server_context
+from greenlang_iot.sinks.influx_setup import influx_setup
 
 REGISTRY = Path(__file__).resolve().parents[3] / "devices" / "devices-registry.json"
 PASSWORD = "right-password"
@@ -198,6 +200,23 @@ async def test_influxdb_bucket_that_is_missing(setup: SetUp) -> None:
     assert subject == "influxdb: write to greenlang/nowhere"
     assert '404: bucket "nowhere" not found' in said
     assert "greenlang-iot setup" in advice
+
+
+async def test_influxdb_of_another_version(setup: SetUp) -> None:
+    setup.influx.version = "1.8.10"
+    ((subject, (said, advice)),) = (await setup.failed()).items()
+    assert subject == "influxdb: version"
+    assert said == "the server is 1.8.10, the settings say 2"
+    assert advice == 'set sinks.influxdb.version to "1"'
+    settings = InfluxSettings.model_validate(setup.influxdb | {"token": "t"})
+    changes = influx_setup(settings)
+    try:
+        with pytest.raises(
+            SinkError, match=r"is 1\.8\.10, .*set sinks\.influxdb\.version to \"1\""
+        ):
+            await changes.plan()
+    finally:
+        await changes.close()
 
 
 async def test_kafka_that_is_not_there(setup: SetUp) -> None:
