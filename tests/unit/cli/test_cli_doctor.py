@@ -50,7 +50,7 @@ class SetUp:
         path.chmod(0o600)
         return str(path)
 
-    async def doctor(self, *more: str) -> Result:
+    async def call(self, command: str, *more: str) -> Result:
         config = self.folder / "c.yaml"
         settings = {
             "data_dir": str(self.folder / "data"),
@@ -63,8 +63,11 @@ class SetUp:
             "spool": {"max_bytes": 67_108_864},
         }
         config.write_text(yaml.safe_dump(settings))
-        arguments = ["doctor", "--config", str(config), "--devices-file", str(REGISTRY), *more]
+        arguments = [command, "--config", str(config), *more]
         return await asyncio.to_thread(CliRunner().invoke, app, arguments, catch_exceptions=False)
+
+    async def doctor(self, *more: str) -> Result:
+        return await self.call("doctor", "--devices-file", str(REGISTRY), *more)
 
     async def failed(self) -> dict[str, tuple[str, str]]:
         """subject → (what was said, what to do) of what failed."""
@@ -217,6 +220,16 @@ async def test_influxdb_of_another_version(setup: SetUp) -> None:
             await changes.plan()
     finally:
         await changes.close()
+
+
+async def test_setup_says_what_differs_and_then_nothing(setup: SetUp) -> None:
+    first = json.loads((await setup.call("setup", "--json")).stdout)
+    assert "influxdb: bucket iot_data: kept for ever → kept 30d" in first["differences"]
+    again = json.loads((await setup.call("setup", "--json")).stdout)
+    note = "influxdb: the downsampling task has not run yet"
+    assert again == {"applied": True, "differences": [], "notes": [note]}
+    said = (await setup.call("setup", "--dry-run")).stdout
+    assert said == f"Nothing to do: everything is as the settings say.\n{note}\n"
 
 
 async def test_kafka_that_is_not_there(setup: SetUp) -> None:
