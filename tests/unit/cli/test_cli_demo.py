@@ -16,7 +16,7 @@ from greenlang_iot.cli.demo_screen import Screen
 from greenlang_iot.cli.main import app
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.simulate.manifest import Expected
-from greenlang_iot.simulate.reconcile import FoundAlert, Reconciliation
+from greenlang_iot.simulate.reconcile import FoundAlert, Reconciliation, _rejected
 
 
 def test_the_demo_reconciles_and_its_numbers_agree(tmp_path: Path) -> None:
@@ -50,11 +50,13 @@ def test_the_demo_reconciles_and_its_numbers_agree(tmp_path: Path) -> None:
 def test_what_did_not_agree_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen(Settings(), Path("settings.yaml"), directory(1), 8.0)
     result = Reconciliation(readings=5, found=5)
+    result._note("unexpected_rejects", _rejected(("a/b/c", b'{"value": 400}', ("out_of_range",))))
     result._note("false_alerts", FoundAlert("pump-1", "flow", "spike", 1_500_000_000))
     result._note("missed", Expected("pump-2", "", "silence", 2_000_000_000, 3_000_000_000))
     done: Any = SimpleNamespace(acked=5, duplicates=0)
     screen.finish(5, done, result)
     said = capsys.readouterr().err
+    assert '  dead letter unexpected: a/b/c: {"value": 400} (out_of_range)\n' in said
     assert (
         "explained by nothing injected: spike of pump-1 flow at 1970-01-01T00:00:01.500+00:00"
         in said
