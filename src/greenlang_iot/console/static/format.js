@@ -25,6 +25,14 @@ export function value(n) {
   return size !== 0 && (size >= 1e9 || size < 1e-4) ? n.toExponential(3) : size >= 1e4 ? six.format(n) : four.format(n);
 }
 
+// 61.0 ± 2.2: both with the decimals that two digits of the band need, as alerts say it
+export function expectation(expected, band) {
+  const decimals = band > 0 && Math.abs(expected) < 1e12 ? 1 - Math.floor(Math.log10(band)) : Infinity;
+  if (!(decimals <= 9)) return value(expected);
+  const digits = { minimumFractionDigits: Math.max(decimals, 0), maximumFractionDigits: Math.max(decimals, 0) };
+  return [expected, band].map((n) => n.toLocaleString("en", digits)).join(" ± ");
+}
+
 export function bytes(n) {
   if (n == null) return NOTHING;
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];

@@ -3,7 +3,7 @@
 import { html, useState } from "../vendor/preact-htm.js";
 import { Empty, Failed, Severity, useAnswer } from "../pieces.js";
 import { now } from "../gateway.js";
-import { count, plural, time, value, words } from "../format.js";
+import { count, expectation, plural, time, value, words } from "../format.js";
 import { Acknowledge, Silence } from "./actions.js";
 import { AlertState, AlertTable, seconds } from "./alerts.js";
 import { Metric } from "./device.js";
@@ -36,7 +36,7 @@ export function AlertPage({ where, live }) {
           ${alert.device && html`<dt>Device</dt><dd><a href="#/devices/${encodeURIComponent(alert.device)}">${alert.device}</a></dd>`}
           ${alert.metric && html`<dt>Metric</dt><dd>${alert.metric}</dd>`}
           ${alert.value != null && html`<dt>Value</dt><dd>${value(alert.value)}</dd>`}
-          ${alert.expected != null && html`<dt>Expected</dt><dd>${value(alert.expected)} ± ${value(alert.band)}</dd>`}
+          ${alert.expected != null && html`<dt>Expected</dt><dd>${expectation(alert.expected, alert.band)}</dd>`}
           <dt>Opened</dt><dd>${time(seconds(alert.opened))}</dd>
           ${alert.group && html`<dt>Incident</dt><dd><a href="#/alerts/${encodeURIComponent(alert.group)}">${alert.group}</a></dd>`}
           <dt>Name</dt><dd><code>${alert.alert_id}</code></dd>

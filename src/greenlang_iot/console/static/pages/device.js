@@ -4,7 +4,7 @@ import { html, useEffect, useMemo, useState } from "../vendor/preact-htm.js";
 import { Chart } from "../chart.js";
 import { Empty, Failed, State, useAnswer } from "../pieces.js";
 import { now } from "../gateway.js";
-import { ago, unit, value } from "../format.js";
+import { ago, expectation, unit, value } from "../format.js";
 import { AlertTable } from "./alerts.js";
 import { Letters } from "./letters.js";
 
@@ -75,7 +75,7 @@ export function Metric({ device, series: s, minutes, fresh, every = 60000, marks
       <p class="small muted">${s.ts == null ? ""
         : s.learning ? "Learning what is normal."
         : s.expected == null ? "A counter: what is expected depends on the time between readings."
-        : html`expected ${value(s.expected)} ± ${value(s.band)} ${sign}`}
+        : html`expected ${expectation(s.expected, s.band)} ${sign}`}
         ${suspects > 0 && html` · <span class="critical">${suspects} suspect</span>`}
         ${past?.thinned && html` · ${past.note}`}</p>
       ${shown.length > 0
