@@ -127,7 +127,7 @@ class Reloader:
             "settings": list(change.applied),
             "needs_restart": restart,
         }
-        log.info("reloaded", **document)
+        (log.warning if restart else log.info)("reloaded", **document)
         return document
 
 

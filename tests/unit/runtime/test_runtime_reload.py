@@ -149,6 +149,8 @@ async def test_a_reload_takes_what_it_can_and_says_the_rest(
         "settings": ["alerts.cooldown"],
         "needs_restart": ["setting instance", "site o/elsewhere: 1 device not subscribed to"],
     }
+    said = [json.loads(x) for x in gateway.process.log.read_text().splitlines() if "{" in x]
+    assert [e["level"] for e in said if e["event"] == "reloaded"][-1] == "warning"
     await publish("m1", {"power": 7.0, "energy": 8.0})
     await publish("m2", {"power": 9.0})
     expected = [("m1", "power", 5.0, "W"), ("m1", "power", 6.0, "W")]
