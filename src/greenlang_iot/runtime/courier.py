@@ -286,7 +286,8 @@ class Courier:
         if time.monotonic() - self._looked >= TICK_EVERY:
             for folder in sorted(outbox_folder(self._settings).glob("*")):
                 if folder.name not in self._readers:
-                    await self._adopt(reader := OutboxReader(folder))
+                    reader = OutboxReader(folder, self._settings.alerts.outbox_max_bytes)
+                    await self._adopt(reader)
                     self._readers[folder.name] = reader
             self._looked = time.monotonic()
         return list(self._readers.values())

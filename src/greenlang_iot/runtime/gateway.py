@@ -54,9 +54,9 @@ WORKERS = 4
 BESIDE_WITHIN = 5.0
 """Seconds after the start when alerts are delivered and sites are looked for though the gateway is not ready."""
 WATCH_EVERY = 0.5
+"""Seconds between two looks at which shards are up, once the gateway is ready: each costs 0.2 ms."""
 AGAIN_AFTER = 10.0
 """Seconds after which what failed beside the data plane begins again."""
-"""Seconds between two looks at which shards are up, once the gateway is ready: each costs 0.2 ms."""
 
 
 class Gateway:
@@ -362,12 +362,18 @@ def _retire(data_dir: Path, plans: Sequence[ShardPlan], brokers: list[str]) -> l
     broker is not in the settings any more. brokers: names, by index.
     """
     path = data_dir / "layout.json"
-    known = _known_layout(path, brokers)
-    for client_id in list(known):
-        marker = data_dir / "run" / f"retired-{client_id}"
-        if marker.exists():
-            marker.unlink()
-            del known[client_id]
+    try:
+        known = _known_layout(path, brokers)
+        for client_id in list(known):
+            marker = data_dir / "run" / f"retired-{client_id}"
+            if marker.exists():
+                marker.unlink()
+                del known[client_id]
+    except OSError as error:
+        raise GatewayError(
+            f"{error.filename or path} cannot be read or moved ({error.strerror}), so that the sessions of an earlier "
+            "layout are not known: see to the disk, or choose another data_dir."
+        ) from error
     current = {c.client_id: (brokers[c.broker], c.filters) for p in plans for c in p.connections}
     known |= current
     document = [

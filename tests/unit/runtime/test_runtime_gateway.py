@@ -97,3 +97,10 @@ def test_a_full_disk_at_the_start_is_one_sentence(
     monkeypatch.setattr(gateway, "replace_durably", full)
     with pytest.raises(GatewayError, match=r"layout.json cannot be written \(No space left on"):
         _retire(tmp_path, [ShardPlan(0, (NEW,))], ["default"])
+
+
+def test_a_layout_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    """Begun without it, the sessions of an earlier layout would be forgotten, with what they hold."""
+    (tmp_path / "layout.json").mkdir()  # root may read any file
+    with pytest.raises(GatewayError, match=r"layout\.json cannot be read or moved \(Is a dir"):
+        _retire(tmp_path, [ShardPlan(0, (NEW,))], ["default"])
