@@ -64,6 +64,7 @@ class InfluxDB2:
             0  # bytes; a larger body is answered with 413, as a proxy does; 0 = no limit
         )
         self.delay = 0.0  # seconds that every write takes
+        self.version = "v2.7.12"
         self.writes: list[tuple[int, int]] = []  # (status, bytes) of every write
         self.encodings: list[str] = []
         self.url = ""
@@ -143,7 +144,7 @@ class InfluxDB2:
     # ---- write ----------------------------------------------------------------------------------
 
     async def _ping(self, request: web.Request) -> web.Response:
-        return web.Response(status=204, headers={"X-Influxdb-Version": "v2.7.12"})
+        return web.Response(status=204, headers={"X-Influxdb-Version": self.version})
 
     async def _write(self, request: web.Request) -> web.Response:
         body = await request.read()

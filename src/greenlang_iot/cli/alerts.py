@@ -155,7 +155,7 @@ async def from_mqtt(
     import aiomqtt
 
     from greenlang_iot.model.errors import GatewayError
-    from greenlang_iot.mqtt.client import client_options
+    from greenlang_iot.mqtt.client import client_options, client_words
 
     topic = f"greenlang/+/{_level(site)}/{_level(device)}/alert/+"
     options = client_options(broker)
@@ -179,7 +179,7 @@ async def from_mqtt(
                     if isinstance(message.payload, bytes) and message.payload:
                         yield message.payload  # an empty one only clears a resolved alert
         except aiomqtt.MqttError as error:
-            why = str(error)
+            why = client_words(error, broker.host)
             if not connected:
                 raise GatewayError(f"No alerts from the broker at {where}: {why}.") from error
             wait = min(4.0, random.uniform(0.1, 3 * wait))

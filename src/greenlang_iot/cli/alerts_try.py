@@ -126,13 +126,18 @@ def notify_test(
     import asyncio
 
     from greenlang_iot.cli.terminal import print_json, say
+    from greenlang_iot.devices.metrics import suggest
     from greenlang_iot.settings.load import load
 
     settings = load(config, os.environ).settings
     wanted = [n for n in settings.alerts.notifiers if name in (None, n.name)]
     if not wanted:
-        known = ", ".join(n.name for n in settings.alerts.notifiers) or "none"
-        raise InputError(f"there is no such notifier; alerts.notifiers has: {known}.")
+        known = [n.name for n in settings.alerts.notifiers]
+        if not known:
+            raise InputError(
+                "there are no notifiers yet: alerts.notifiers in the settings names whom to tell"
+            )
+        raise InputError(f"there is no notifier {name!r}{suggest(name, known)}")
     problems = {
         n.name: asyncio.run(_notify(n.name, settings.alerts, settings.instance)) for n in wanted
     }

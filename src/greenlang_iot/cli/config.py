@@ -38,18 +38,19 @@ def show(
 
     Example: greenlang-iot config show sinks.kafka --changed
 
-    Exit codes: 0 shown, 2 the settings are wrong.
+    Exit codes: 0 shown, 2 the settings are wrong, or there is none of this name.
     """
     from rich.text import Text
 
+    from greenlang_iot.devices.metrics import suggest
     from greenlang_iot.settings.explain import DEFAULT, effective
     from greenlang_iot.settings.load import load as load_settings
 
-    rows = [
-        row
-        for row in effective(load_settings(config, os.environ))
-        if row.name.startswith(only) and not (changed and row.source == DEFAULT)
-    ]
+    every = list(effective(load_settings(config, os.environ)))
+    rows = [row for row in every if row.name.startswith(only)]
+    if not rows:
+        raise InputError(f"there is no setting {only}{suggest(only, (row.name for row in every))}")
+    rows = [row for row in rows if not (changed and row.source == DEFAULT)]
     if as_json:
         print_json({row.name: {"value": row.value, "source": row.source} for row in rows})
         return
@@ -102,7 +103,7 @@ def check(
     except InputError as error:
         failures.append(error)
     try:
-        directory = load_registry(devices_file, strict=True)
+        directory = load_registry(devices_file)
     except InputError as error:
         failures.append(error)
 
@@ -113,7 +114,10 @@ def check(
         except InputError as error:
             failures.append(error)
 
-    summary = _summary(settings, directory, rules) if settings and directory and rules else []
+    summary: list[str] = []
+    if settings and directory and rules:
+        summary = _summary(settings, directory, rules)
+        warnings += _unmatched(directory, rules)
     if as_json:
         print_json(
             {
@@ -141,7 +145,6 @@ def check(
 
 def _summary(settings: "Settings", directory: "Directory", rules: "RuleSet") -> list[str]:
     """What these two files make together: fleet, filters, the rate that the windows allow."""
-    from greenlang_iot.alerts.matching import match_rules
     from greenlang_iot.runtime.layout import plan
     from greenlang_iot.settings.checks import ASSUMED_ACK_LATENCY
 
@@ -159,10 +162,7 @@ def _summary(settings: "Settings", directory: "Directory", rules: "RuleSet") -> 
         f"{settings.runtime.shards} shards, {connections} connections to "
         f"{len(settings.mqtt.brokers)} broker(s), {len(filters)} topic filters",
     ]
-    matched = [item.series.any() for item in match_rules(rules.rules, directory)]
-    lines += [f"{len(matched)} alert rules"] if matched else []
-    unmatched = [r.name for r, any_ in zip(rules.rules, matched, strict=True) if not any_]
-    lines += [f"alert rule {name} matches nothing in this registry" for name in unmatched]
+    lines += [f"{len(rules.rules)} alert rules"] if rules.rules else []
     lines += [f"{entry.topic}: {entry.format}" for entry in settings.mqtt.formats]
     if settings.mqtt.qos == 1:
         lines.append(
@@ -170,3 +170,15 @@ def _summary(settings: "Settings", directory: "Directory", rules: "RuleSet") -> 
             f"if an ack takes {ASSUMED_ACK_LATENCY:g} s"
         )
     return lines
+
+
+def _unmatched(directory: "Directory", rules: "RuleSet") -> tuple[str, ...]:
+    """Rules that no series of the registry is under: often a name that is misspelt."""
+    from greenlang_iot.alerts.matching import match_rules
+
+    matches = zip(rules.rules, match_rules(rules.rules, directory), strict=True)
+    return tuple(
+        f"alert rule {rule.name} matches nothing in this registry"
+        for rule, match in matches
+        if not match.series.any()
+    )

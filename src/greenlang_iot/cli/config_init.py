@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from greenlang_iot.cli.new_file import write_new
-from greenlang_iot.cli.options import CONFIG, AsJson
+from greenlang_iot.cli.options import CONFIG, REGISTRY, AsJson
 from greenlang_iot.cli.terminal import print_json, say
 from greenlang_iot.model.errors import InputError
 
@@ -144,6 +144,7 @@ def _next_steps(answers: "Answers", output: Path) -> list[str]:
     steps.append(f"greenlang-iot doctor{config}")
     if set(answers.sinks) - {"lake"}:
         steps.append(f"greenlang-iot setup{config}")
-    steps.append(f"greenlang-iot devices discover{config} --output devices/devices-registry.json")
+    if not REGISTRY.exists():
+        steps.append(f"greenlang-iot devices discover{config} --output {REGISTRY}")
     steps.append(f"greenlang-iot run{config}")
     return steps

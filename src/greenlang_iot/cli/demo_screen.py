@@ -107,7 +107,7 @@ class Screen:
             ("duplicates recognised", done.duplicates),
             ("injected anomalies", result.anomalies),
             ("  without an alert", result.missed),
-            ("alerts opened", result.alerts),
+            ("alerts opened by the simulated devices", result.alerts),
             ("  that nothing injected explains", result.false_alerts),
         ):
             table.add_row(name, f"{value:,}")

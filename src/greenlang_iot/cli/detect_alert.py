@@ -24,10 +24,10 @@ def find(settings: "Settings", lake: Path, alert_id: str) -> list[dict[str, Any]
             return history
         why = "the running gateway does not know it"
     except (GatewayError, InputError) as error:
-        why = str(error).rstrip(".")
+        why = str(error).rstrip(".?")
     rows = _ask_lake(lake, _transitions(alert_id))
     if not rows:
-        raise GatewayError(f"there is no alert {alert_id}: {why}, and the lake has none.")
+        raise GatewayError(f"there is no alert {alert_id} in the lake, and {why}")
     return rows
 
 

@@ -8,12 +8,17 @@ const plots = [];
 const full = [data.t[0], data.t[data.t.length - 1]];
 let busy = false;
 
-// ISO dates and 24 hours, in UTC: as precise as the marks are far apart
-const stamps = (u, splits, axis, space, step) =>
-  splits.map((s) => {
+// ISO dates and 24 hours, in UTC: as precise as the marks are far apart; a day is named where it begins
+const stamps = (u, splits, axis, space, step) => {
+  let named = "";
+  return splits.map((s) => {
     const iso = new Date(s * 1e3).toISOString();
-    return step >= 86400 ? iso.slice(0, 10) : step >= 60 ? `${iso.slice(11, 16)}\n${iso.slice(0, 10)}` : iso.slice(11, 19);
+    const day = iso.slice(0, 10);
+    if (step >= 86400) return day;
+    const time = iso.slice(11, step >= 60 ? 16 : 19);
+    return day === named ? time : ((named = day), `${time}\n${day}`);
   });
+};
 
 function zoom(low, high) {
   if (busy) return;
@@ -40,7 +45,7 @@ function plot(height, columns, series, more) {
     tzDate: utc,
     cursor: { sync: { key: sync.key }, drag: { x: true, y: false } },
     scales: { x: { time: true }, ...more.scales },
-    axes: [{ values: stamps }, { size: 70, label: more.label, labelSize: 20 }],
+    axes: [{ values: stamps, space: 90 }, { size: 70, label: more.label, labelSize: 20 }],
     series: [{ value: "{YYYY}-{MM}-{DD} {HH}:{mm}:{ss}" }, ...series],
     bands: more.bands,
     hooks: {

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The device registry: check, list, convert, discover.", no_args_is_help=True)
 app.command()(discover)
 
+RegistryArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="[REGISTRY]", help="Device registry (JSON), as --devices-file."),
+]
+
 _SHOWN = 200
 """Rows that a table on the screen shows."""
 
@@ -40,7 +45,8 @@ def group() -> None:
 
 @app.command()
 def validate(
-    devices_file: Annotated[Path, typer.Argument(help="Device registry (JSON).")] = REGISTRY,
+    registry: RegistryArgument = None,
+    devices_file: DevicesFile = REGISTRY,
     as_json: AsJson = False,
 ) -> None:
     """Report every mistake of a registry at once, with its line.
@@ -51,8 +57,9 @@ def validate(
     """
     from greenlang_iot.devices.registry import load
 
+    file = registry or devices_file
     try:
-        directory = load(devices_file, strict=True)
+        directory = load(file)
     except InputError as error:
         if not as_json:
             raise
@@ -68,7 +75,7 @@ def validate(
     if as_json:
         print_json({"valid": True, "mistakes": [], **counts})
     else:
-        console().print(f"ok {devices_file}: " + ", ".join(f"{n:,} {k}" for k, n in counts.items()))
+        console().print(f"ok {file}: " + ", ".join(f"{n:,} {k}" for k, n in counts.items()))
 
 
 @app.command("list")
@@ -211,6 +218,7 @@ def import_devices(
 
 @app.command()
 def export(
+    registry: RegistryArgument = None,
     devices_file: DevicesFile = REGISTRY,
     output: Annotated[
         Path | None, typer.Option(help="File to write (CSV); must not exist. [default: stdout]")
@@ -224,7 +232,7 @@ def export(
     """
     from greenlang_iot.devices.table import write_table
 
-    document = read_document(devices_file)
+    document = read_document(registry or devices_file)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     with progress("writing rows", len(document["devices"])) as advance:

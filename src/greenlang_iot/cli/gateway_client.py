@@ -4,13 +4,12 @@ import json
 import ssl
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from greenlang_iot.model.errors import GatewayError, InputError
 
 if TYPE_CHECKING:
     from greenlang_iot.settings.model import AdminSettings, Settings
-
-_ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (read, not bound)
 
 
 def ask(
@@ -33,9 +32,9 @@ def ask(
         raise InputError(
             f"cannot read {file} ({error.strerror}): run this as the gateway's user."
         ) from error
-    admin = settings.admin
-    where = f"{_ANYWHERE.get(admin.host, admin.host)}:{admin.port}"
-    connection = _connection(admin, timeout)
+    host, port = _address(settings)
+    where = f"{host}:{port}"
+    connection = _connection(settings.admin, host, port, timeout)
     try:
         connection.request(
             method,
@@ -58,10 +57,22 @@ def ask(
         connection.close()
 
 
-def _connection(admin: "AdminSettings", timeout: float) -> HTTPConnection:
-    host = _ANYWHERE.get(admin.host, admin.host)
+def _address(settings: "Settings") -> tuple[str, int]:
+    """Where the gateway that runs on this `data_dir` listens; where none does, what the settings say."""
+    from greenlang_iot.observe.access import local_url
+    from greenlang_iot.runtime.folders import admin_url_file
+
+    try:
+        url = admin_url_file(settings).read_text().strip()
+    except OSError:
+        url = local_url(settings.admin, settings.admin.port)
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or 0
+
+
+def _connection(admin: "AdminSettings", host: str, port: int, timeout: float) -> HTTPConnection:
     if admin.tls is None:
-        return HTTPConnection(host, admin.port, timeout=timeout)
+        return HTTPConnection(host, port, timeout=timeout)
     # Trust exactly the gateway's own certificate, whatever name it was issued for.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -70,4 +81,4 @@ def _connection(admin: "AdminSettings", timeout: float) -> HTTPConnection:
         context.load_verify_locations(admin.tls.cert_file)
     except OSError as error:
         raise InputError(f"admin.tls.cert_file {admin.tls.cert_file}: {error.strerror}") from error
-    return HTTPSConnection(host, admin.port, timeout=timeout, context=context)
+    return HTTPSConnection(host, port, timeout=timeout, context=context)

@@ -179,4 +179,4 @@ def figure_text(row: dict[str, Any], figure: str) -> str:
 
 def skew_text(row: dict[str, Any]) -> str:
     """How far a clock is ahead."""
-    return "–" if row["skew"] is None else f"{row['skew']:+.1f} s"
+    return "–" if row["skew"] is None else f"{round(row['skew'], 1) + 0.0:+.1f} s"

@@ -61,24 +61,20 @@ def run(
         say(f"warning: {warning}")
     rules = load_rules(settings.alerts)
     tell_first_start()
-    gateway: list[Gateway] = []
 
     def read() -> "tuple[Settings, Directory, RuleSet]":
         now = load_settings(config, os.environ).settings
         return now, load_registry(devices_file), load_rules(now.alerts)
 
     def make() -> Gateway:
-        gateway.append(
-            Gateway(
-                settings,
-                registry.pop(),
-                rules=rules,
-                read=read,
-                service_manager=ServiceManager(os.environ),
-            )
+        return Gateway(
+            settings,
+            registry.pop(),
+            rules=rules,
+            on_start=_announce,
+            read=read,
+            service_manager=ServiceManager(os.environ),
         )
-        _announce(gateway[0])
-        return gateway[0]
 
     done = run_gateway(make)
     if as_json or summary == "json":
@@ -117,7 +113,5 @@ def _announce(gateway: "Gateway") -> None:
     target = settings.sinks.dead_letter
     where = dead_letter_folder(settings) if target.target == "files" else target.target
     lines.append(f"  bad   data goes to the dead letter ({where}) with its reason")
-    address = f"{settings.admin.host}:{settings.admin.port}"
-    scheme = "http" if settings.admin.tls is None else "https"
-    lines.append(f"  see   {scheme}://{address}/ in a browser · /readyz · /status · /metrics")
+    lines.append(f"  see   {gateway.admin_url}/ in a browser · /readyz · /status · /metrics")
     say("\n".join(lines))

@@ -28,18 +28,21 @@ def setup(
     from greenlang_iot.settings.load import load
 
     settings = load(config, os.environ).settings
-    lines = asyncio.run(_setup(settings, dry_run))
+    differences, notes = asyncio.run(_setup(settings, dry_run))
     if as_json:
-        print_json({"applied": not dry_run, "differences": lines})
+        print_json({"applied": not dry_run, "differences": differences, "notes": notes})
         return
-    for line in lines or ["Nothing to do: everything is as the settings say."]:
+    said = differences or ["Nothing to do: everything is as the settings say."]
+    for line in [*said, *notes]:
         sys.stdout.write(line + "\n")
 
 
-async def _setup(settings: "Settings", dry_run: bool) -> list[str]:
+async def _setup(settings: "Settings", dry_run: bool) -> tuple[list[str], list[str]]:
+    """(What was changed, or would be; what is to be known besides.)"""
     from greenlang_iot.model.errors import GatewayError, SinkError
 
     lines: list[str] = []
+    notes: list[str] = []
     try:
         if settings.sinks.influxdb.enabled:
             from greenlang_iot.sinks.influx_setup import influx_setup
@@ -48,7 +51,7 @@ async def _setup(settings: "Settings", dry_run: bool) -> list[str]:
             try:
                 changes = await (influx.plan() if dry_run else influx.apply())
                 lines += [f"influxdb: {c.subject}: {c.current} → {c.wanted}" for c in changes]
-                lines.append(f"influxdb: {await influx.downsampling()}")
+                notes.append(f"influxdb: {await influx.downsampling()}")
             finally:
                 await influx.close()
         if settings.sinks.kafka.enabled:
@@ -59,4 +62,4 @@ async def _setup(settings: "Settings", dry_run: bool) -> list[str]:
             lines += [f"kafka: {line}" for plan in plans for line in plan.lines()]
     except SinkError as error:
         raise GatewayError(str(error)) from error
-    return lines
+    return lines, notes

@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 from typing import Any, Final
 
 import numpy as np
@@ -138,7 +138,9 @@ class Overview:
             "restarts": _number(counters.total("shard_restarts")),
             "heartbeat_age": _number(counters.age(HEARTBEAT, now_ns)),
             "last_message_age": _number(
-                counters.age(cell("last_message_age_seconds"), now_ns),
+                counters.age(cell("last_message_age_seconds"), now_ns)
+                if counters.total("messages_received")
+                else nan  # the gauge counts from the start then
             ),
             "messages": self._rate(cell("messages_received"), number),
             "readings": self._rate(cell("readings_decoded"), number),

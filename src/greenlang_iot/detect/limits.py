@@ -65,7 +65,7 @@ PROFILE_RULES: dict[str, tuple[float, int]] = {
     "smooth": (0.8, _ALL),
     "counter": (1.0, _ALL & ~(1 << DETECTOR_STUCK) | COUNTER),
     "binary": (1.0, _ALWAYS | 1 << DETECTOR_SWING),
-    "seasonal": (1.0, _ALL),
+    "seasonal": (1.0, _ALL),  # as default: hours of the day are learnt for every series
 }
 """Per profile: factor on the threshold, and which detectors judge."""
 

@@ -28,16 +28,16 @@ TYPES: dict[str, Document] = {
     "energy-meter": {
         "description": "Three-phase meter of a sub-distribution",
         "metrics": {
-            "power": _metric("kW", (-500, 500), warn=(None, 420), max_step=100, profile="seasonal"),
+            "power": _metric("kW", (-500, 500), warn=(None, 420), max_step=100),
             "energy": _metric("kWh", (0, 1e9), profile="counter"),
             "voltage": _metric("V", (0, 500), warn=(207, 253), max_step=50),
-            "current": _metric("A", (0, 1000), max_step=400, profile="seasonal"),
+            "current": _metric("A", (0, 1000), max_step=400),
         },
     },
     "gas-meter": {
         "description": "Diaphragm or turbine gas meter",
         "metrics": {
-            "flow": _metric("m3/h", (0, 400), max_step=60, profile="seasonal"),
+            "flow": _metric("m3/h", (0, 400), max_step=60),
             "volume": _metric("m3", (0, 1e8), profile="counter"),
             "pressure": _metric("kPa", (0, 1000), warn=(1.5, 600), max_step=50),
         },
@@ -45,8 +45,8 @@ TYPES: dict[str, Document] = {
     "weather": {
         "description": "Roof weather station",
         "metrics": {
-            "temperature": _metric("Cel", (-50, 60), max_step=0.5, profile="seasonal"),
-            "humidity": _metric("%RH", (0, 100), max_step=2, profile="seasonal"),
+            "temperature": _metric("Cel", (-50, 60), max_step=0.5),
+            "humidity": _metric("%RH", (0, 100), max_step=2),
             "pressure": _metric("hPa", (850, 1100), max_step=0.5, profile="smooth"),
             "wind_speed": _metric("m/s", (0, 75), warn=(None, 25), profile="spiky"),
         },
@@ -61,7 +61,7 @@ TYPES: dict[str, Document] = {
     },
     "flow-meter": {
         "description": "Electromagnetic water flow meter",
-        "metrics": {"flow": _metric("L/s", (0, 1000), max_step=20, profile="seasonal")},
+        "metrics": {"flow": _metric("L/s", (0, 1000), max_step=20)},
     },
     "boiler": {
         "description": "Gas-fired hot-water boiler",

@@ -45,16 +45,13 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """Some editors begin a UTF-8 file with it."""
 
 
-def load(path: Path, *, strict: bool = False) -> Directory:
-    """Read a registry file. Raises InputError with every mistake in it (`problems`).
-
-    strict: a key that is given twice, of which JSON keeps the last, is a mistake, too (a third slower).
-    """
+def load(path: Path) -> Directory:
+    """Read a registry file. Raises InputError with every mistake in it (`problems`)."""
     try:
         document = path.read_bytes()
     except OSError as error:
         raise unreadable(path, error) from error
-    return parse(document, str(path), strict=strict)
+    return parse(document, str(path))
 
 
 def unreadable(path: Path, error: OSError) -> InputError:
@@ -67,10 +64,11 @@ def unreadable(path: Path, error: OSError) -> InputError:
     return InputError(f"cannot read the device registry {path}: {error.strerror}")
 
 
-def parse(document: bytes, source: str = "registry", *, strict: bool = False) -> Directory:
-    """Columns of a registry document (JSON, UTF-8); `source` is named in the problems, `strict` as in `load`.
+def parse(document: bytes, source: str = "registry") -> Directory:
+    """Columns of a registry document (JSON, UTF-8); `source` is named in the problems.
 
-    Raises InputError with every mistake: one sentence each, with its line and its place.
+    Raises InputError with every mistake: one sentence each, with its line and its place. A key that is given
+    twice is one: JSON would keep the last and lose what stands before.
     """
     problems: Problems = []
     document = document.removeprefix(BYTE_ORDER_MARK)
@@ -83,9 +81,8 @@ def parse(document: bytes, source: str = "registry", *, strict: bool = False) ->
         fleet = read_fleet(data, problems)
         del data
     try:
-        if strict:
-            twice = "given twice; the one before is not taken"
-            problems += [(path, twice) for path in repeated(document.decode())]
+        twice = "given twice; the one before is not taken"
+        problems += [(path, twice) for path in repeated(document.decode())]
         if problems:
             raise _mistakes(document.decode(), source, problems)
     except RecursionError as error:

@@ -1,10 +1,12 @@
 """aiomqtt as the gateway uses it beside the data plane: options from the settings, and what it drops."""
 
+import re
 from typing import Any
 
 import aiomqtt
 
 from greenlang_iot.mqtt.tls import ssl_context
+from greenlang_iot.mqtt.words import network_words
 from greenlang_iot.settings.model import BrokerSettings
 
 _PROTOCOLS = {"5": aiomqtt.ProtocolVersion.V5, "3.1.1": aiomqtt.ProtocolVersion.V311}
@@ -30,6 +32,16 @@ def client_options(broker: BrokerSettings) -> dict[str, Any]:
         # paho would check the host name by itself, with a function that Python 3.12 removed
         "tls_insecure": True if tls is not None and not tls.check_hostname else None,
     }
+
+
+def client_words(error: Exception, host: str) -> str:
+    """Why there is no connection to `host`, or not any more; aiomqtt's own text begins with a number."""
+    if not isinstance(error, aiomqtt.MqttError):
+        return str(error)
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OSError):
+        return network_words(cause, host)[1]
+    return re.sub(r"^\[code:\w+\] ", "", str(error))
 
 
 class Client(aiomqtt.Client):

@@ -15,7 +15,7 @@ import structlog
 
 from greenlang_iot.model.errors import MqttError
 from greenlang_iot.model.outcomes import Transition
-from greenlang_iot.mqtt.client import Client, client_options
+from greenlang_iot.mqtt.client import Client, client_options, client_words
 from greenlang_iot.settings.model import BrokerSettings
 
 _RETRY_FIRST = 0.1
@@ -75,8 +75,9 @@ class ControlPlane:
                     ) from error
                 if self._up.is_set():
                     wait, said = _RETRY_FIRST, ""
-                if str(error) != said:
-                    said = str(error)
+                why = client_words(error, self._broker.host)
+                if why != said:
+                    said = why
                     _log.warning("control connection failed", broker=self._where, why=said)
             finally:
                 self._client = None

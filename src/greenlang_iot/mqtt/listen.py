@@ -6,7 +6,7 @@ from collections.abc import Callable
 import aiomqtt
 
 from greenlang_iot.model.errors import GatewayError
-from greenlang_iot.mqtt.client import client_options
+from greenlang_iot.mqtt.client import client_options, client_words
 from greenlang_iot.settings.model import BrokerSettings
 
 Received = Callable[[str, bytes], None]
@@ -38,4 +38,5 @@ async def listen(
             except TimeoutError:
                 return
     except aiomqtt.MqttError as error:
-        raise GatewayError(f"cannot listen to the broker at {where}: {error}") from error
+        why = client_words(error, broker.host)
+        raise GatewayError(f"cannot listen to the broker at {where}: {why}") from error

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 import aiomqtt
 
 from greenlang_iot.model.errors import GatewayError
-from greenlang_iot.mqtt.client import Client, client_options
+from greenlang_iot.mqtt.client import Client, client_options, client_words
 from greenlang_iot.settings.model import BrokerSettings
 
 UNHEARD = "nobody subscribes to it: start the gateway first"
@@ -31,7 +31,8 @@ async def resubmit(
                     yield refusal
     except aiomqtt.MqttError as error:
         where = f"{broker.host}:{broker.port}"
-        raise GatewayError(f"publishing to the broker at {where} failed: {error}") from error
+        why = client_words(error, broker.host)
+        raise GatewayError(f"publishing to the broker at {where} failed: {why}") from error
 
 
 async def _publish(client: Client, topic: str, payload: bytes) -> str | None:

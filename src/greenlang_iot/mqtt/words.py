@@ -127,7 +127,7 @@ def system_words(error: OSError) -> str:
 
 def no_connection(host: str, port: int, error: OSError) -> MqttError:
     """TCP or TLS could not be established (any OSError, also ssl.SSLError and TimeoutError)."""
-    reason, why = _network(error, host)
+    reason, why = network_words(error, host)
     return MqttError(f"no connection to the broker at {host}:{port}: {why}", reason=reason)
 
 
@@ -139,12 +139,12 @@ def lost_connection(error: Exception | None) -> MqttError:
             "client may use the same client id)",
             reason="connection_lost",
         )
-    reason, why = _network(error, "the broker")
+    reason, why = network_words(error, "the broker")
     return MqttError(f"the connection was lost: {why}", reason=reason)
 
 
-def _network(error: Exception, host: str) -> tuple[str, str]:
-    """(bounded reason, words)"""
+def network_words(error: Exception, host: str) -> tuple[str, str]:
+    """(bounded reason, words) of what the system or TLS said."""
     match error:
         case ssl.SSLError():
             return handshake_words(error)

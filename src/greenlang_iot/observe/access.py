@@ -18,12 +18,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from greenlang_iot.settings.model import AdminSettings
+
 ADMIN_TOKEN = "admin-token"  # noqa: S105 (a file's name)
 READ_TOKEN = "read-token"  # noqa: S105 (a file's name)
 _PROBES = ("/healthz", "/readyz")
 _CONSOLE = "/console/"
 _READING = ("GET", "HEAD")
+_ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (read, not bound)
 _PASSED_ON = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
+
+
+def local_url(admin: AdminSettings, port: int) -> str:
+    """Where this machine reaches the endpoint: `http://127.0.0.1:8090`. port: the one it listens on."""
+    host = _ANYWHERE.get(admin.host, admin.host)
+    scheme = "http" if admin.tls is None else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @dataclass(slots=True, frozen=True)

@@ -16,7 +16,7 @@ import structlog
 from greenlang_iot.formats.catalog import templates
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import InputError
-from greenlang_iot.mqtt.client import client_options
+from greenlang_iot.mqtt.client import client_options, client_words
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.settings.model import BrokerSettings, MqttSettings
@@ -88,7 +88,8 @@ class Discovery:
                             if seen == MAX_MESSAGES:
                                 break
         except (aiomqtt.MqttError, InputError, OSError) as error:  # InputError: certificates
-            log.info("no look for unregistered sites", broker=broker.name, why=str(error))
+            why = client_words(error, broker.host)
+            log.info("no look for unregistered sites", broker=broker.name, why=why)
 
     def _note(self, topic: str, payload: object) -> None:
         if topic == DROPPED:

@@ -23,3 +23,8 @@ def outbox_folder(settings: Settings) -> Path:
 
 def alerts_folder(settings: Settings) -> Path:
     return settings.data_dir / "alerts"
+
+
+def admin_url_file(settings: Settings) -> Path:
+    """Holds the address of the admin endpoint while a gateway runs: `https://127.0.0.1:8090`."""
+    return settings.data_dir / "run" / "admin-url"

@@ -21,7 +21,7 @@ from greenlang_iot.devices.columns import Columns
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.observe import health
-from greenlang_iot.observe.access import Tokens
+from greenlang_iot.observe.access import Tokens, local_url
 from greenlang_iot.observe.admin import AdminServer, Status
 from greenlang_iot.observe.api_alerts import AlertApi
 from greenlang_iot.observe.audit import Audit
@@ -30,7 +30,12 @@ from greenlang_iot.observe.counters import Counters
 from greenlang_iot.observe.exporter import Exporter
 from greenlang_iot.runtime.courier import Courier
 from greenlang_iot.runtime.discovery import Discovery
-from greenlang_iot.runtime.folders import alerts_folder, dead_letter_folder, lake_folder
+from greenlang_iot.runtime.folders import (
+    admin_url_file,
+    alerts_folder,
+    dead_letter_folder,
+    lake_folder,
+)
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
 from greenlang_iot.runtime.memory import SharedRegistry, give_back
 from greenlang_iot.runtime.presence import PresenceWatch
@@ -60,7 +65,8 @@ AGAIN_AFTER = 10.0
 
 
 class Gateway:
-    """One instance. on_transition: told of every alert transition, for a screen.
+    """One instance. on_transition: told of every alert transition, for a screen. on_start: called once its
+    admin endpoint listens.
 
     read: settings, registry and alert rules as their files say now, for a reload; raises InputError.
     service_manager: told that the gateway has started, is alive, drains.
@@ -73,6 +79,7 @@ class Gateway:
         *,
         rules: RuleSet = NO_RULES,
         on_transition: Callable[[dict[str, Any]], None] | None = None,
+        on_start: Callable[["Gateway"], None] | None = None,
         read: Read | None = None,
         service_manager: ServiceManager | None = None,
     ) -> None:
@@ -90,6 +97,7 @@ class Gateway:
         self._started = time.monotonic()
         self._stop = asyncio.Event()
         self._on_transition = on_transition
+        self._on_start = on_start
 
     def stop(self) -> None:
         """Ask for a drain; `run` returns when it is done."""
@@ -127,6 +135,9 @@ class Gateway:
                 [AlertApi(store, audit).add_routes, console.add_routes],
             )
             self.admin_port = await admin.start()
+            _write_address(admin_url_file(settings), self.admin_url)
+            if self._on_start is not None:
+                self._on_start(self)
             courier = Courier(settings, own, store, self._on_transition)
             if signals:
                 install_signals(asyncio.get_running_loop(), self.stop, reloader.soon)
@@ -166,6 +177,7 @@ class Gateway:
                 failed = [t.exception() for t in tasks if t.done() and not t.cancelled()]
                 await end([*tasks, stopping])
                 await admin.stop()
+                admin_url_file(settings).unlink(missing_ok=True)
                 await _close_book(store)
         for error in failed:
             if error is not None:
@@ -272,6 +284,11 @@ class Gateway:
         return health.not_ready(self.settings, self.shards, time.monotonic_ns())
 
     @property
+    def admin_url(self) -> str:
+        """Where this machine reaches the admin endpoint, with the port that it really has."""
+        return local_url(self.settings.admin, self.admin_port)
+
+    @property
     def uptime(self) -> float:
         """Seconds."""
         return time.monotonic() - self._started
@@ -317,6 +334,15 @@ async def _close_book(store: AlertStore) -> None:
         await store.close()
     except OSError as error:
         log.error("the disk failed the book of alerts in the drain", why=str(error))
+
+
+def _write_address(path: Path, url: str) -> None:
+    try:
+        path.write_text(f"{url}\n")
+    except OSError as error:
+        raise GatewayError(
+            f"{path} cannot be written ({error.strerror}): make room there, or choose another data_dir."
+        ) from error
 
 
 class _InstanceLock:

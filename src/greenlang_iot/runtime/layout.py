@@ -1,8 +1,9 @@
 """Which shard subscribes to what: pure, and the same answer for the same registry and settings.
 
 Shards own disjoint topic filters, so a device stays on one shard. Sites are dealt out by weight (readings a
-second that the registry expects); a site heavier than a shard's fair share is split by device filters. A
-client id is `instance-shard-connection-hash`, the hash being that of its filters: the same layout gives
+second that the registry expects); a site heavier than a shard's fair share is split by device filters, but
+only where it is too much for one shard to begin with: a site that is whole also hears a device that is new to
+it. A client id is `instance-shard-connection-hash`, the hash being that of its filters: the same layout gives
 the same ids after a restart, and when the layout changes the old ids are retired as a whole.
 """
 
@@ -21,6 +22,9 @@ from greenlang_iot.settings.model import MqttSettings
 
 MAX_DEVICE_FILTERS = 2_000
 """A site is only split by device filters where that makes no more than this many."""
+
+SPLIT_FROM = 1_000.0
+"""Readings a second that a site is expected to send at least before it is split: some hundredths of a core."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -142,7 +146,8 @@ def _pieces(directory: Directory, subscribed: Sequence[TopicTemplate], shards: i
     pieces = []
     for filters, members in _sites(directory, subscribed):
         weight = float(rates[members].sum())
-        if shards > 1 and by_device and weight > fair and 1 < len(members) <= MAX_DEVICE_FILTERS:
+        heavy = shards > 1 and weight > fair and weight >= SPLIT_FROM
+        if heavy and by_device and 1 < len(members) <= MAX_DEVICE_FILTERS:
             for together in _with_references(directory, members.tolist()):
                 names: tuple[str, ...] = ()
                 for member in together:

@@ -11,7 +11,7 @@ import structlog
 from greenlang_iot.alerts.presence import Presence
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import InputError
-from greenlang_iot.mqtt.client import client_options
+from greenlang_iot.mqtt.client import client_options, client_words
 from greenlang_iot.settings.model import BrokerSettings, Settings
 from greenlang_iot.sinks.alert_store import AlertStore
 from greenlang_iot.spool.log import SpoolFull
@@ -56,8 +56,9 @@ class PresenceWatch:
                     async for message in client.messages:
                         await self._note(presence, str(message.topic), message.payload)
             except (aiomqtt.MqttError, InputError, OSError) as error:  # InputError: certificates
-                if str(error) != said:
-                    said = str(error)
+                why = client_words(error, broker.host)
+                if why != said:
+                    said = why
                     log.warning("presence is not followed", broker=broker.name, why=said)
             wait = min(BACKOFF_MAX, random.uniform(0.1, 3 * wait))
             await asyncio.sleep(wait)

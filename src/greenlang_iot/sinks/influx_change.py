@@ -32,12 +32,12 @@ class InfluxSetup(ABC):
 
     async def plan(self) -> list[Change]:
         """What differs from the settings; changes nothing. Raises SinkError."""
-        await self._http.open()
+        await self._open()
         return [change async for change in self._differences()]
 
     async def apply(self) -> list[Change]:
         """Make every difference go away; returns what was changed. Raises SinkError."""
-        await self._http.open()
+        await self._open()
         done = []
         async for change in self._differences():
             await change.make()
@@ -51,9 +51,28 @@ class InfluxSetup(ABC):
     async def close(self) -> None:
         await self._http.close()
 
+    async def _open(self) -> None:
+        await self._http.open()
+        settings = self._settings
+        there = other_version(await self._http.request("GET", "/ping"), settings)
+        if there is not None:
+            raise SinkError(
+                f"InfluxDB at {settings.url} is {there}, and the settings say {settings.version}: set "
+                f'sinks.influxdb.version to "{there[0]}"',
+                reason="version",
+                retryable=False,
+            )
+
     @abstractmethod
     def _differences(self) -> AsyncIterator[Change]:
         """Each difference, looked for only after the one before it was made (or not)."""
+
+
+def other_version(ping: Answer, settings: InfluxSettings) -> str | None:
+    """The server's version, such as `1.8.10`, where it is not the one of the settings and is managed in
+    another way; None where it is, or does not say."""
+    said = ping.headers.get("X-Influxdb-Version", "").removeprefix("v")
+    return said if said[:2] in ("1.", "2.") and said[0] != settings.version else None
 
 
 def duration(seconds: float) -> str:

@@ -56,6 +56,14 @@ def test_show_only_what_was_changed_below_a_prefix(tmp_path: Path) -> None:
     config.write_text("runtime:\n  shards: 3\nlog:\n  level: debug\n")
     result = run("config", "show", "runtime", "--config", config, "--changed")
     assert result.stdout == f"runtime.shards: 3  # {config}:2\n"
+    assert run("config", "show", "batch", "--config", config, "--changed").stdout == ""
+
+
+def test_show_of_a_setting_that_there_is_not(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("log:\n  level: debug\n")
+    with pytest.raises(InputError, match=r'no setting mqtt\.laiout; did you mean "mqtt\.layout"\?'):
+        run("config", "show", "mqtt.laiout", "--config", config)
 
 
 def test_schema_accepts_the_shipped_file_and_refuses_mistakes() -> None:
@@ -91,6 +99,19 @@ def test_init_writes_a_file_that_check_accepts(tmp_path: Path, sinks: str, broke
     assert ("tls" in written["mqtt"]["brokers"][0]) is (port == "8883")
     enabled = {n for n in ("lake", "influxdb", "kafka") if written["sinks"][n]["enabled"]}
     assert enabled == set(sinks.split(","))
+
+
+def test_init_asks_for_no_registry_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    steps = run("config", "init", "--yes", "--output", "first.yaml").stderr
+    assert "devices discover" in steps
+    (tmp_path / "devices").mkdir()
+    (tmp_path / "devices" / "devices-registry.json").touch()
+    steps = run("config", "init", "--yes", "--output", "second.yaml").stderr
+    assert "discover" not in steps
+    assert "run --config second.yaml" in steps
 
 
 def test_init_never_writes_over_a_file(tmp_path: Path) -> None:
@@ -163,7 +184,7 @@ def test_check_reads_the_alert_rules_too(tmp_path: Path) -> None:
     result = run(*arguments)
     assert result.exit_code == 0
     assert "1 alert rules" in result.stdout
-    assert "alert rule hot matches nothing in this registry" in result.stdout
+    assert "warning alert rule hot matches nothing in this registry" in result.stdout
     rules.write_text("version: 1\nrules:\n  - {name: hot,\n     rnage: 5}\n")
     result = run(*arguments, "--json")
     assert result.exit_code == 2

@@ -263,6 +263,7 @@ async def test_spool_status(place: Place) -> None:
     assert "InfluxDB's and Kafka's, and neither is enabled" in " ".join(told.stderr.split())
     folder = place.folder / "data" / "spool" / "shard-0" / "influxdb"
     log = SegmentLog(folder, segment_bytes=65_536, max_bytes=1 << 30, fsync_every=0.0)
+    assert run("spool", "status", "--config", place.config).stdout == "shard 0  influxdb  empty\n"
     for _ in range(20):
         log.append(bytes(10_000), 5)
     await log.durable(20)

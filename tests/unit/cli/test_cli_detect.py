@@ -247,4 +247,5 @@ def test_explain_finds_the_alert_in_the_lake(
         app, ["detect", "explain", "nobody", "--lake", str(tmp_path / "lake")]
     )
     assert result.exit_code == 1
-    assert "there is no alert nobody" in str(result.exception)
+    said = str(result.exception)
+    assert said.startswith("there is no alert nobody in the lake, and ")

@@ -43,7 +43,7 @@ def test_list_and_show() -> None:
             "warn": [None, None],
             "max_step": 15.0,
             "interval": 60.0,
-            "profile": "seasonal",
+            "profile": "default",
             "enabled": True,
             "reference": None,
             "tolerance": None,
@@ -58,6 +58,7 @@ def test_list_and_show() -> None:
 
 def test_validate_names_every_mistake_with_its_line(tmp_path: Path) -> None:
     assert run("devices", "validate", SHIPPED).exit_code == 0
+    assert run("devices", "validate", "--devices-file", SHIPPED).exit_code == 0
     broken = tmp_path / "r.json"
     broken.write_text(
         SHIPPED.read_text()
@@ -75,6 +76,7 @@ def test_validate_names_every_mistake_with_its_line(tmp_path: Path) -> None:
 def test_export_and_import_are_inverse(tmp_path: Path) -> None:
     table, back = tmp_path / "fleet.csv", tmp_path / "back.json"
     assert run("devices", "export", "--devices-file", SHIPPED, "--output", table).exit_code == 0
+    assert run("devices", "export", SHIPPED).stdout == table.read_text()
     result = run("devices", "import", table, "--types", SHIPPED, "--output", back, "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout) == {"written": 20, "bad": []}

@@ -13,9 +13,11 @@ from tests.fakes.influxdb2 import InfluxDB2
 from typer.testing import CliRunner, Result
 
 from greenlang_iot.cli.main import app
-from greenlang_iot.model.errors import InputError
+from greenlang_iot.model.errors import InputError, SinkError
+from greenlang_iot.settings.model import InfluxSettings
 from greenlang_iot.simulate.broker import Broker, BrokerOptions
 from greenlang_iot.simulate.ca import Authority, loopback, server_context
+from greenlang_iot.sinks.influx_setup import influx_setup
 
 REGISTRY = Path(__file__).resolve().parents[3] / "devices" / "devices-registry.json"
 PASSWORD = "right-password"
@@ -48,7 +50,7 @@ class SetUp:
         path.chmod(0o600)
         return str(path)
 
-    async def doctor(self, *more: str) -> Result:
+    async def call(self, command: str, *more: str) -> Result:
         config = self.folder / "c.yaml"
         settings = {
             "data_dir": str(self.folder / "data"),
@@ -61,8 +63,11 @@ class SetUp:
             "spool": {"max_bytes": 67_108_864},
         }
         config.write_text(yaml.safe_dump(settings))
-        arguments = ["doctor", "--config", str(config), "--devices-file", str(REGISTRY), *more]
+        arguments = [command, "--config", str(config), *more]
         return await asyncio.to_thread(CliRunner().invoke, app, arguments, catch_exceptions=False)
+
+    async def doctor(self, *more: str) -> Result:
+        return await self.call("doctor", "--devices-file", str(REGISTRY), *more)
 
     async def failed(self) -> dict[str, tuple[str, str]]:
         """subject → (what was said, what to do) of what failed."""
@@ -198,6 +203,33 @@ async def test_influxdb_bucket_that_is_missing(setup: SetUp) -> None:
     assert subject == "influxdb: write to greenlang/nowhere"
     assert '404: bucket "nowhere" not found' in said
     assert "greenlang-iot setup" in advice
+
+
+async def test_influxdb_of_another_version(setup: SetUp) -> None:
+    setup.influx.version = "1.8.10"
+    ((subject, (said, advice)),) = (await setup.failed()).items()
+    assert subject == "influxdb: version"
+    assert said == "the server is 1.8.10, the settings say 2"
+    assert advice == 'set sinks.influxdb.version to "1"'
+    settings = InfluxSettings.model_validate(setup.influxdb | {"token": "t"})
+    changes = influx_setup(settings)
+    try:
+        with pytest.raises(
+            SinkError, match=r"is 1\.8\.10, .*set sinks\.influxdb\.version to \"1\""
+        ):
+            await changes.plan()
+    finally:
+        await changes.close()
+
+
+async def test_setup_says_what_differs_and_then_nothing(setup: SetUp) -> None:
+    first = json.loads((await setup.call("setup", "--json")).stdout)
+    assert "influxdb: bucket iot_data: kept for ever → kept 30d" in first["differences"]
+    again = json.loads((await setup.call("setup", "--json")).stdout)
+    note = "influxdb: the downsampling task has not run yet"
+    assert again == {"applied": True, "differences": [], "notes": [note]}
+    said = (await setup.call("setup", "--dry-run")).stdout
+    assert said == f"Nothing to do: everything is as the settings say.\n{note}\n"
 
 
 async def test_kafka_that_is_not_there(setup: SetUp) -> None:

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from greenlang_iot.cli.main import app
+from greenlang_iot.cli.quality import skew_text
 from greenlang_iot.encode.quality import quality_rows
 from greenlang_iot.model.errors import InputError
 from greenlang_iot.quality.figures import Scopes, widened
@@ -54,3 +55,8 @@ def test_a_name_of_two_sites_is_not_one_of_them(lake: Path) -> None:
         InputError, match="more than one site 'north'; say which: acme/north, zeta/north"
     ):
         report(lake, "--site", "north")
+
+
+def test_a_clock_that_is_right_is_not_behind() -> None:
+    assert skew_text({"skew": -0.04}) == "+0.0 s"
+    assert skew_text({"skew": -0.06}) == "-0.1 s"

@@ -78,6 +78,19 @@ def test_it_says_what_was_taken_over(tmp_path: Path, with_tls: bool) -> None:
     assert json.loads(as_json.stdout) == {"reloaded": True} | answer
 
 
+def test_it_finds_a_gateway_on_a_port_of_the_systems_choice(tmp_path: Path) -> None:
+    with gateway(tmp_path, (False, {"reasons": ["it was asked"]})) as config:
+        document = yaml.safe_load(config.read_text())
+        (tmp_path / "data" / "run").mkdir()
+        url = f"http://127.0.0.1:{document['admin']['port']}\n"
+        (tmp_path / "data" / "run" / "admin-url").write_text(url)
+        document["admin"]["port"] = 0
+        config.write_text(yaml.safe_dump(document))
+        with pytest.raises(InputError) as raised:
+            reload(config)
+    assert raised.value.problems == ("it was asked",)
+
+
 def test_a_refusal_has_every_reason(tmp_path: Path) -> None:
     with (
         gateway(tmp_path, (False, {"reasons": ["line 3: wrong"]})) as config,

@@ -244,6 +244,16 @@ async def test_what_is_wrong_is_one_sentence(
     assert words in document["error"]
 
 
+async def test_a_shard_that_has_had_no_message_says_of_none_how_old_it_is(api: Api) -> None:
+    for counters in api.counters.values():
+        counters.set(cell("last_message_age_seconds"), float(time.monotonic_ns()))
+    api.counters[1].add(cell("messages_received"))
+    _, document = await api.get("overview")
+    none, one = (shard["last_message_age"] for shard in document["shards"])
+    assert none is None
+    assert 0 <= one < 60
+
+
 async def test_the_overview_counts_per_second(api: Api) -> None:
     overview, shard = api.console._overview, api.counters[1]
     overview.sample(100.0, 1_000.0)

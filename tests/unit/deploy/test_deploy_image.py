@@ -4,14 +4,24 @@
 """
 
 import json
+import os
 import re
+import ssl
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer.main
 
 from greenlang_iot.cli.main import app
+from greenlang_iot.runtime.folders import admin_url_file
 from greenlang_iot.settings.load import load
+from greenlang_iot.settings.model import Settings
+from greenlang_iot.simulate.ca import Authority
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
@@ -54,4 +64,39 @@ def test_it_runs_without_root_and_keeps_its_data_in_a_volume() -> None:
     environ = {k: v for k, v in said.items() if k.startswith("GREENLANG_IOT__")}
     settings = load(ROOT / "config" / "local.yaml", environ).settings
     assert str(settings.admin.port) == last("EXPOSE")
-    assert f"127.0.0.1:{settings.admin.port}/healthz" in TEXT
+
+
+@pytest.mark.parametrize("with_tls", [False, True])
+def test_its_health_check_finds_the_gateway_on_any_port(tmp_path: Path, with_tls: bool) -> None:
+    asked: list[str] = []
+
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Health)
+    if with_tls:
+        identity = Authority(tmp_path / "ca").server(("gateway.example",))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(identity.cert_file, identity.key_file)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    settings = Settings.model_validate({"data_dir": str(tmp_path)})
+    admin_url_file(settings).parent.mkdir()
+    scheme = "https" if with_tls else "http"
+    admin_url_file(settings).write_text(f"{scheme}://127.0.0.1:{server.server_port}\n")
+    thread = threading.Thread(target=server.handle_request)
+    thread.start()
+    command = json.loads(last("HEALTHCHECK").partition("CMD ")[2])
+    assert command[0] == "python"
+    environ = os.environ | {"GREENLANG_IOT__DATA_DIR": str(tmp_path)}
+    check = [sys.executable, "-S", *command[1:]]
+    assert subprocess.run(check, env=environ, check=False).returncode == 0
+    thread.join()
+    server.server_close()
+    assert asked == ["/healthz"]
+    assert subprocess.run(check, env=environ, check=False, stderr=subprocess.DEVNULL).returncode

@@ -1,10 +1,16 @@
 """What ended a connection, in words."""
 
+import socket
 import ssl
 
+import aiomqtt
 import pytest
 
+from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.mqtt import words
+from greenlang_iot.mqtt.client import client_words
+from greenlang_iot.mqtt.listen import listen
+from greenlang_iot.settings.model import BrokerSettings
 
 
 def tls_error(reason: str) -> ssl.SSLError:
@@ -30,3 +36,19 @@ def test_lost_connection(error: Exception | None, reason: str, says: str) -> Non
     assert lost.reason == reason
     assert says in str(lost)
     assert lost.retryable
+
+
+async def test_a_broker_that_is_not_there_is_said_without_numbers() -> None:
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        broker = BrokerSettings(host="127.0.0.1", port=taken.getsockname()[1])
+        with pytest.raises(GatewayError, match=r"^cannot listen to .*: nothing listens there$"):
+            await listen(broker, "#", 1, lambda topic, payload: None)
+
+
+def test_a_refusal_is_said_without_its_code() -> None:
+    assert client_words(aiomqtt.MqttCodeError(5), "h") == "The connection was refused."
+    assert client_words(aiomqtt.MqttError("Disconnected"), "h") == "Disconnected"
+    unread = GatewayError("no such file")
+    unread.__cause__ = OSError(2, "No such file")
+    assert client_words(unread, "h") == "no such file"

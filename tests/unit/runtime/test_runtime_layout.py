@@ -7,6 +7,9 @@ from tests.fakes.directory import directory
 from greenlang_iot.runtime.layout import owned, plan
 from greenlang_iot.settings.model import BrokerSettings, MqttSettings
 
+MANY = 0.001
+"""Seconds between the readings of a series, so that a few devices are more than a site of SPLIT_FROM."""
+
 
 def settings(connections: int = 2, **fields: object) -> MqttSettings:
     return MqttSettings(brokers=[BrokerSettings(connections_per_shard=connections)], **fields)  # type: ignore[arg-type]
@@ -24,11 +27,12 @@ def matches(pattern: str, topic: str) -> bool:
     sites=st.integers(1, 7),
     shards=st.integers(1, 5),
     connections=st.integers(1, 3),
+    interval=st.sampled_from([60.0, MANY]),
 )
 def test_every_device_has_exactly_one_subscription(
-    devices: int, sites: int, shards: int, connections: int
+    devices: int, sites: int, shards: int, connections: int, interval: float
 ) -> None:
-    registry = directory(devices, sites=sites)
+    registry = directory(devices, sites=sites, interval_s=interval)
     plans = plan(registry, settings(connections), shards, "gw")
     assert [p.index for p in plans] == list(range(shards))
     filters = [f for p in plans for c in p.connections for f in c.filters]
@@ -43,7 +47,7 @@ def test_every_device_has_exactly_one_subscription(
 
 
 def test_a_split_site_keeps_devices_with_their_reference() -> None:
-    registry = directory(9, sites=1)
+    registry = directory(9, sites=1, interval_s=MANY)
     for device, of in ((1, 0), (2, 0), (5, 4)):  # 2 series each
         registry.reference[2 * device] = 2 * of
     plans = plan(registry, settings(), 3, "gw")
@@ -77,9 +81,17 @@ def test_sites_are_dealt_out_by_weight() -> None:
 
 
 def test_a_site_too_big_for_a_shard_is_split_by_devices() -> None:
-    plans = plan(directory(6, sites=1), settings(1), 2, "gw")
+    plans = plan(directory(6, sites=1, interval_s=MANY), settings(1), 2, "gw")
     assert [[len(c.filters) for c in p.connections] for p in plans] == [[3], [3]]
     assert plans[0].connections[0].filters[0] == "greenlang/acme/site-0/d000/telemetry"
+
+
+def test_a_site_that_one_shard_carries_with_ease_is_whole_and_hears_devices_that_are_new_to_it() -> (
+    None
+):
+    first, second = plan(directory(6, sites=1, interval_s=1.0), settings(1), 2, "gw")
+    assert [c.filters for c in first.connections] == [("greenlang/acme/site-0/+/telemetry",)]
+    assert second.connections == ()
 
 
 def test_shared_layout_is_one_share_filter_everywhere() -> None:

@@ -224,4 +224,8 @@ def test_notify_test_says_how_it_went(tmp_path: Path) -> None:
     assert "there: notifier there: " in both.stderr
     assert str(both.exception) == "not told: there."
     nobody = call("notify-test", "nobody", "--config", str(config))
-    assert "alerts.notifiers has: here, there" in str(nobody.exception)
+    assert str(nobody.exception) == "there is no notifier 'nobody'; known: here, there"
+    config.write_text("log: {level: info}")
+    assert "there are no notifiers yet" in str(
+        call("notify-test", "--config", str(config)).exception
+    )

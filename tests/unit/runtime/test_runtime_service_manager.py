@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,10 +98,13 @@ def test_a_gateway_under_a_service_manager(tmp_path: Path, listener: socket.sock
         [*command, "--devices-file", str(REGISTRY), "--json"],
         env=os.environ | environ,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     try:
         assert heard(listener) == {"READY": "1"}
+        url = (tmp_path / "data" / "run" / "admin-url").read_text().strip()
+        with urllib.request.urlopen(f"{url}/healthz") as answer:
+            assert answer.status == 200
         first = heard(listener)
         assert first["WATCHDOG"] == "1"
         assert "shard 0" in first["STATUS"]
@@ -111,4 +115,6 @@ def test_a_gateway_under_a_service_manager(tmp_path: Path, listener: socket.sock
         assert gateway.wait(30) == 0
     finally:
         gateway.kill()
-        gateway.communicate()
+        _, said = gateway.communicate()
+    assert f"  see   {url}/ in a browser" in said.decode()
+    assert not (tmp_path / "data" / "run" / "admin-url").exists()

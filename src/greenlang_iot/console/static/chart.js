@@ -39,7 +39,7 @@ export function Chart({ data, lines, bands = [], format, height = 150, label, fr
         y: { range: (_, low, high) => limits(low, high, zero) },
       },
       axes: [
-        { ...axis, grid: { show: false }, space: 70, size: 26, values: (_, splits, axis, space, step) => splits.map((s) => mark(s, step)) },
+        { ...axis, grid: { show: false }, space: 70, size: 26, values: (u, splits, axis, space, step) => splits.map((s) => (u.valToPos(s, "x") < 30 ? "" : mark(s, step))) }, // none over the other axis
         { ...axis, size: 58, space: 34, values: (_, splits) => splits.map((v) => format(v)) },
       ],
       series: [

@@ -59,8 +59,9 @@ export function Empty({ title, children }) {
 }
 
 export function Failed({ error, again }) {
-  return html`<div class="empty" role="alert"><strong>This did not work</strong>${error.message}
-    ${again && html`<p><button class="button slim" onClick=${again}>Try again</button></p>`}</div>`;
+  const missing = error.status === 404;
+  return html`<div class="empty" role="alert"><strong>${missing ? "Not found" : "This did not work"}</strong>${error.message}
+    ${again && !missing && html`<p><button class="button slim" onClick=${again}>Try again</button></p>`}</div>`;
 }
 
 const RETRY = 2000; // milliseconds after which a gateway that was away is asked again

@@ -11,7 +11,7 @@ import aiomqtt
 from aiomqtt.exceptions import MqttConnectError
 
 from greenlang_iot.model.errors import InputError
-from greenlang_iot.mqtt.client import Client, client_options
+from greenlang_iot.mqtt.client import Client, client_options, client_words
 from greenlang_iot.mqtt.tls import handshake_words, ssl_context
 from greenlang_iot.mqtt.words import system_words
 from greenlang_iot.runtime.doctor.finding import Finding
@@ -156,7 +156,7 @@ async def _lost(broker: BrokerSettings, error: aiomqtt.MqttError, subject: str) 
             f"port {broker.port} speaks TLS, and the settings have no tls section for this broker",
             "add mqtt.brokers[].tls with the ca_file that signed its certificate",
         )
-    said = f"the connection is refused or lost: {error}"
+    said = f"the connection is refused or lost: {client_words(error, broker.host)}"
     return Finding(subject, "failed", said, "look into the broker's log")
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from greenlang_iot.model.errors import InputError, SinkError
 from greenlang_iot.runtime.doctor.finding import Finding
 from greenlang_iot.settings.model import InfluxSettings
+from greenlang_iot.sinks.influx_change import other_version
 from greenlang_iot.sinks.influx_http import Answer, InfluxHttp
 from greenlang_iot.sinks.influx_setup import influx_setup
 
@@ -34,6 +35,11 @@ async def influxdb(settings: InfluxSettings) -> AsyncIterator[Finding]:
         yield Finding("influxdb", "ok", f"{settings.url} answers ({version})")
         if clocks := _clocks(ping):
             yield clocks
+        if there := other_version(ping, settings):
+            said = f"the server is {there}, the settings say {settings.version}"
+            advice = f'set sinks.influxdb.version to "{there[0]}"'
+            yield Finding("influxdb: version", "failed", said, advice)
+            return
         if settings.version == "2":
             rights = await _write_rights(http, settings)
             yield rights

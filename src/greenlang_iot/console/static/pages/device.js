@@ -24,7 +24,7 @@ export function DevicePage({ where, live }) {
     <div class="head">
       <h1 tabindex="-1">${where.id}</h1>
       ${device && html`<${State} is=${device.state} />
-        <span class="muted">${device.org} / ${device.site} · ${device.type}${device.registered ? "" : " · not registered"} · ${quiet.length ? `heard ${ago(Math.min(...quiet))}` : device.state === "unknown" ? "its shard does not answer" : "heard never"}</span>`}
+        <span class="muted">${device.org} / ${device.site} · ${device.type}${device.registered ? "" : " · not registered"}${quiet.length ? ` · heard ${ago(Math.min(...quiet))}` : device.state === "unknown" ? " · its shard does not answer" : ""}</span>`}
       <span class="right choice" role="group" aria-label="Time shown">
         ${SPANS.map(([span, title]) => html`<button key=${span} aria-pressed=${minutes === span} onClick=${() => setMinutes(span)}>${title}</button>`)}
       </span>
@@ -72,7 +72,7 @@ export function Metric({ device, series: s, minutes, fresh, every = 60000, marks
       <span><b class="figure-value">${value(s.value)}</b> <span class="muted">${sign}</span></span>
     </header>
     <div class="body">
-      <p class="small muted">${s.ts == null ? "Nothing has come yet."
+      <p class="small muted">${s.ts == null ? ""
         : s.learning ? "Learning what is normal."
         : s.expected == null ? "A counter: what is expected depends on the time between readings."
         : html`expected ${value(s.expected)} ± ${value(s.band)} ${sign}`}
@@ -83,7 +83,7 @@ export function Metric({ device, series: s, minutes, fresh, every = 60000, marks
             lines=${[{ label: s.metric, mark: 1, colour: "accent", spanGaps: true }, {}, {}, {}, {}, { colour: "critical", points: true }]}
             bands=${[{ series: [3, 2], colour: "band" }, { series: [5, 4], colour: "band-now" }]}
             extra=${(i) => html`<span>score <b>${shown[i]?.[2] == null ? "–" : shown[i][2].toFixed(3)}</b></span>`} />`
-        : html`<div class="empty chart-space">${past ? (past.note || "Nothing in this time.") : "Reading…"}</div>`}
+        : html`<div class="empty chart-space">${past ? (past.note || (s.ts == null ? "Nothing has come yet." : "Nothing in this time.")) : "Reading…"}</div>`}
     </div>
   </section>`;
 }
