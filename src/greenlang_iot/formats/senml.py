@@ -6,7 +6,6 @@ the topic's. A record's sum becomes a reading of its own, of the metric `<metric
 
 import re
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any, Literal
 
 import orjson
@@ -102,9 +101,7 @@ class SenmlCbor(SenmlJson):
             raise ValueError("a SenML pack is an array of maps")
         named = [
             {
-                _LABELS.get(key, key) if type(key) is int else key: (
-                    float(value) if type(value) is Decimal else value
-                )
+                _LABELS.get(key, key) if type(key) is int else key: value
                 for key, value in record.items()
             }
             for record in pack

@@ -7,13 +7,13 @@ Number: an epoch time whose unit follows from its magnitude: below 1e11 seconds,
 below 1e17 µs, else ns (1e11 is the year 5138 in seconds and 1973 in ms). An integer is exact;
 a number with a fraction or an exponent is rounded to the µs, which is what a float64 holds today.
 
-A datetime (CBOR tags 0 and 1, MessagePack's timestamp) with a time zone is exact to its µs.
+An `Instant` is what CBOR and MessagePack, which have times of their own, say a time is.
 
 Times that int64 cannot hold (before 1678, after 2261) are invalid.
 """
 
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 
 _ISO = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?"
@@ -22,11 +22,14 @@ _ISO = re.compile(
 )
 _EPOCH = date(1970, 1, 1).toordinal()
 _LIMIT = 2**63
-_START = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Instant(int):
+    """ns since 1970, of any size, of a format with a type for times; as a value it is no number."""
 
 
 def parse_ts(ts: object) -> int | None:
-    """ns since 1970, or None where `ts` (as orjson or cbor2 reads it) is no time."""
+    """ns since 1970, or None where `ts` (as orjson reads it, or an Instant) is no time."""
     if type(ts) is str:
         ns = _iso(ts)
     elif type(ts) is int:
@@ -34,8 +37,8 @@ def parse_ts(ts: object) -> int | None:
     elif type(ts) is float:
         us_per_unit = _ns_per_unit(ts) / 1000
         ns = round(ts * us_per_unit) * 1000
-    elif type(ts) is datetime and ts.tzinfo is not None:
-        ns = (ts - _START) // timedelta(microseconds=1) * 1000
+    elif type(ts) is Instant:
+        ns = int(ts)
     else:
         return None
     return ns if ns is not None and -_LIMIT <= ns < _LIMIT else None
