@@ -439,7 +439,13 @@ def test_the_seeds_reach_both_paths_and_every_reason() -> None:
     assert decoded.fast > 500
     assert decoded.messages - decoded.fast > 1000
     found = {reason for reject in decoded.rejects for _, reason in reject.paths}
-    other = {Reason.SINK_REFUSED, Reason.NON_FINITE, Reason.UNKNOWN_ALIAS, Reason.OVER_RATE}
+    other = {
+        Reason.SINK_REFUSED,
+        Reason.NON_FINITE,
+        Reason.UNKNOWN_ALIAS,
+        Reason.BAD_QUALITY,
+        Reason.OVER_RATE,
+    }
     assert found == set(Reason) - other
 
 
