@@ -1,7 +1,8 @@
 """`ts` of a payload → ns since 1970 (int64).
 
 Text: ISO 8601 as in RFC 3339, `2024-05-01T12:34:56[.123456789][Z|±hh:mm|±hhmm|±hh]`, with `T`, `t` or
-a blank between date and time, `.` or `,` before 1–9 digits of the fraction; no offset means UTC.
+a blank between date and time, `.` or `,` before 1–9 digits of the fraction; no offset means UTC. The leap
+second 23:59:60 UTC is the second after it, as in POSIX time.
 
 Number: an epoch time whose unit follows from its magnitude: below 1e11 seconds, below 1e14 ms,
 below 1e17 µs, else ns (1e11 is the year 5138 in seconds and 1973 in ms). An integer is exact;
@@ -64,9 +65,11 @@ def _iso(text: str) -> int | None:
         return None
     h, m, s = int(hour), int(minute), int(second)
     off_h, off_m = int(offset_h or 0), int(offset_m or 0)
-    if h > 23 or m > 59 or s > 59 or off_h > 23 or off_m > 59:
+    if h > 23 or m > 59 or s > 60 or off_h > 23 or off_m > 59:
         return None
     seconds = days * 86_400 + h * 3600 + m * 60 + s
     offset = off_h * 3600 + off_m * 60
     seconds += offset if sign == "-" else -offset
+    if s == 60 and seconds % 86_400:
+        return None
     return seconds * 1_000_000_000 + int((fraction or "").ljust(9, "0"))

@@ -164,7 +164,9 @@ class Payloads:
         sep = "T" if not self.flaw() else rng.choice("t _")
         clock = rng.choice(["12:34:56", "00:00:00", "03:59:59"])
         clock = (
-            clock if not self.flaw() else rng.choice(["24:00:00", "23:59:60", "12:34", "23:60:59"])
+            clock
+            if not self.flaw()
+            else rng.choice(["24:00:00", "23:59:60", "22:29:60", "12:34", "23:60:59", "23:59:61"])
         )
         fraction = rng.choice(["", ".789", "." + self.digits(9)])
         fraction = fraction if not self.flaw() else rng.choice([",5", ".", "." + self.digits(20)])
