@@ -229,6 +229,22 @@ class _Connection(web.RequestHandler):
         self._known = self._known or known
         self._wait(IDLE)
 
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What is no HTTP is the other side's mistake: counted, or it could fill the log."""
+        if status >= 500:
+            return super().handle_error(request, status, exc, message)
+        self._refused("bad_request")
+        answer = web.Response(status=status, text=message)
+        _own(answer)
+        answer.force_close()
+        return answer
+
     def _wait(self, seconds: float) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
@@ -248,6 +264,10 @@ def _asked(request: web.Request) -> Asked:
 
 
 async def _headers(request: web.Request, response: web.StreamResponse) -> None:
+    _own(response)
+
+
+def _own(response: web.StreamResponse) -> None:
     response.headers["Server"] = "greenlang-iot"
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"

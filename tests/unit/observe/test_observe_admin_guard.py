@@ -196,6 +196,19 @@ async def test_bodies_and_headers_are_bounded() -> None:
         assert gateway.reloads == []
 
 
+async def test_what_is_no_http_is_counted_and_does_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Gateway().serving() as gateway:
+        for sent in (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"\x16\x03\x01\x00\r\n\r\n"):
+            answer = await gateway.raw(sent)
+            assert status_of(answer) == 400
+            assert b"Server: greenlang-iot\r\n" in answer
+            assert b"X-Content-Type-Options: nosniff\r\n" in answer
+        assert gateway.refused == ["bad_request"] * 2
+    assert caplog.records == []
+
+
 QUESTION = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
