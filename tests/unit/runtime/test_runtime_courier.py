@@ -301,9 +301,9 @@ async def test_every_alert_is_a_line_in_influxdb(tmp_path: Path) -> None:
         courier = Courier(settings, Counters.create(tmp_path / "c"), store)
         task = asyncio.ensure_future(courier.run())
         async with asyncio.timeout(30):
-            while not server.writes:
+            while len(server.points()) < 3:  # in one write, or more where a slow disk was first
                 await asyncio.sleep(0.01)
-        assert [status for status, _ in server.writes] == [204]
+        assert {status for status, _ in server.writes} == {204}
         found = sorted(p["fields"]["alert_id"] for p in server.points())
         assert found == ["alert-1", "alert-2", "alert-3"]
         task.cancel()
