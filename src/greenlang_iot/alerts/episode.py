@@ -68,6 +68,11 @@ class _Over(NamedTuple):
     alert_id: str
     number: int
 
+    @property
+    def elsewhere(self) -> bool:
+        """It is not over, but looked after by another shard."""
+        return self.until == FOREVER
+
 
 class Ends(Generic[Key]):
     """The last alert that is over, by what it was of; the oldest go first. Times are event times in ns."""
@@ -79,7 +84,7 @@ class Ends(Generic[Key]):
         """Nothing opens there before `until`. most: so many are remembered."""
         since = alert.opened_ns
         before = self._over.pop(key, None)  # to the end of the line
-        if before is not None and before.until > until:
+        if before is not None and before.until > until and (alert.aside or not before.elsewhere):
             since, until = before.since, before.until
         self._over[key] = _Over(since, until, alert.alert_id, alert.number)
         while len(self._over) > most:
@@ -88,7 +93,9 @@ class Ends(Generic[Key]):
     def covers(self, key: Key, at_ns: int, *, aside: bool) -> bool:
         """What came at that time tells nothing new, or it cools down. aside: what is older than the alert is new."""
         over = self._over.get(key)
-        return over is not None and at_ns < over.until and (not aside or over.since <= at_ns)
+        if over is None or at_ns >= over.until:
+            return False
+        return over.since <= at_ns if aside else not over.elsewhere
 
     def number(self, key: Key, alert_id: str) -> int:
         """Of the last transition of this alert, if it is the last that was over; 0: it is another."""

@@ -410,6 +410,21 @@ def test_a_shard_tells_of_another_shards_device_aside() -> None:
     assert states(feed(waits, [SPIKE], start=1)) == [("spike", "open"), ("spike", "resolved")]
 
 
+def test_what_another_shard_looks_after_concerns_only_what_is_told_aside() -> None:
+    """A reload may give the device to this shard."""
+    (opened,) = feed(alerter(), [SPIKE], start=5)
+    a = alerter(cooldown=600)
+    assert a.restore([], [], [opened.as_dict()]) == []
+    a.mine = np.zeros(3, np.bool_)
+    assert feed(a, [SPIKE], start=6) == []
+    assert [t.flags for t in feed(a, [SPIKE], start=4)] == 2 * [("aside",)]  # older: not its
+    assert feed(a, [SPIKE], start=7) == []
+    a.mine = None
+    assert states(feed(a, [SPIKE, 0, 0, 0], start=8)) == [("spike", "open"), ("spike", "resolved")]
+    assert feed(a, [SPIKE], start=20) == []
+    assert states(feed(a, [SPIKE], start=22)) == [("spike", "open")]
+
+
 def test_what_comes_late_does_not_say_that_it_is_over() -> None:
     """A kept session brings the normal readings from before the suspect one again."""
     a = alerter()
