@@ -82,7 +82,7 @@ def read(path: Path) -> dict[str, Any]:
         if not isinstance(document["rows"], list):
             raise TypeError("rows is no list")
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} holds no results of a ladder: {error}") from error
     return document

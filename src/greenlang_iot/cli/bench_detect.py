@@ -55,7 +55,7 @@ def detect(
     try:
         files = corpus.load(folder)
     except OSError as error:
-        raise InputError(f"cannot read the benchmark in {folder}: {error}") from error
+        raise InputError(f"cannot read the benchmark in {folder}: {error.strerror}") from error
     except (KeyError, ValueError) as error:
         raise InputError(f"{folder} is not the benchmark's data: {error}") from error
     report = nab_run.run(files)

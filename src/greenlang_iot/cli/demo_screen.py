@@ -68,6 +68,7 @@ class Screen:
             f"  ask   greenlang-iot alerts list --config {self._written}\n"
             f"  for   {self._seconds:.0f} s; Ctrl-C ends it early",
             highlight=False,
+            soft_wrap=True,
         )
 
     async def run(self, gateway: "Gateway") -> None:
@@ -112,11 +113,12 @@ class Screen:
         ):
             table.add_row(name, f"{value:,}")
         self._console.print(table)
-        for name, examples in result.examples.items():
-            if name not in ("missed", "false_alerts"):
-                for example in examples:
-                    self._console.print(f"  {name}: {printable(example)}", highlight=False)
         for name, words in (
+            ("missing", "missing"),
+            ("wrong_value", "with a wrong value"),
+            ("unexpected", "never published"),
+            ("missing_rejects", "dead letter missing"),
+            ("unexpected_rejects", "dead letter unexpected"),
             ("missed", "injected, without an alert"),
             ("false_alerts", "explained by nothing injected"),
         ):
@@ -129,6 +131,7 @@ class Screen:
                 "Alerts do not decide: one in some hundred thousand readings is an alert by chance, and a machine that "
                 "is busy with other things holds the fleet up, so that devices are silent for moments.",
                 highlight=False,
+                soft_wrap=True,
             )
         verdict = (
             Text("RECONCILED", "bold green") if result.ok else Text("NOT RECONCILED", "bold red")

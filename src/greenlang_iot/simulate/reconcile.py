@@ -94,6 +94,18 @@ def _moment(ns: int) -> str:
     return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="milliseconds")
 
 
+def _reading(identity: Identity, *values: float) -> str:
+    device, metric, ts_ns, seq = identity
+    numbered = "" if seq is None else f", seq {seq}"
+    said = " or ".join(f"{value:g}" for value in values)
+    return f"{device} {metric} = {said} at {_moment(ts_ns)}{numbered}"
+
+
+def _rejected(letter: "_Letter") -> str:
+    topic, payload, reasons = letter
+    return f"{topic}: {payload[:120].decode(errors='replace')} ({', '.join(reasons)})"
+
+
 def reconcile(
     manifest: Manifest,
     rows: Iterable[Reading],
@@ -146,18 +158,18 @@ def _readings(
         if value in promised.get(identity, ()) or value in allowed.get(identity, ()):
             continue
         if identity in promised or identity in allowed:
-            result._note("wrong_value", (*identity, value))
+            result._note("wrong_value", _reading(identity, value))
         else:
-            result._note("unexpected", (*identity, value))
+            result._note("unexpected", _reading(identity, value))
     for identity, expected in promised.items():
         there = seen.get(identity, set())
         if one_value:
             # the last writer wins, and it may have been an unconfirmed message
             if not there & (expected | allowed.get(identity, set())):
-                result._note("missing", identity)
+                result._note("missing", _reading(identity, *expected))
         else:
             for value in expected - there:
-                result._note("missing", (*identity, value))
+                result._note("missing", _reading(identity, value))
 
 
 _Letter = tuple[str, bytes, tuple[str, ...]]
@@ -180,11 +192,11 @@ def _dead_letters(
     )
     for letter, count in promised.items():
         for _ in range(count - found[letter]):
-            result._note("missing_rejects", letter)
+            result._note("missing_rejects", _rejected(letter))
     for letter, count in found.items():
         known = promised[letter] + allowed[letter]
         if known == 0:
-            result._note("unexpected_rejects", letter)
+            result._note("unexpected_rejects", _rejected(letter))
         else:
             result.repeated_rejects += max(0, count - known)
 

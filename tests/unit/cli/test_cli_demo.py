@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 from tests.fakes.directory import directory
+from typer.testing import CliRunner
 
 from greenlang_iot.cli.demo_screen import Screen
+from greenlang_iot.cli.main import app
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.simulate.manifest import Expected
-from greenlang_iot.simulate.reconcile import FoundAlert, Reconciliation
+from greenlang_iot.simulate.reconcile import FoundAlert, Reconciliation, _rejected
 
 
 def test_the_demo_reconciles_and_its_numbers_agree(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "greenlang_iot", "demo", "--seconds", "8", "--devices", "60"]
+    command = [sys.executable, "-m", "greenlang_iot", "demo", "--seconds", "6", "--devices", "60"]
     done = subprocess.run(
         [*command, "--folder", str(tmp_path), "--port", "0", "--summary", "json"],
         capture_output=True,
@@ -39,35 +41,22 @@ def test_the_demo_reconciles_and_its_numbers_agree(tmp_path: Path) -> None:
     assert first is not None, done.stderr
     assert first[1] != "0", done.stderr
 
-    found = ["query", "--config", str(tmp_path / "settings.yaml"), "--format", "json"]
-    known = subprocess.run(
-        [sys.executable, "-m", "greenlang_iot", *found, "SELECT count(*) AS n FROM readings"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert json.loads(known.stdout)["n"] == summary["delivered"]["lake"]
-
-    query = ["query", "--lake", str(tmp_path / "data" / "lake"), "--format", "json"]
-    rows = subprocess.run(
-        [sys.executable, "-m", "greenlang_iot", *query, "SELECT count(*) AS n FROM readings"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert json.loads(rows.stdout)["n"] == summary["delivered"]["lake"]
+    for option, path in (("--config", "settings.yaml"), ("--lake", "data/lake")):
+        query = ["query", option, str(tmp_path / path), "--format", "json"]
+        found = CliRunner().invoke(app, [*query, "SELECT count(*) AS n FROM readings"])
+        assert json.loads(found.stdout)["n"] == summary["delivered"]["lake"]
 
 
 def test_what_did_not_agree_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen(Settings(), Path("settings.yaml"), directory(1), 8.0)
     result = Reconciliation(readings=5, found=5)
+    result._note("unexpected_rejects", _rejected(("a/b/c", b'{"value": 400}', ("out_of_range",))))
     result._note("false_alerts", FoundAlert("pump-1", "flow", "spike", 1_500_000_000))
     result._note("missed", Expected("pump-2", "", "silence", 2_000_000_000, 3_000_000_000))
     done: Any = SimpleNamespace(acked=5, duplicates=0)
     screen.finish(5, done, result)
     said = capsys.readouterr().err
+    assert '  dead letter unexpected: a/b/c: {"value": 400} (out_of_range)\n' in said
     assert (
         "explained by nothing injected: spike of pump-1 flow at 1970-01-01T00:00:01.500+00:00"
         in said

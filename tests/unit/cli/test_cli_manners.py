@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from greenlang_iot import __version__
-from greenlang_iot.cli.main import app
+from greenlang_iot.cli.main import app, main
 from greenlang_iot.cli.new_file import write_new
 from greenlang_iot.model.errors import InputError
 
@@ -44,6 +44,24 @@ def greenlang(*arguments: str, **environment: str) -> "subprocess.CompletedProce
     )
 
 
+Here = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    """As `greenlang`, in this process: for what is wrong before anything begins."""
+
+    def called(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        monkeypatch.setattr(sys, "argv", ["greenlang-iot", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(arguments, ended.value.code, said.out, said.err)
+
+    return called
+
+
 @pytest.mark.parametrize("path", EVERY, ids=" ".join)
 def test_help_has_an_example_and_the_exit_codes(path: tuple[str, ...]) -> None:
     result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80", "NO_COLOR": "1"})
@@ -68,7 +86,9 @@ def test_every_command_speaks_json_under_one_name(path: tuple[str, ...]) -> None
     assert ("--json" in options) is (path not in ANOTHER_FORMAT)
 
 
-def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, here: Here
+) -> None:
     (tmp_path / "file").write_text("")
     fleet = tmp_path / "fleet.csv"
     fleet.write_text("id,org,site,type\nem-1,acme,north,energy-meter\n")
@@ -84,7 +104,7 @@ def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(tmp_path: Pat
             ("devices", "export", "--devices-file", types[1], "--output", path),
             ("config", "init", "--yes", "--output", path),
         ):
-            result = greenlang(*command)
+            result = here(*command)
             assert (result.returncode, result.stderr.count("\n")) in ((2, 1), (1, 1)), result.stderr
             assert said in result.stderr
 
@@ -141,9 +161,9 @@ def test_a_fleet_is_not_simulated_for_ever(option: str, number: str) -> None:
     ids=lambda given: given[0] if isinstance(given, tuple) else "",
 )
 def test_a_fleet_with_wrong_options_publishes_nothing(
-    arguments: tuple[str, ...], words: str
+    arguments: tuple[str, ...], words: str, here: Here
 ) -> None:
-    result = greenlang("simulate", "--no-tls", "--port", "9", *arguments)
+    result = here("simulate", "--no-tls", "--port", "9", *arguments)
     assert result.returncode == 2
     assert words in result.stderr
     assert result.stderr.count("\n") == 1
@@ -151,8 +171,8 @@ def test_a_fleet_with_wrong_options_publishes_nothing(
 
 
 @pytest.mark.parametrize("server", ["kafka..example:9092", "kafka.example", "a\tb:9092"])
-def test_a_kafka_that_has_no_address_is_not_asked(server: str) -> None:
-    result = greenlang("alerts", "tail", "--kafka", server)
+def test_a_kafka_that_has_no_address_is_not_asked(server: str, here: Here) -> None:
+    result = here("alerts", "tail", "--kafka", server)
     assert result.returncode == 2
     assert "sinks.kafka.bootstrap_servers" in result.stderr
     assert "must be host:port" in result.stderr

@@ -1,27 +1,37 @@
 """Half-space trees in kernels against river's own: bit for bit."""
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from river.anomaly import HalfSpaceTrees
 
 from greenlang_iot.detect.forest import Forest
 from greenlang_iot.model.batches import F64
 
+if TYPE_CHECKING:
+    from river.anomaly import HalfSpaceTrees
+
 NAMES = ("pressure", "humidity", "temperature", "change of it", "time of day")
+
+
+def half_space_trees(**given: Any) -> "HalfSpaceTrees":
+    from river.anomaly import HalfSpaceTrees  # takes over a second, which other workers do without
+
+    return HalfSpaceTrees(**given)
 
 
 def both(
     columns: tuple[str, ...], seed: int, trees: int = 10, height: int = 6, window: int = 100
-) -> tuple[HalfSpaceTrees, Forest]:
-    def river() -> HalfSpaceTrees:
-        return HalfSpaceTrees(n_trees=trees, height=height, window_size=window, seed=seed)
+) -> tuple["HalfSpaceTrees", Forest]:
+    def river() -> "HalfSpaceTrees":
+        return half_space_trees(n_trees=trees, height=height, window_size=window, seed=seed)
 
     return river(), Forest(river(), columns)
 
 
-def scores(columns: tuple[str, ...], x: F64, twin: HalfSpaceTrees, forest: Forest) -> F64:
+def scores(columns: tuple[str, ...], x: F64, twin: "HalfSpaceTrees", forest: Forest) -> F64:
     """Score, then learn, each row; river's scores and ours, of all rows at once, which are compared here."""
     want = np.zeros(len(x))
     for i, row in enumerate(x):
@@ -90,7 +100,7 @@ def test_order_of_columns_is_that_of_the_observations() -> None:
 
 
 def test_only_fresh_trees_are_copied() -> None:
-    trees = HalfSpaceTrees(seed=1)
+    trees = half_space_trees(seed=1)
     with pytest.raises(ValueError, match="at least one column"):
         Forest(trees, ())
     trees.learn_one({"a": 0.5})

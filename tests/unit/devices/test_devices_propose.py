@@ -9,21 +9,33 @@ from hypothesis import strategies as st
 from greenlang_iot.devices.propose import Heard
 from greenlang_iot.devices.registry import mistakes
 
-NAMES = st.sampled_from(["d1", "d-2", "Ä", "no name", "", "x" * 200, "$x"])
+# mostly what makes a device, a metric, a reading: else nothing comes to a proposal that could be wrong
+NAMES = st.sampled_from([*["d1"] * 16, *["d-2"] * 4, "Ä", "no name", "", "x" * 200, "$x"])
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5))
-UNITS = st.one_of(st.sampled_from(["Cel", "C", "kwh", "°C", "a b", "furlong"]), SCALARS)
-METRICS = st.one_of(st.sampled_from(["t", "energy", "time", "a_score", "Größe"]), SCALARS)
-ODD = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner)
+ODD = (
+    SCALARS
+    | st.lists(SCALARS, max_size=2)
+    | st.dictionaries(st.text(max_size=2), SCALARS, max_size=2)
 )
+UNITS = st.sampled_from(["Cel", "C", "kwh", "°C", "a b", "furlong", "", 5, None])
+METRICS = st.sampled_from(["t", "t", "energy", "time", "a_score", "Größe", "", "x" * 200, 7, None])
+TIMES = st.integers(0, 10**10) | st.integers(-(2**63), 2**64) | ODD
 PAYLOADS = st.one_of(
     ODD,
     st.fixed_dictionaries(
-        {"metric": METRICS | ODD, "value": st.integers() | ODD},
-        optional={"unit": UNITS | ODD, "ts": st.integers(-(2**63), 2**64) | ODD, "values": ODD},
+        {"metric": METRICS, "value": st.integers() | st.floats()},
+        optional={"unit": UNITS, "ts": TIMES},
     ),
     st.fixed_dictionaries(
-        {"values": st.dictionaries(st.text(max_size=3), st.floats() | ODD)}, optional={"ts": ODD}
+        {"metric": METRICS | ODD, "value": ODD}, optional={"unit": ODD, "ts": ODD, "values": ODD}
+    ),
+    st.fixed_dictionaries(
+        {
+            "values": st.dictionaries(
+                METRICS.map(str) | st.text(max_size=3), st.floats() | ODD, max_size=3
+            )
+        },
+        optional={"ts": TIMES},
     ),
 )
 

@@ -3,6 +3,7 @@
 import gzip
 import zlib
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import zstandard
@@ -41,8 +42,8 @@ WRITERS = {
     "line-protocol": write.lines,
 }
 every_format = pytest.mark.parametrize("name", BUILT_IN)
-DECODERS = {name: decoder(name) for name in BUILT_IN}
-"""Shared by examples: only Sparkplug keeps anything, and its births replace it."""
+shared = cache(decoder)
+"""By all examples: only Sparkplug keeps anything, and its births replace it."""
 
 samples = st.lists(
     st.tuples(
@@ -67,21 +68,21 @@ def outcome(read: Read) -> tuple[list[object], list[str]]:
 def test_the_same_readings_and_rejects_as_the_json_of_it(name: str, some: list[Sample]) -> None:
     if name not in WRITERS:
         return  # plain: one value, no time; below
-    as_json = DECODERS["json"].read(write.json_array(some))
-    other = DECODERS[name].read(WRITERS[name](some), topic=TOPICS[name])
+    as_json = shared("json").read(write.json_array(some))
+    other = shared(name).read(WRITERS[name](some), topic=TOPICS[name])
     assert outcome(other) == outcome(as_json)
 
 
 @given(st.integers(-40, 140) | st.floats(-40, 140))
 def test_a_plain_number_is_the_value_at_the_time_of_receipt(value: float) -> None:
-    read = DECODERS["plain"].read(f" {value!r}\r\n".encode(), topic=TOPICS["plain"])
+    read = shared("plain").read(f" {value!r}\r\n".encode(), topic=TOPICS["plain"])
     [row] = read.rows
     assert row == ("d000", "temperature", NOW - 5, value, None)
     assert not read.rejects
 
 
 def test_plain_numbers_received_together_are_readings_of_their_own() -> None:
-    read = DECODERS["plain"].read(b"1", b"2", b"3", topic=TOPICS["plain"])
+    read = shared("plain").read(b"1", b"2", b"3", topic=TOPICS["plain"])
     assert [(row.ts, row.value) for row in read.rows] == [(NOW - 5, 1), (NOW - 4, 2), (NOW - 3, 3)]
 
 
@@ -99,7 +100,7 @@ def test_no_payload_harms_and_each_is_rejected_at_most_once(name: str, data: st.
         else:
             good = good[:cut] + data.draw(st.sampled_from([b"", b"\x00", bytes(good)]))
         payload = bytes(good)
-    made = DECODERS[name]
+    made = shared(name)
     read = made.read(payload, b"\xff", topic=TOPICS[name])
     assert read.decoded.messages == 2
     assert len(read.rejects) <= 2
@@ -111,7 +112,7 @@ def test_no_payload_harms_and_each_is_rejected_at_most_once(name: str, data: st.
 @every_format
 def test_garbage_is_one_reject_with_the_original_bytes(name: str) -> None:
     garbage = b"\xc1\xff{not=of this,format\x00"
-    read = DECODERS[name].read(garbage, topic=TOPICS[name])
+    read = shared(name).read(garbage, topic=TOPICS[name])
     assert not read.rows
     [reject] = read.decoded.rejects
     assert reject.payload == garbage
@@ -127,7 +128,7 @@ def test_what_concerns_the_device_is_the_same_everywhere(name: str) -> None:
         (TOPICS[name].replace("site-0", "site-1"), "wrong_place"),
         (f"y/{TOPICS[name]}", "bad_topic"),
     ):
-        read = DECODERS[name].read(payload, topic=wrong)
+        read = shared(name).read(payload, topic=wrong)
         assert (read.rows, read.rejects) == ([], [[("", reason)]])
 
 
@@ -163,19 +164,19 @@ every_squeezer = pytest.mark.parametrize("squeeze", SQUEEZERS.values(), ids=SQUE
 @every_format
 def test_every_format_may_be_compressed(name: str, squeeze: object) -> None:
     payload = WRITERS[name]([("temperature", NOW_MS, 21)]) if name in WRITERS else b"21"
-    plain = DECODERS[name].read(payload, topic=TOPICS[name])
+    plain = shared(name).read(payload, topic=TOPICS[name])
     assert plain.rows
     packed = squeeze(payload)  # type: ignore[operator]
-    assert DECODERS[name].read(packed, topic=TOPICS[name])[:2] == plain[:2]
+    assert shared(name).read(packed, topic=TOPICS[name])[:2] == plain[:2]
     for broken in (packed[:-3], packed + b"x"):
-        read = DECODERS[name].read(broken, topic=TOPICS[name])
+        read = shared(name).read(broken, topic=TOPICS[name])
         assert (read.rows, read.rejects) == ([], [[("", "malformed")]])
         assert read.decoded.rejects[0].payload == broken
 
 
 @every_squeezer
 def test_json_on_the_default_topic_may_be_compressed_too(squeeze: object) -> None:
-    made = DECODERS["json"]
+    made = shared("json")
     topic = "greenlang/acme/site-0/d000/telemetry"
     payload = b'{"ts":1714566896789,"metric":"temperature","value":21}'
     messages = [(topic, payload), (topic, squeeze(payload)), (topic, b"\x1f\x8b\x08broken")]  # type: ignore[operator]
@@ -207,13 +208,13 @@ def test_a_bomb_is_too_large_and_never_inflated_further_than_the_limit(squeeze: 
         packed = squeeze(exact + b" " * (size - len(exact)))  # type: ignore[operator]
         if len(packed) > limit:
             continue
-        read = DECODERS["json"].read(packed)
+        read = shared("json").read(packed)
         assert len(read.rows) == (reason is None)
         assert read.rejects == ([[("", reason)]] if reason else [])
 
 
 def test_a_bare_zlib_stream_is_not_taken_for_anything() -> None:
-    read = DECODERS["json"].read(zlib.compress(b"{}"))
+    read = shared("json").read(zlib.compress(b"{}"))
     assert read.rejects == [[("", "malformed")]]
 
 
@@ -223,25 +224,25 @@ def test_a_bare_zlib_stream_is_not_taken_for_anything() -> None:
 @pytest.mark.parametrize("name", ["cbor", "messagepack", "senml-cbor", "sparkplug-b"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_numbers_that_are_not_finite(name: str, value: float) -> None:
-    read = DECODERS[name].read(WRITERS[name]([("temperature", NOW_MS, value)]), topic=TOPICS[name])
+    read = shared(name).read(WRITERS[name]([("temperature", NOW_MS, value)]), topic=TOPICS[name])
     assert read.rows == []
     assert [reason for [(_, reason)] in read.rejects] == ["non_finite"]
 
 
 @pytest.mark.parametrize("text", ["nan", "-inf", "Infinity"])
 def test_plain_texts_that_are_not_finite(text: str) -> None:
-    read = DECODERS["plain"].read(text.encode(), topic=TOPICS["plain"])
+    read = shared("plain").read(text.encode(), topic=TOPICS["plain"])
     assert read.rejects == [[("value", "non_finite")]]
 
 
 @pytest.mark.parametrize("text", ["", "on", "0x10", "1_000", "21,4", "1e", "--1", "21.4 Cel", "٣"])
 def test_plain_texts_that_are_no_number(text: str) -> None:
-    read = DECODERS["plain"].read(text.encode(), topic=TOPICS["plain"])
+    read = shared("plain").read(text.encode(), topic=TOPICS["plain"])
     assert read.rejects == [[("value", "not_a_number")]]
 
 
 def test_a_plain_number_of_a_thousand_digits_is_a_number_out_of_range() -> None:
-    read = DECODERS["plain"].read(b"1" * 300, topic=TOPICS["plain"])
+    read = shared("plain").read(b"1" * 300, topic=TOPICS["plain"])
     assert read.rejects == [[("value", "out_of_range")]]
-    read = DECODERS["plain"].read(b"1" * 1000, topic=TOPICS["plain"])
+    read = shared("plain").read(b"1" * 1000, topic=TOPICS["plain"])
     assert read.rejects == [[("value", "non_finite")]]

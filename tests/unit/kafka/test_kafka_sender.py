@@ -180,7 +180,7 @@ async def test_all_batches_of_a_chunk_are_on_their_way_together() -> None:
 
 
 async def test_a_retry_waits_for_what_is_missing_and_sends_nothing_twice() -> None:
-    one = sender(timeout=1.0)
+    one = sender(timeout=0.2)
     chunk = body((0, [b"a"]), (1, [b"b"]))
     task, producer = await started(one, chunk, 2)
     producer.answer(0)
@@ -197,7 +197,7 @@ async def test_a_retry_waits_for_what_is_missing_and_sends_nothing_twice() -> No
 
 
 async def test_an_answer_between_two_tries_counts() -> None:
-    one = sender(timeout=1.0)
+    one = sender(timeout=0.2)
     chunk = body((0, [b"a"]))
     task, producer = await started(one, chunk, 1)
     with pytest.raises(SinkError):
@@ -342,7 +342,7 @@ async def test_certificates_that_are_being_replaced_are_read_again(
 
 
 async def test_what_is_remembered_is_bounded() -> None:
-    one = sender(timeout=1.0, chunk_bytes=1_024, in_flight=1)
+    one = sender(timeout=0.2, chunk_bytes=1_024, in_flight=1)
     chunks = [body((0, [bytes([65 + i]) * 900])) for i in range(4)]
     for i, chunk in enumerate(chunks[:3]):
         task, producer = await started(one, chunk, i + 1)

@@ -92,7 +92,7 @@ def test_a_gateway_under_a_service_manager(tmp_path: Path, listener: socket.sock
         "admin": {"port": 0},
     }
     config.write_text(yaml.safe_dump(settings))
-    environ = {"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "2000000"}
+    environ = {"NOTIFY_SOCKET": listener.getsockname(), "WATCHDOG_USEC": "500000"}
     command = [sys.executable, "-m", "greenlang_iot", "run", "--config", str(config)]
     gateway = subprocess.Popen(
         [*command, "--devices-file", str(REGISTRY), "--json"],
