@@ -127,8 +127,8 @@ class Twin:
                 return
             for metric, value in item["values"].items():
                 path = f"{dot}values.{metric[:128]}"
-                if good_seq:
-                    self.reading(path, item, metric, value, None)
+                if good_seq and isinstance(item.get("unit", ""), str):
+                    self.reading(path, item, metric, value, item.get("unit"))
                 else:
                     self.current.add(path, "bad_shape")
             return

@@ -197,6 +197,15 @@ def test_units_are_converted(fast: bool) -> None:
     assert text(decoded, 0) == repr(value).encode()
 
 
+def test_a_unit_beside_values_is_that_of_all_of_them(fast: bool) -> None:
+    payload = f'{{{GOOD_TS},"unit":"degF","values":{{"temperature":176,"humidity":40}}}}'
+    found = decode(payload, fast=fast)
+    assert [round(x, 9) for x in found.readings.value.tolist()] == [80]
+    assert found.rejects[0].paths == [("values.humidity", Reason.UNKNOWN_UNIT.value)]
+    found = decode(f'{{{GOOD_TS},"unit":null,"values":{{"temperature":21}}}}', fast=fast)
+    assert found.rejects[0].paths == [("values.temperature", Reason.BAD_SHAPE.value)]
+
+
 def test_disabled_metric_is_unknown(fast: bool) -> None:
     registry = directory()
     registry.series_enabled[0] = 0
