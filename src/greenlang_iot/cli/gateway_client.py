@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from greenlang_iot.model.errors import GatewayError, InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from greenlang_iot.settings.model import AdminSettings, Settings
 
 _ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (read, not bound)
@@ -34,6 +36,8 @@ def ask(
             f"cannot read {file} ({error.strerror}): run this as the gateway's user."
         ) from error
     admin = settings.admin
+    if admin.tls is None and not _runs(settings.data_dir):
+        raise GatewayError(f"no gateway runs with the data_dir {settings.data_dir}.")
     where = f"{_ANYWHERE.get(admin.host, admin.host)}:{admin.port}"
     connection = _connection(admin, timeout)
     try:
@@ -56,6 +60,20 @@ def ask(
         ) from error
     finally:
         connection.close()
+
+
+def _runs(data_dir: "Path") -> bool:
+    """Whether a gateway holds the lock there: on the port of one that does not, any user may listen for the token."""
+    import fcntl
+
+    try:
+        with (data_dir / "run" / "gateway.pid").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _connection(admin: "AdminSettings", timeout: float) -> HTTPConnection:
