@@ -213,7 +213,7 @@ def test_its_settings_are_accepted_and_warn_of_nothing_unknown(loaded: Loaded) -
         "influxdb",
         "kafka",
     }
-    expected = ("is open to group or others", "plain HTTP")
+    expected = ("is open to group or others", "may be read by every user", "plain HTTP")
     for warning in loaded.warnings:
         assert any(part in warning for part in expected), warning
 
