@@ -115,6 +115,7 @@ def test_every_container_may_do_little(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
     assert "privileged" not in service
+    assert service["ulimits"]["core"] == 0  # it would hold the secrets
     user = service["user"].split(":")[0]
     assert int(user) > 0
     if name != "setup":  # it ends by itself
