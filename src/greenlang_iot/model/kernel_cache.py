@@ -67,12 +67,8 @@ def _is_ours(base: Path, ours: Path) -> bool:
         for part in ours.parts:
             made /= part
             made.mkdir(exist_ok=True, mode=0o700)
-            found = made.lstat()
-            if (
-                not stat.S_ISDIR(found.st_mode)
-                or found.st_uid not in (0, os.geteuid())
-                or found.st_mode & stat.S_IWOTH
-            ):
+            owners = {made.lstat().st_uid, made.stat().st_uid}  # of a link, and of what it names
+            if not owners <= {0, os.geteuid()} or made.stat().st_mode & stat.S_IWOTH:
                 return False
     except OSError:
         return False

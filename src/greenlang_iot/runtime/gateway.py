@@ -4,9 +4,11 @@
 """
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
+import stat
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -348,18 +350,20 @@ def _write_address(path: Path, url: str) -> None:
 
 
 class _InstanceLock:
-    """Two gateways on one data_dir would tear each other's spool apart: the second is refused."""
+    """Two gateways on one data_dir would tear each other's spool apart: the second is refused.
+
+    Whoever else may write there is shut out, or told of.
+    """
 
     def __init__(self, path: Path, instance: str) -> None:
         self._path = path
         self._instance = instance
 
     def __enter__(self) -> None:
-        import fcntl
-
         folder = self._path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            _shut(folder.parent)
             self._file = open(self._path, "a+")
         except OSError as error:
             raise GatewayError(
@@ -367,7 +371,7 @@ class _InstanceLock:
                 "it to the gateway's user, or choose another."
             ) from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock()
         except OSError as error:
             self._file.seek(0)
             pid = self._file.read().strip() or "unknown"
@@ -379,8 +383,33 @@ class _InstanceLock:
         self._file.write(str(os.getpid()))
         self._file.flush()
 
+    def _lock(self) -> None:
+        """Tried again for a moment: a command may just look whether a gateway runs. OSError."""
+        import fcntl
+
+        for _ in range(10):
+            with contextlib.suppress(BlockingIOError):
+                return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            time.sleep(0.01)
+        return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+def _shut(data_dir: Path) -> None:
+    """Whoever can write there can put a token of their own there. OSError."""
+    found = data_dir.stat()
+    if found.st_uid not in (0, os.geteuid()):
+        said = "the data_dir belongs to another user, who can take the gateway over"
+        log.warning(said, data_dir=str(data_dir), owner=found.st_uid)
+    elif found.st_mode & stat.S_IWOTH and found.st_uid == os.geteuid():
+        data_dir.chmod(stat.S_IMODE(found.st_mode) & ~stat.S_IWOTH)
+        said = "every user of this machine could write to the data_dir: not any more"
+        log.warning(said, data_dir=str(data_dir))
+    elif found.st_mode & stat.S_IWOTH:
+        said = "every user of this machine can write to the data_dir, and take the gateway over: chmod o-w"
+        log.warning(said, data_dir=str(data_dir))
 
 
 def _retire(data_dir: Path, plans: Sequence[ShardPlan], brokers: list[str]) -> list[ConnectionPlan]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from greenlang_iot.observe.access import Tokens
 from greenlang_iot.observe.admin import AdminServer, Status
 from greenlang_iot.observe.api_alerts import AlertApi
 from greenlang_iot.observe.audit import Audit
+from greenlang_iot.runtime.gateway import _InstanceLock
 from greenlang_iot.settings.model import AdminSettings, AlertSettings
 from greenlang_iot.sinks.alert_store import AlertStore
 
@@ -198,11 +199,12 @@ async def test_what_acts_wants_the_token(
 
 
 @pytest.fixture
-def config(tmp_path: Path, port: int) -> Path:
+def config(tmp_path: Path, port: int) -> Iterator[Path]:
     (tmp_path / "admin-token").write_text(TOKEN + "\n")
     path = tmp_path / "config.yaml"
     path.write_text(f"data_dir: {tmp_path}\nadmin: {{port: {port}}}\n")
-    return path
+    with _InstanceLock(tmp_path / "run" / "gateway.pid", "gateway"):
+        yield path
 
 
 async def run(config: Path, *arguments: str) -> Result:
