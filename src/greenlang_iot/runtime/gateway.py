@@ -28,7 +28,7 @@ from greenlang_iot.observe.audit import Audit
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.observe.exporter import Exporter
-from greenlang_iot.runtime.courier import Courier
+from greenlang_iot.runtime.courier import Courier, remind
 from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.runtime.folders import (
     admin_url_file,
@@ -323,7 +323,9 @@ class Gateway:
 def _alert_store(settings: Settings, rules: RuleSet) -> AlertStore:
     folder = alerts_folder(settings)
     try:
-        return AlertStore(folder, settings.alerts, rules)
+        store = AlertStore(folder, settings.alerts, rules)
+        remind(store.book, settings)
+        return store
     except (OSError, LogInUse, FormatError) as error:
         raise GatewayError(f"The book of alerts in {folder} cannot be opened: {error}.") from error
 

@@ -123,12 +123,7 @@ class OutboxReader:
         if not self.given and not self.forgotten:
             return
         _apply(self._open, self.given)
-        state = {
-            "version": 1,
-            "position": self._reader.position,
-            "open": list(self._open.values()),
-        }
-        replace_durably(self._files, self._folder / STATE, json.dumps(state).encode())
+        _write_state(self._folder, self._reader.position, self._open, self._files)
         self.given = []
         self.forgotten = False
         unlink_before(self._folder, self._reader.position, self._files, keep_bytes=self._history)
@@ -167,6 +162,14 @@ def open_alerts(folders: Iterable[Path], *, files: Files = OS_FILES) -> list[dic
     return known_alerts(folders, files=files).open
 
 
+def remember(folder: Path, alerts: Iterable[dict[str, Any]], *, files: Files = OS_FILES) -> None:
+    """Have an outbox know alerts that are not resolved and that it forgot. Before its shard or its reader is there. OSError."""
+    position, known = _read_state(folder, files)
+    files.make_folder(folder)
+    _apply(known, alerts)
+    _write_state(folder, position, known, files)
+
+
 def _last_transitions(folder: Path, files: Files) -> tuple[dict[str, dict[str, Any]], set[str]]:
     """By alert id, with the resolved ones that are still in the log; and who was open there."""
     while True:
@@ -198,6 +201,13 @@ def _apply(open_now: dict[str, dict[str, Any]], transitions: Iterable[dict[str, 
             open_now.pop(transition["alert_id"], None)
         else:
             open_now[transition["alert_id"]] = transition
+
+
+def _write_state(
+    folder: Path, position: int, open_now: dict[str, dict[str, Any]], files: Files
+) -> None:
+    state = {"version": 1, "position": position, "open": list(open_now.values())}
+    replace_durably(files, folder / STATE, json.dumps(state).encode())
 
 
 def _read_state(folder: Path, files: Files) -> tuple[int, dict[str, dict[str, Any]]]:

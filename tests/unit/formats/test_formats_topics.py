@@ -188,7 +188,7 @@ def test_every_format_of_every_device_has_exactly_one_subscription_on_the_same_s
 
 
 def test_sites_that_share_a_filter_are_split_by_devices_but_not_with_sparkplug() -> None:
-    registry = directory(6, sites=3)
+    registry = directory(6, sites=3, interval_s=0.001)
     plans = plan(registry, mqtt("o/{device}", connections=1), 2, "gw")
     assert [len(c.filters) for p in plans for c in p.connections] == [6, 6]
     assert "o/d000" in plans[0].connections[0].filters

@@ -92,8 +92,11 @@ async def test_pages_follow_each_other(client: aiohttp.ClientSession) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=x", "limit=99999", "limit=" + "9" * 5_000, "cursor=x", "sight=north"],
-)
+    [
+        "limit=0", "limit=x", "limit=99999", "limit=" + "9" * 5_000, "cursor=x", "sight=north",
+        "q=" + "x+" * 9, "q=" + "x" * 257,
+    ],
+)  # fmt: skip
 async def test_a_wrong_parameter_is_one_sentence(client: aiohttp.ClientSession, query: str) -> None:
     status, found = await call(client, "GET", f"/api/v1/alerts?{query}")
     assert status == 400
