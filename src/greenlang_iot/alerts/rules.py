@@ -68,6 +68,9 @@ KIND_OF = {
 
 Document: TypeAlias = dict[str, Any]
 
+LASTING = ("shift", "context", "swing")
+"""Rules of VALUE that rest on many readings: a drift's score comes near the threshold for some readings and goes on."""
+
 CRITICAL_SCORE = 12.0
 """A spike or shift is critical from this score (−log10) on."""
 
@@ -329,7 +332,7 @@ class Alerter:
         if ts_ns <= alert.last_ns:
             return  # it came again, or late: what was before does not say that it is over
         alert.normal += 1
-        single = kind == VALUE and alert.detector != "shift"
+        single = kind == VALUE and alert.detector not in LASTING
         settings = self.settings
         needed = settings.resolve_spike_after if single else settings.resolve_after
         if alert.normal >= needed:

@@ -95,6 +95,16 @@ def test_one_alert_per_episode() -> None:
     assert states(feed(a, [0], start=len(codes))) == [("spike", "resolved")]  # the tenth in a row
 
 
+@pytest.mark.parametrize("code", [f.DETECTOR_CONTEXT, f.DETECTOR_SWING], ids=["context", "swing"])
+def test_what_lasts_is_not_over_after_three_normal_readings(code: int) -> None:
+    """A drift of hours was an alert of four minutes: its score comes near the threshold before it stays beyond."""
+    a = alerter()
+    rule = f.DETECTOR_NAMES[code]
+    assert states(feed(a, [code] + [0] * 9 + [code])) == [(rule, "open")]
+    assert feed(a, [0] * 9, start=11) == []
+    assert states(feed(a, [0], start=20)) == [(rule, "resolved")]
+
+
 def test_batches_of_one_give_the_same_transitions() -> None:
     codes = [0, SPIKE, 0, 0, 0, STUCK, STUCK] + [0] * 10 + [RANGE, SPIKE] + [0] * 20
     singly = alerter(cooldown=0)
