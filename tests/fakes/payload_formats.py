@@ -138,6 +138,7 @@ def metric(
     alias: int | None = None,
     ts: int | None = None,
     datatype: int | None = None,
+    quality: int | None = None,
 ) -> bytes:
     """A Sparkplug metric; an int goes as Int64, a float as Double, with their type unless given."""
     out = field(1, name.encode()) if name else b""
@@ -149,6 +150,10 @@ def metric(
     kind = types.get(type(value), 0) if datatype is None else datatype
     if kind:
         out += field(4, kind)
+    if quality is not None:  # two properties, of which one is a text
+        unit = field(1, b"engUnit") + field(1, b"Quality")
+        unit += field(2, field(1, 12) + field(8, b"kW")) + field(2, field(1, 3) + field(3, quality))
+        out += field(9, unit)
     if value is None:
         return out + field(7, 1)
     if isinstance(value, bool):

@@ -27,8 +27,6 @@ from greenlang_iot.spool.status import newest_released
 Document = dict[str, Any]
 Step = tuple[str, str]
 """(alert id, state)"""
-Point = tuple[str, str, str, str, int]
-"""(rule, device, metric, state, time): what InfluxDB keeps apart."""
 
 ALARM = "alarm"
 """Kind of a message whose reading is out of range."""
@@ -104,12 +102,12 @@ class Arrived:
     """What the targets hold, and what they refused.
 
     kafka: in order per alert. state: the last value of every key of the compacted topic. influx, lake:
-    None where the target is off; InfluxDB keeps one of two transitions with the same tags and time. refused: alerts of which a target said no to a transition for good.
+    None where the target is off. refused: alerts of which a target said no to a transition for good.
     """
 
     kafka: list[Document] = field(default_factory=list)
     state: dict[str, bytes | None] = field(default_factory=dict)
-    influx: set[Point] | None = None
+    influx: set[Step] | None = None
     lake: set[Step] | None = None
     refused: set[str] = field(default_factory=set)
 
@@ -119,13 +117,13 @@ def lake_steps(lake: Path) -> set[Step]:
     return set(zip(rows.column(0).to_pylist(), rows.column(1).to_pylist(), strict=True))
 
 
-def influx_points(points: Iterable[Document]) -> set[Point]:
+def influx_steps(points: Iterable[Document]) -> set[Step]:
     """points: as the stand-in gives them."""
-    return {_point(p["tags"] | {"at": p["time"]}) for p in points if p["measurement"] == "alerts"}
-
-
-def _point(t: Document) -> Point:
-    return t["rule"], t.get("device", ""), t.get("metric", ""), t["state"], t["at"]
+    return {
+        (p["fields"]["alert_id"], p["tags"]["state"])
+        for p in points
+        if p["measurement"] == "alerts"
+    }
 
 
 def refused_in(log: str) -> set[str]:
@@ -154,9 +152,7 @@ def judge_alerts(
     steps = {(t["alert_id"], t["state"]) for t in written}
     places = {"kafka": {(t["alert_id"], t["state"]) for t in arrived.kafka}}
     if arrived.influx is not None:
-        places["influxdb"] = {
-            (t["alert_id"], t["state"]) for t in written if _point(t) in arrived.influx
-        }
+        places["influxdb"] = arrived.influx
     if arrived.lake is not None:
         places["lake"] = arrived.lake
     found = [

@@ -31,7 +31,7 @@ from tests.faults.alerts import (
     ALARMS,
     Arrived,
     OutboxWatch,
-    influx_points,
+    influx_steps,
     judge_alerts,
     lake_steps,
     refused_in,
@@ -701,7 +701,7 @@ class Field:
         states = {(key or b"").decode(): value for key, value in self._alert_states.records()}
         arrived = Arrived([json.loads(value) for value in self._alerts.values()], states)
         if self._influx == "2":
-            arrived.influx = influx_points(self.site.stand_in.points())
+            arrived.influx = influx_steps(self.site.stand_in.points())
         if self.settings["sinks"]["lake"]["enabled"]:
             arrived.lake = lake_steps(self.data_dir / "lake")
         arrived.refused = refused_in(self.gateway.log.read_text())

@@ -127,8 +127,8 @@ class Twin:
                 return
             for metric, value in item["values"].items():
                 path = f"{dot}values.{metric[:128]}"
-                if good_seq:
-                    self.reading(path, item, metric, value, None)
+                if good_seq and isinstance(item.get("unit", ""), str):
+                    self.reading(path, item, metric, value, item.get("unit"))
                 else:
                     self.current.add(path, "bad_shape")
             return
@@ -238,6 +238,9 @@ def iso_ns(text: str) -> int | None:
             return None
         sign = -1 if tail[0] == "-" else 1
         zone = timezone(sign * timedelta(hours=hours, minutes=minutes))
+    leap = head[17:] == "60"
+    if leap:
+        head = head[:17] + "59"
     try:
         parts = [int(head[a:b]) for a, b in ((0, 4), (5, 7), (8, 10), (11, 13), (14, 16), (17, 19))]
         local = datetime(*parts)
@@ -245,5 +248,7 @@ def iso_ns(text: str) -> int | None:
         return None
     offset = zone.utcoffset(None)
     since = local.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-    seconds = since.days * 86_400 + since.seconds - round(offset.total_seconds())
+    seconds = since.days * 86_400 + since.seconds - round(offset.total_seconds()) + leap
+    if leap and seconds % 86_400 != 0:
+        return None
     return seconds * 10**9 + fraction

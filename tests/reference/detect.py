@@ -174,7 +174,7 @@ class Series:
         new = 1.0 + 0.5 * max(1.0 - seen / 400, 0.0) ** 2 if limits.threshold <= 6 else 1.0
         weight = 0.112 + 2.2 * max(self.spike_tail - 0.235, 0.0)
         tail = new * weight
-        shift = self.shift_score(z, deviation > 0) / new
+        shift = self.shift_score(z, deviation > 0, seen) / new
         usual, which = (self.spike_score(z, tail), f.DETECTOR_SPIKE) if limits.spike else (0.0, 0)
         if limits.shift and shift > usual:
             usual, which = shift, f.DETECTOR_SHIFT
@@ -280,7 +280,7 @@ class Series:
             return LOG10E * z * (0.416 * z + 0.717)
         return 1.342 + LOG10E * log(z / 2.0) / tail
 
-    def shift_score(self, z: float, above: bool) -> float:
+    def shift_score(self, z: float, above: bool, seen: int) -> float:
         excess = self.shift_excess
         signed = min(z, 4.0) if above else -min(z, 4.0)
         up = clip(self.up + signed - 1.0, 0.0, 20.0 * excess)
@@ -288,7 +288,7 @@ class Series:
         self.up, self.down = f32(up), f32(down)
         total = max(up, down)
         if total > 0:
-            moved = excess + (min(total, 4.0 * excess) - excess) / 256
+            moved = excess + max(1.0 / (seen + 64), 1 / 256) * (min(total, 4.0 * excess) - excess)
             self.shift_excess = f32(max(moved, 0.5))
         if z <= 1.0:
             return 0.0

@@ -2,8 +2,10 @@
 
 import ast
 import json
+import os
 import pickle
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -134,3 +136,66 @@ def test_a_changed_constant_has_a_cache_of_its_own(
     flags = clone / "model" / "flags.py"
     flags.write_text(flags.read_text() + "\nLATER = 1\n")
     assert kernel_cache._cache_folder() != before
+
+
+@pytest.fixture
+def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files, of a user whose cache cannot be written."""
+    (tmp_path / "no-folder").write_text("")
+    (tmp_path / "tmp").mkdir(mode=0o777)
+    monkeypatch.delenv("GREENLANG_IOT_KERNEL_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no-folder"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return tmp_path / "tmp"
+
+
+def test_without_a_home_kernels_are_kept_between_starts(homeless: Path) -> None:
+    folder = kernel_cache._cache_folder()
+    assert folder.parent == homeless / f"greenlang-iot-{os.geteuid()}"
+    assert kernel_cache._cache_folder() == folder
+    assert [path.stat().st_mode & 0o777 for path in (folder, folder.parent)] == [0o700, 0o700]
+
+
+@pytest.mark.parametrize("what", ["open to all", "somebody else's", "somebody else's link"])
+def test_what_others_could_have_put_there_is_not_run(
+    homeless: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """numba unpickles what lies in its cache: a folder that another user made must not be taken."""
+    ours = homeless / f"greenlang-iot-{os.geteuid()}"
+    if what == "somebody else's link":
+        (homeless / "elsewhere").mkdir()
+        ours.symlink_to(homeless / "elsewhere")
+    else:
+        ours.mkdir()
+        ours.chmod(0o777 if what == "open to all" else 0o755)
+    if what != "open to all":
+        if os.geteuid() != 0:
+            pytest.skip("only root gives a folder to somebody else")
+        os.lchown(ours, 12_345, -1)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    folder = kernel_cache._cache_folder()
+    assert ours not in folder.parents
+    assert folder.parent.parent == homeless
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+    assert kernel_cache._cache_folder() == folder, "what this process starts takes the same"
+
+
+def test_a_link_of_ours_is_followed(
+    tmp_path: Path, homeless: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd makes one of a CacheDirectory= for a DynamicUser=."""
+    cache = tmp_path / "cache"
+    (cache / "private").mkdir(parents=True)
+    (cache / "greenlang-iot").symlink_to(cache / "private")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    assert kernel_cache._cache_folder().parent == cache / "greenlang-iot" / "kernels"
+
+
+def test_a_cache_that_others_may_write_is_left(
+    tmp_path: Path, homeless: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = kernel_cache._cache_folder()
+    assert folder.parent == tmp_path / "cache" / "greenlang-iot" / "kernels"
+    folder.parent.chmod(0o777)
+    assert kernel_cache._cache_folder().parent == homeless / f"greenlang-iot-{os.geteuid()}"

@@ -1,6 +1,6 @@
 """The parent's book of alerts: what the shards say, and what people and the site say about it. Pure.
 
-    pending ─▶ open ─▶ acknowledged ─▶ resolved        flags: silenced, flapping; a group's id
+    pending ─▶ open ─▶ acknowledged ─▶ resolved        flags: silenced, flapping, aside; a group's id
 
 Shards open and resolve alerts; here they are numbered for the outside, grouped into incidents,
 acknowledged and silenced. Every change is an *entry*, a JSON object that `apply` takes over:
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from greenlang_iot.alerts import words
+from greenlang_iot.alerts.episode import ASIDE
 from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
 from greenlang_iot.alerts.silences import Silence
 from greenlang_iot.model.errors import InputError
@@ -199,19 +200,21 @@ class Book:
             return
         before = alert.last if alert is not None else {}
         document = dict(item)
-        document |= {k: before[k] for k in ("by", "comment", "group") if k in before}
+        begins = before.get("state") in (None, "resolved")  # for the first time or once more
+        if not begins:
+            document |= {k: before[k] for k in ("by", "comment", "group") if k in before}
         if item["state"] == "open" and before.get("state") == "acknowledged":
             document["state"] = "acknowledged"
         number = max(seen, before.get("number", 0) + 1)
         document |= {"number": number, "transition_id": f"{alert_id}-{number}"}
-        opens = item["state"] == "open" and before.get("state") in (None, "pending")
+        opens = item["state"] == "open" and (begins or before["state"] == "pending")
         document["flags"] = self._flags(document, opens, now_ns)
         self._apply({"t": document, "seen": seen}, entries)
         if opens and document["device"]:
             self._join(document, joined)
 
     def _flags(self, document: Document, opens: bool, now_ns: int) -> list[str]:
-        flags = []
+        flags = [flag for flag in document["flags"] if flag == ASIDE]
         if self._is_silenced(document, now_ns):
             flags.append(SILENCED)
         if opens:
@@ -341,7 +344,9 @@ class Book:
         """Keep a transition, and what is looked up by it."""
         alert_id, state = document["alert_id"], document["state"]
         alert = self.alerts.get(alert_id)
-        opens = state == "open" and (alert is None or alert.last["state"] == "pending")
+        opens = state == "open" and (
+            alert is None or alert.last["state"] in ("pending", "resolved")
+        )
         if alert is None:
             alert = self.alerts[alert_id] = Alert(document)
         else:

@@ -10,12 +10,26 @@ rule asks for it. An expression is evaluated when the last reading of a device w
 that the metrics of one message are seen together.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from greenlang_iot.alerts import words
-from greenlang_iot.alerts.episode import CERTAIN, Episode, Seen, begin, change
+from greenlang_iot.alerts.episode import (
+    ASIDE,
+    CERTAIN,
+    FOREVER,
+    Ended,
+    Ends,
+    Episode,
+    Scope,
+    Seen,
+    begin,
+    change,
+    restored,
+    scope_of,
+)
 from greenlang_iot.alerts.matching import Bools, Compiled, match_rules, words_of
 from greenlang_iot.alerts.rule_file import Rule, RuleSet, Threshold
 from greenlang_iot.model.batches import F64, I32, I64, ReadingBatch, ScoreBatch
@@ -48,7 +62,7 @@ class _Found(NamedTuple):
 class RuleEngine:
     """The rules of one shard. Keys of episodes: (rule, series), or (rule, −1 − device) for expressions.
 
-    suppressed: openings refused because alerts.max_active are not resolved.
+    suppressed: openings refused because alerts.max_active are not resolved. mine: as the Alerter's.
     """
 
     def __init__(self, rules: RuleSet, directory: Directory, settings: AlertSettings) -> None:
@@ -56,7 +70,8 @@ class RuleEngine:
         self.suppressed = 0
         self._rules = rules
         self._episodes: dict[tuple[str, int], Episode] = {}
-        self._cool: dict[tuple[str, int], int] = {}  # event time until which nothing opens
+        self.mine: Bools | None = None
+        self._ends: Ends[tuple[str, int]] = Ends()
         self._watch(directory)
 
     @property
@@ -110,30 +125,30 @@ class RuleEngine:
             for series in np.flatnonzero(quiet).tolist():
                 if (item.rule.name, series) not in self._episodes and last_ns[series] > 0:
                     due = int(last_ns[series]) + int(limit * 1e9)
-                    self._step(item.rule, series, due, float("nan"), True, False, result)
+                    now = int(last_ns[series]) + int(quiet_ns[series])
+                    self._step(item.rule, series, due, float("nan"), True, False, result, now)
         return result
 
-    def restore(self, open_alerts: list[dict[str, Any]]) -> list[Transition]:
-        """Take over alerts that are not resolved; the ends of those that nothing watches any more."""
-        return self._place(
-            [
-                Episode(
-                    alert_id=saved["alert_id"],
-                    rule=saved["rule"],
-                    detector=saved["detector"],
-                    severity=saved["severity"],
-                    scope=(saved["org"], saved["site"], saved["device"], saved["metric"]),
-                    opened_ns=saved["opened"],
-                    state=saved["state"],
-                    number=saved["number"],
-                    last_ns=saved["at"],
-                    type=saved.get("type", ""),
-                    labels=dict(saved.get("labels", {})),
-                    runbook=saved.get("runbook", ""),
-                )
-                for saved in open_alerts
-            ]
-        )
+    def restore(
+        self,
+        open_alerts: list[dict[str, Any]],
+        ended: Sequence[Ended] = (),
+        elsewhere: Sequence[dict[str, Any]] = (),
+    ) -> list[Transition]:
+        """Take over alerts that are not resolved; the ends of those that nothing watches any more.
+
+        ended, elsewhere: as the Alerter's; what is of no rule here is left out.
+        """
+        cooldown = {rule.name: int(rule.cooldown * 1e9) for rule in self._rules.rules}
+        ends = [(t, t["at"] + cooldown.get(t["rule"], 0) * was_open) for t, was_open in ended]
+        ends += [(t, FOREVER) for t in elsewhere]
+        keys = self._find({_watched(t) for t, _ in ends})
+        for t, until in sorted(ends, key=lambda item: item[1]):
+            key = keys.get(_watched(t))
+            if key is not None and (ASIDE not in t["flags"] or not self._is_mine(key)):
+                most = self.settings.max_active
+                self._ends.note((t["rule"], key), restored(t), until, most)
+        return self._place([restored(saved) for saved in open_alerts])
 
     def grow(self, directory: Directory, rules: RuleSet | None = None) -> list[Transition]:
         """Go on with another registry, or other rules; what nothing watches any more is resolved.
@@ -145,7 +160,7 @@ class RuleEngine:
             self._rules = rules
         self._episodes = {}
         self._watch(directory)
-        self._cool = {k: t for k, t in self._cool.items() if self._is_watched(k[1])}
+        self._ends.keep(lambda key: self._is_watched(key[1]))
         return self._place(before)
 
     # ---- which rows ---------------------------------------------------------------------------------
@@ -239,21 +254,30 @@ class RuleEngine:
         holds: bool,
         over: bool,
         result: list[Transition],
+        at_ns: int | None = None,
     ) -> None:
+        """at_ns: event time now, where it is not that of a reading."""
         alert = self._episodes.get((rule.name, key))
         if alert is None:
-            if not holds or ts_ns < self._cool.get((rule.name, key), ts_ns):
+            at = ts_ns if at_ns is None else at_ns
+            aside = not self._is_mine(key)
+            if not holds or self._ends.covers((rule.name, key), at, aside=aside):
                 return
             if len(self._episodes) >= self.settings.max_active:
                 self.suppressed += 1
                 return
             seen = self._seen(rule, key, ts_ns, measured)
-            alert = begin(rule.name, self._scope(key), seen)
+            alert = begin(rule.name, self._scope(key), seen, aside=aside)
+            alert.number = self._ends.number((rule.name, key), alert.alert_id)
+            if alert.number and rule.silence is None:
+                return  # the reading that opened an alert which is over comes again
             alert.type, alert.labels, alert.runbook = self._type(key), rule.labels, rule.runbook
             alert.last_ns = ts_ns
             self._keep(key, alert)
-            state = "pending" if rule.for_ else "open"
-            result.append(change(alert, state, seen, ts_ns))
+            if not rule.for_:
+                self._open(rule, key, alert, seen, result)
+            elif not alert.aside:
+                result.append(change(alert, "pending", seen, ts_ns))
             return
         if ts_ns <= alert.last_ns:
             return  # a retry, or late: it tells nothing new
@@ -262,24 +286,31 @@ class RuleEngine:
             if not holds:
                 self._resolve(rule, key, ts_ns, measured, result)
             elif ts_ns - alert.opened_ns >= int(rule.for_ * 1e9):
-                seen = self._seen(rule, key, ts_ns, measured)
-                result.append(change(alert, "open", seen, ts_ns))
+                self._open(rule, key, alert, self._seen(rule, key, ts_ns, measured), result)
         elif over:
             self._resolve(rule, key, ts_ns, measured, result)
+
+    def _open(
+        self, rule: Rule, key: int, alert: Episode, seen: Seen, result: list[Transition]
+    ) -> None:
+        result.append(change(alert, "open", seen, seen.ts_ns))
+        if alert.aside:
+            self._resolve(rule, key, seen.ts_ns, float("nan"), result)
 
     def _resolve(
         self, rule: Rule, key: int, ts_ns: int, measured: float, result: list[Transition]
     ) -> None:
         alert = self._episodes.pop((rule.name, key))
         self._active[self._first(key)] -= 1
-        if alert.state != "pending" and rule.cooldown:
-            self._cool.pop((rule.name, key), None)  # to the end of the line: the oldest goes first
-            self._cool[rule.name, key] = ts_ns + int(rule.cooldown * 1e9)
-            while len(self._cool) > self.settings.max_active:
-                del self._cool[next(iter(self._cool))]
-        summary = words.rule_over(rule.name, *alert.scope[2:])
-        seen = Seen(ts_ns, measured, None, None, 0.0, alert.detector, alert.severity, summary)
-        result.append(change(alert, "resolved", seen, ts_ns))
+        was_open = alert.state != "pending"
+        if was_open or not alert.aside:
+            summary = words.rule_over(rule.name, *alert.scope[2:])
+            if alert.aside:
+                summary = words.aside(alert.scope[3], alert.scope[2])
+            seen = Seen(ts_ns, measured, None, None, 0.0, alert.detector, alert.severity, summary)
+            result.append(change(alert, "resolved", seen, ts_ns))
+        until = ts_ns + (int(rule.cooldown * 1e9) if was_open else 0)
+        self._ends.note((rule.name, key), alert, until, self.settings.max_active)
 
     def _seen(self, rule: Rule, key: int, ts_ns: int, measured: float) -> Seen:
         _, site, device, metric = self._scope(key)
@@ -294,13 +325,13 @@ class RuleEngine:
     def _place(self, alerts: list[Episode]) -> list[Transition]:
         """Find the series or device of each alert; the ends of those that have none."""
         ended: list[Transition] = []
-        keys: dict[str, dict[tuple[str, str, str, str], int]] = {}
+        keys = self._find({(alert.rule, alert.scope) for alert in alerts})
         for alert in alerts:
-            if alert.rule not in keys:
-                keys[alert.rule] = self._keys(alert.rule)
-            key = keys[alert.rule].get(alert.scope)
+            key = keys.get((alert.rule, alert.scope))
             if key is not None:
                 self._keep(key, alert)
+                continue
+            if alert.aside:
                 continue
             summary = words.rule_gone(alert.rule, *alert.scope[2:])
             at = alert.last_ns
@@ -308,14 +339,26 @@ class RuleEngine:
             ended.append(change(alert, "resolved", seen, at))
         return ended
 
-    def _keys(self, rule: str) -> dict[tuple[str, str, str, str], int]:
-        """Scope → key, of everything that the rule watches."""
-        keys: list[int] = []
-        for item in self._compiled:
-            if item.rule.name == rule:
-                on = np.flatnonzero(item.series) if item.devices is None else -1 - item.devices
-                keys = on.tolist()
-        return {self._scope(key): key for key in keys}
+    def _find(self, wanted: set[tuple[str, Scope]]) -> dict[tuple[str, Scope], int]:
+        """The key of each (rule, scope), of those that the rule watches."""
+        found: dict[tuple[str, Scope], int] = {}
+        compiled = {item.rule.name: item for item in self._compiled}
+        d = self._directory
+        devices = d.find({scope[2] for rule, scope in wanted if rule in compiled})
+        for rule, scope in wanted:
+            item, device = compiled.get(rule), devices.get(scope[2])
+            if item is None or device is None:
+                continue
+            if item.devices is not None:
+                keys = [-1 - device] if (item.devices == device).any() else []
+            else:
+                first = int(d.series_start[device])
+                mine = item.series[first : int(d.series_start[device + 1])]
+                keys = (first + np.flatnonzero(mine)).tolist()
+            for key in keys:
+                if self._scope(key) == scope:
+                    found[rule, scope] = key
+        return found
 
     def _is_watched(self, key: int) -> bool:
         d = self._directory
@@ -325,20 +368,27 @@ class RuleEngine:
         """The series whose bit in `_active` stands for the key: an expression's device has its first."""
         return key if key >= 0 else int(self._directory.series_start[-1 - key])
 
-    def _scope(self, key: int) -> tuple[str, str, str, str]:
-        d = self._directory
-        device = int(d.series_device[key]) if key >= 0 else -1 - key
-        metric = d.metric[int(d.series_metric[key])] if key >= 0 else ""
-        return (
-            d.org[int(d.org_of[device])],
-            d.site[int(d.site_of[device])],
-            d.device[device],
-            metric,
-        )
+    def _device(self, key: int) -> int:
+        return int(self._directory.series_device[key]) if key >= 0 else -1 - key
+
+    def _is_mine(self, key: int) -> bool:
+        device = self._device(key)
+        return self.mine is None or device >= len(self.mine) or bool(self.mine[device])
+
+    def _scope(self, key: int) -> Scope:
+        if key >= 0:
+            return scope_of(self._directory, key)
+        d, device = self._directory, self._device(key)
+        return d.org[int(d.org_of[device])], d.site[int(d.site_of[device])], d.device[device], ""
 
     def _type(self, key: int) -> str:
         d = self._directory
-        return d.type[int(d.type_of[int(d.series_device[key]) if key >= 0 else -1 - key])]
+        return d.type[int(d.type_of[self._device(key)])]
+
+
+def _watched(document: dict[str, Any]) -> tuple[str, Scope]:
+    scope = document["org"], document["site"], document["device"], document["metric"]
+    return document["rule"], scope
 
 
 class _Memory:

@@ -2,13 +2,19 @@
 
 import hashlib
 import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.outcomes import Transition
 
 CERTAIN = 12.0
 """Score of what rests on a limit, not on statistics."""
+FOREVER: Final = (1 << 63) - 1
+ASIDE: Final = "aside"
+"""The flag of an alert that a shard told beside the one that looks after the device."""
+Key = TypeVar("Key", bound=Hashable)
 
 
 Scope = tuple[str, str, str, str]
@@ -30,6 +36,8 @@ class Seen(NamedTuple):
 
 @dataclass(slots=True)
 class Episode:
+    """aside: of a device that another shard looks after; it ends as soon as it has opened."""
+
     alert_id: str
     rule: str
     detector: str
@@ -44,14 +52,72 @@ class Episode:
     type: str = ""  # of the device
     labels: dict[str, str] = field(default_factory=dict)  # of the rule
     runbook: str = ""
+    aside: bool = False
 
 
-def begin(rule: str, scope: Scope, seen: Seen) -> Episode:
-    """An alert that `seen` begins; its id is the same whoever computes it."""
+class Ended(NamedTuple):
+    """An alert that is over. last: its last transition (`Transition.as_dict`). was_open: and not only pending."""
+
+    last: dict[str, Any]
+    was_open: bool
+
+
+class _Over(NamedTuple):
+    since: int
+    until: int
+    alert_id: str
+    number: int
+
+    @property
+    def elsewhere(self) -> bool:
+        """It is not over, but looked after by another shard."""
+        return self.until == FOREVER
+
+
+class Ends(Generic[Key]):
+    """The last alert that is over, by what it was of; the oldest go first. Times are event times in ns."""
+
+    def __init__(self) -> None:
+        self._over: dict[Key, _Over] = {}
+
+    def note(self, key: Key, alert: Episode, until: int, most: int) -> None:
+        """Nothing opens there before `until`. most: so many are remembered."""
+        since = alert.opened_ns
+        before = self._over.pop(key, None)  # to the end of the line
+        if before is not None and before.until > until and (alert.aside or not before.elsewhere):
+            since, until = before.since, before.until
+        self._over[key] = _Over(since, until, alert.alert_id, alert.number)
+        while len(self._over) > most:
+            del self._over[next(iter(self._over))]
+
+    def covers(self, key: Key, at_ns: int, *, aside: bool) -> bool:
+        """What came at that time tells nothing new, or it cools down. aside: what is older than the alert is new."""
+        over = self._over.get(key)
+        if over is None or at_ns >= over.until:
+            return False
+        return over.since <= at_ns if aside else not over.elsewhere
+
+    def number(self, key: Key, alert_id: str) -> int:
+        """Of the last transition of this alert, if it is the last that was over; 0: it is another."""
+        over = self._over.get(key)
+        return over.number if over is not None and over.alert_id == alert_id else 0
+
+    def keep(self, wanted: Callable[[Key], bool]) -> None:
+        self._over = {key: over for key, over in self._over.items() if wanted(key)}
+
+
+def begin(rule: str, scope: Scope, seen: Seen, *, aside: bool = False) -> Episode:
+    """An alert that `seen` begins; its id is the same whoever computes it.
+
+    Beside the shard that looks after the device another one may tell of the same reading, `aside`: under
+    an id of its own, since both number what they say.
+    """
     wide = () if scope[3] else (seen.detector,)
-    text = "\0".join((rule, *scope, *wide, str(seen.ts_ns)))
+    text = "\0".join((rule, *scope, *wide, *((ASIDE,) if aside else ()), str(seen.ts_ns)))
     alert_id = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    return Episode(alert_id, rule, seen.detector, seen.severity, scope, seen.ts_ns, "pending")
+    return Episode(
+        alert_id, rule, seen.detector, seen.severity, scope, seen.ts_ns, "pending", aside=aside
+    )
 
 
 def restored(saved: dict[str, Any]) -> Episode:
@@ -68,6 +134,8 @@ def restored(saved: dict[str, Any]) -> Episode:
         last_ns=saved["at"],
         suspects=1,
         type=saved.get("type", ""),
+        labels=dict(saved.get("labels", {})),
+        runbook=saved.get("runbook", ""),
     )
 
 
@@ -93,10 +161,33 @@ def change(alert: Episode, state: str, seen: Seen, at_ns: int) -> Transition:
         score=1.0 - 10.0**-seen.score,
         detector=alert.detector,
         summary=seen.summary,
+        flags=(ASIDE,) if alert.aside else (),
         type=alert.type,
         labels=alert.labels,
         runbook=alert.runbook,
     )
+
+
+def scope_of(directory: Directory, series: int) -> Scope:
+    d, device = directory, int(directory.series_device[series])
+    return (
+        d.org[int(d.org_of[device])],
+        d.site[int(d.site_of[device])],
+        d.device[device],
+        d.metric[int(d.series_metric[series])],
+    )
+
+
+def series_of(directory: Directory, scopes: set[Scope]) -> dict[Scope, int]:
+    """Series by scope, of those that the registry has and watches."""
+    found: dict[Scope, int] = {}
+    d, devices = directory, directory.find(scope[2] for scope in scopes)
+    for device in devices.values():
+        if d.enabled[device]:
+            for series in range(int(d.series_start[device]), int(d.series_start[device + 1])):
+                if d.series_enabled[series] and (scope := scope_of(d, series)) in scopes:
+                    found[scope] = series
+    return found
 
 
 def _finite(x: float | None) -> float | None:

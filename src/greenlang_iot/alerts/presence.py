@@ -1,7 +1,8 @@
 """What devices say of themselves on `…/status`: online, or offline by their last will. Pure."""
 
-import json
 from typing import Any
+
+import orjson
 
 from greenlang_iot.alerts.book import Book, Document
 from greenlang_iot.alerts.episode import CERTAIN, Episode, Seen, begin, change
@@ -16,7 +17,7 @@ def is_online(payload: bytes) -> bool | None:
     text: Any = payload.decode(errors="replace").strip()
     if text.startswith("{"):
         try:
-            text = json.loads(text).get("status")
+            text = orjson.loads(text).get("status")
         except (ValueError, AttributeError):
             return None
     return {"online": True, "offline": False}.get(text) if isinstance(text, str) else None
@@ -54,16 +55,20 @@ class Presence:
         gone = [device for device in self._away if device not in self._devices]
         return [self._back(device, now_ns, "is no longer registered") for device in gone]
 
+    def index(self, org: str, site: str, device: str) -> int | None:
+        """Of an enabled device of that place; None: nothing it says is listened to."""
+        d, index = self._directory, self._devices.get(device)
+        if index is None or not d.enabled[index]:
+            return None
+        here = d.org[int(d.org_of[index])], d.site[int(d.site_of[index])]
+        return index if here == (org, site) else None
+
     def status(
         self, org: str, site: str, device: str, payload: bytes, now_ns: int
     ) -> list[Document]:
         """A message on a device's status topic; another place's or unknown devices' are ignored."""
-        online, index = is_online(payload), self._devices.get(device)
+        online, index = is_online(payload), self.index(org, site, device)
         if online is None or index is None:
-            return []
-        d = self._directory
-        scope = (d.org[int(d.org_of[index])], d.site[int(d.site_of[index])], device, "")
-        if scope[:2] != (org, site) or not d.enabled[index]:
             return []
         if online:
             return [self._back(device, now_ns, "is online again")] if device in self._away else []
@@ -71,7 +76,8 @@ class Presence:
             return []
         summary = f"{device} is offline: it said goodbye, or its connection was lost"
         seen = Seen(now_ns, None, None, None, CERTAIN, OFFLINE, self._severity, summary)
-        episode = begin(OFFLINE, scope, seen)
+        episode = begin(OFFLINE, (org, site, device, ""), seen)
+        d = self._directory
         episode.type = d.type[int(d.type_of[index])]
         self._away[device] = change(episode, "open", seen, now_ns).as_dict()
         return [self._away[device]]

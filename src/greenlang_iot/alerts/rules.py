@@ -8,15 +8,34 @@ what the value does), stuck, range, silence.
 An alert resolves after `resolve_after` normal readings in a row (`resolve_spike_after` while it
 rests on single readings; silence: at the first reading), and does not open again within `cooldown`.
 An open spike that lasts becomes a shift: one more transition, the same alert.
+
+What is older than the end of the last alert of its series and kind belongs to that alert: it begins none.
+A shard that drains a session of an earlier layout hears devices that another shard looks after. It tells what it
+sees *aside*: each such alert has an id of its own and ends as soon as it has opened, for nobody would end it later.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from greenlang_iot.alerts import words
 from greenlang_iot.alerts.engine import RuleEngine
-from greenlang_iot.alerts.episode import CERTAIN, Episode, Seen, begin, change, restored
+from greenlang_iot.alerts.episode import (
+    ASIDE,
+    CERTAIN,
+    FOREVER,
+    Ended,
+    Ends,
+    Episode,
+    Scope,
+    Seen,
+    begin,
+    change,
+    restored,
+    scope_of,
+    series_of,
+)
 from greenlang_iot.alerts.matching import Bools
 from greenlang_iot.alerts.rule_file import NO_RULES, RESERVED, RuleSet
 from greenlang_iot.alerts.wide import NOWHERE, Standing, WideAlerts
@@ -47,6 +66,11 @@ KIND_OF = {
     DETECTOR_NAMES[DETECTOR_SILENCE]: SILENCE,
 }
 
+Document: TypeAlias = dict[str, Any]
+
+LASTING = ("shift", "context", "swing")
+"""Rules of VALUE that rest on many readings: a drift's score comes near the threshold for some readings and goes on."""
+
 CRITICAL_SCORE = 12.0
 """A spike or shift is critical from this score (−log10) on."""
 
@@ -56,19 +80,29 @@ class Alerter:
 
     active: per series the kinds (bits) that have an alert; the normal path only looks at it.
     suppressed: openings refused because `max_active` alerts are not resolved.
+    mine: per device, does this shard look after it; None: after all. Devices behind its end are ours, too.
     """
 
     def __init__(
         self, directory: Directory, settings: AlertSettings, rules: RuleSet = NO_RULES
     ) -> None:
         self.settings = settings
+        self._mine: Bools | None = None
         self._engine = RuleEngine(rules, directory, settings)
         self.active: U8 = np.zeros(directory.n_series, np.uint8)
         self.suppressed = 0
         self._directory = directory
         self._alerts: dict[tuple[int, int], Episode] = {}
-        self._cool: dict[tuple[int, int], int] = {}  # event time until which nothing opens
+        self._ends: Ends[tuple[int, int]] = Ends()
         self._wide = WideAlerts(settings.max_active)
+
+    @property
+    def mine(self) -> Bools | None:
+        return self._mine
+
+    @mine.setter
+    def mine(self, mine: Bools | None) -> None:
+        self._mine = self._engine.mine = mine
 
     def evaluate(self, batch: ReadingBatch, scores: ScoreBatch) -> list[Transition]:
         """Look at rows that are suspect or whose series has an alert."""
@@ -130,27 +164,48 @@ class Alerter:
         severity = "critical" if rule == "outage" else "warning"
         return self._wide.stand(Standing(rule, NOWHERE, scope, at_ns, summary, severity))
 
-    def restore(self, open_alerts: list[dict[str, Any]]) -> list[Transition]:
-        """Take over what the outbox says is not resolved (last `Transition.as_dict` of each).
+    def restore(
+        self,
+        open_alerts: Sequence[Document],
+        ended: Sequence[Ended] = (),
+        elsewhere: Sequence[Document] = (),
+    ) -> list[Transition]:
+        """Take over what the outboxes say is not resolved (last `Transition.as_dict` of each).
 
+        ended: alerts that are over. elsewhere: alerts not resolved that another shard takes over.
         Returns the resolutions of alerts whose series the registry does not have any more.
         """
         result: list[Transition] = []
-        index = self._index() if open_alerts else {}
+        told = [*open_alerts, *elsewhere, *(item.last for item in ended)]
+        scopes = {_scope(t) for t in told if t["rule"] in RESERVED and t["device"]}
+        index = series_of(self._directory, scopes)
         for saved in open_alerts:
             if saved["rule"] not in RESERVED:
                 continue
-            scope = (saved["org"], saved["site"], saved["device"], saved["metric"])
             alert = restored(saved)
             if not saved["device"]:
                 self._wide.keep(alert)
                 continue
-            series = index.get(scope)
+            series = index.get(alert.scope)
             if series is None:
                 result.append(_unwatched(alert))
                 continue
-            self._keep(series, KIND_OF.get(alert.rule, VALUE), alert)
-        return result + self._engine.restore([a for a in open_alerts if a["rule"] not in RESERVED])
+            self._keep(series, _kind(saved), alert)
+        for item in sorted(ended, key=lambda item: int(item.last["at"])):
+            until = item.last["at"] + int(self.settings.cooldown * 1e9) * item.was_open
+            self._over(index, item.last, until)
+        for last in elsewhere:  # what is heard here of their time belongs to them
+            self._over(index, last, FOREVER)
+        own = [t for t in open_alerts if t["rule"] not in RESERVED]
+        return result + self._engine.restore(own, ended, elsewhere)
+
+    def _over(self, index: dict[Scope, int], last: Document, until: int) -> None:
+        series = index.get(_scope(last))
+        if series is None or last["rule"] not in RESERVED:
+            return
+        if ASIDE not in last["flags"] or not self._is_mine(series):
+            most = self.settings.max_active
+            self._ends.note((series, _kind(last)), restored(last), until, most)
 
     def grow(self, directory: Directory) -> list[Transition]:
         """Go on with a newer Directory; alerts move with their series, and those of series that it
@@ -158,19 +213,18 @@ class Alerter:
         old = self._alerts
         self._directory = directory
         self._alerts = {}
-        self._cool = {
-            key: until for key, until in self._cool.items() if key[0] < directory.n_series
-        }
+        self._ends.keep(lambda key: key[0] < directory.n_series)
         self.active = np.zeros(directory.n_series, np.uint8)
         result: list[Transition] = []
-        moved: dict[tuple[str, str, str, str], int] | None = None
+        moved: dict[Scope, int] | None = None
         for (series, kind), alert in old.items():
-            if series >= directory.n_series or self._scope(series) != alert.scope:
-                moved = self._index() if moved is None else moved
+            if series >= directory.n_series or scope_of(directory, series) != alert.scope:
+                if moved is None:
+                    moved = series_of(directory, {alert.scope for alert in old.values()})
                 series = moved.get(alert.scope, -1)
             if series >= 0 and self._on(series):
                 self._keep(series, kind, alert)
-            else:
+            elif not alert.aside:
                 result.append(_unwatched(alert))
         return result + self._engine.grow(directory)
 
@@ -238,12 +292,17 @@ class Alerter:
         at = seen.ts_ns if at_ns is None else at_ns
         alert = self._alerts.get((series, kind))
         if alert is None:
-            if at < self._cool.get((series, kind), at):
+            aside = not self._is_mine(series)
+            if self._ends.covers((series, kind), at, aside=aside):
                 return
             if len(self._alerts) >= self.settings.max_active:
                 self.suppressed += 1
                 return
-            alert = begin(seen.detector, self._scope(series), seen)
+            scope = scope_of(self._directory, series)
+            alert = begin(seen.detector, scope, seen, aside=aside)
+            alert.number = self._ends.number((series, kind), alert.alert_id)
+            if alert.number and kind != SILENCE:
+                return  # the reading that opened an alert which is over comes again
             alert.type = self._type(series)
             self._keep(series, kind, alert)
         elif seen.ts_ns <= alert.last_ns:
@@ -258,7 +317,9 @@ class Alerter:
             )
             if alert.suspects >= needed and held:
                 result.append(change(alert, "open", seen, at))
-            elif alert.number == 0:
+                if alert.aside:
+                    self._resolve(series, kind, at, seen.value, result)
+            elif alert.suspects == 1 and not alert.aside:
                 result.append(change(alert, "pending", seen, at))
         elif seen.detector == "shift" != alert.detector:
             alert.detector = "shift"
@@ -268,40 +329,37 @@ class Alerter:
         self, series: int, kind: int, ts_ns: int, value: float, result: list[Transition]
     ) -> None:
         alert = self._alerts[(series, kind)]
+        if ts_ns <= alert.last_ns:
+            return  # it came again, or late: what was before does not say that it is over
         alert.normal += 1
-        single = kind == VALUE and alert.detector != "shift"
+        single = kind == VALUE and alert.detector not in LASTING
         settings = self.settings
         needed = settings.resolve_spike_after if single else settings.resolve_after
         if alert.normal >= needed:
             self._resolve(series, kind, ts_ns, value, result)
 
     def _resolve(
-        self, series: int, kind: int, ts_ns: int, value: float, result: list[Transition]
+        self, series: int, kind: int, ts_ns: int, value: float | None, result: list[Transition]
     ) -> None:
         alert = self._alerts.pop((series, kind))
         self.active[series] &= ~kind & 0xFF
-        if alert.state != "pending":
-            self._cool.pop((series, kind), None)  # to the end of the line: the oldest goes first
-            self._cool[(series, kind)] = ts_ns + int(self.settings.cooldown * 1e9)
-            while len(self._cool) > self.settings.max_active:
-                del self._cool[next(iter(self._cool))]
-        summary = words.resolved(self._directory, series, alert.rule, value)
-        seen = Seen(ts_ns, value, None, None, 0.0, alert.detector, alert.severity, summary)
-        result.append(change(alert, "resolved", seen, ts_ns))
+        was_open = alert.state != "pending"
+        if was_open or not alert.aside:
+            summary = words.resolved(self._directory, series, alert.rule, value)
+            if alert.aside:
+                summary = words.aside(alert.scope[3], alert.scope[2])
+            seen = Seen(ts_ns, value, None, None, 0.0, alert.detector, alert.severity, summary)
+            result.append(change(alert, "resolved", seen, ts_ns))
+        until = ts_ns + (int(self.settings.cooldown * 1e9) if was_open else 0)
+        self._ends.note((series, kind), alert, until, self.settings.max_active)
 
     def _keep(self, series: int, kind: int, alert: Episode) -> None:
         self._alerts[(series, kind)] = alert
         self.active[series] |= kind
 
-    def _scope(self, series: int) -> tuple[str, str, str, str]:
-        d = self._directory
-        device = int(d.series_device[series])
-        return (
-            d.org[int(d.org_of[device])],
-            d.site[int(d.site_of[device])],
-            d.device[device],
-            d.metric[int(d.series_metric[series])],
-        )
+    def _is_mine(self, series: int) -> bool:
+        device = int(self._directory.series_device[series])
+        return self._mine is None or device >= len(self._mine) or bool(self._mine[device])
 
     def _type(self, series: int) -> str:
         d = self._directory
@@ -311,9 +369,13 @@ class Alerter:
         d = self._directory
         return bool(d.series_enabled[series] and d.enabled[d.series_device[series]])
 
-    def _index(self) -> dict[tuple[str, str, str, str], int]:
-        """Series by scope, of those that are watched."""
-        return {self._scope(s): s for s in range(self._directory.n_series) if self._on(s)}
+
+def _scope(document: Document) -> Scope:
+    return document["org"], document["site"], document["device"], document["metric"]
+
+
+def _kind(document: Document) -> int:
+    return KIND_OF.get(document["rule"], VALUE)
 
 
 def _unwatched(alert: Episode) -> Transition:

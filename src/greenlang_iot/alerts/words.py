@@ -115,6 +115,11 @@ def unwatched(metric: str, device: str) -> str:
     return f"{metric} of {device} is no longer watched"
 
 
+def aside(metric: str, device: str) -> str:
+    """The end of an alert that was told beside the shard that looks after the device."""
+    return f"{f'{metric} of ' if metric else ''}{device} was heard late, after the layout of shards changed"
+
+
 def incident(site: str, kind: str, devices: int) -> str:
     """Many alerts of one kind at a site."""
     return f"{devices} alerts of the kind {kind} at site {site} within a short time"

@@ -16,7 +16,11 @@ from greenlang_iot.cli.terminal import live, print_json, say
 from greenlang_iot.model.errors import GatewayError, InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from greenlang_iot.devices.propose import Heard
+    from greenlang_iot.formats.base import Reading
+    from greenlang_iot.formats.catalog import Route
     from greenlang_iot.settings.model import Settings
 
 _NOTES_SHOWN = 20
@@ -38,7 +42,7 @@ def discover(
 ) -> None:
     """Listen to the broker for a while and propose a registry: devices, metrics, units, intervals.
 
-    Listens beside the gateway, at QoS 0, and takes nothing away from it. Ctrl-C ends it early. What it
+    It hears `mqtt.topic` and all of `mqtt.formats`. Listens beside the gateway, at QoS 0, and takes nothing away from it. Ctrl-C ends it early. What it
     writes is a proposal: units that no payload named are guesses, and ranges are yours to add.
 
     Example: greenlang-iot devices discover --for 120 --output devices/proposed.json
@@ -46,6 +50,7 @@ def discover(
     Exit codes: 0 written, 1 nothing was heard or the broker cannot be reached, 2 wrong input.
     """
     from greenlang_iot.devices.propose import Heard
+    from greenlang_iot.formats.catalog import templates
     from greenlang_iot.settings.load import load
 
     if output.exists():
@@ -56,8 +61,9 @@ def discover(
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_listen(settings, broker, seconds, heard))
     if not heard.devices:
+        topics = ", ".join(template.template for template in templates(settings.mqtt))
         raise GatewayError(
-            f"no readings were heard under {settings.mqtt.topic} ({heard.messages} messages): do "
+            f"no readings were heard under {topics} ({heard.messages} messages): do "
             "devices publish, does the topic template fit, and may this login read them?"
         )
     document, notes = heard.proposal(base)
@@ -83,33 +89,51 @@ def discover(
 
 
 async def _listen(settings: "Settings", name: str | None, seconds: float, heard: "Heard") -> None:
-    import orjson
-
+    from greenlang_iot.decode.routes import Routes
+    from greenlang_iot.formats.catalog import routes, templates
     from greenlang_iot.formats.topics import TopicTemplate
     from greenlang_iot.mqtt.listen import listen
 
     brokers = {b.name: b for b in settings.mqtt.brokers}
     if name is not None and name not in brokers:
         raise InputError(f"the settings have no broker {name!r}; they have {', '.join(brokers)}.")
-    template = TopicTemplate(settings.mqtt.topic)
+    known = Routes(TopicTemplate(settings.mqtt.topic), routes(settings.mqtt))
+    most = settings.limits.max_payload_bytes
 
     def received(topic: str, payload: bytes) -> None:
-        place = template.parse(topic.encode())
-        if place is None or len(payload) > settings.limits.max_payload_bytes:
+        found = known.find(topic.encode())
+        if found is None or len(payload) > most:
             return
-        try:
-            document = orjson.loads(payload)
-        except orjson.JSONDecodeError:
-            document = None
-        heard.message(place.org, place.site, place.device, document, time.time())
+        route, place = found
+        readings = _readings(route, payload, topic, place.metric, most)
+        heard.message(place.org, place.site, place.device, readings, time.time())
 
-    wildcard = settings.mqtt.topic.format(org="+", site="+", device="+")
+    filters = [template.filter() for template in templates(settings.mqtt)]
     chosen = brokers[name] if name is not None else settings.mqtt.brokers[0]
     ticker = asyncio.ensure_future(_tell(heard, seconds))
     try:
-        await listen(chosen, wildcard, seconds, received)
+        await listen(chosen, filters, seconds, received)
     finally:
         ticker.cancel()
+
+
+def _readings(
+    route: "Route | None", data: bytes, topic: str, metric: str, most: int
+) -> "Sequence[Reading]":
+    """A payload's readings under the registry's names; none where it cannot be read."""
+    import orjson
+
+    from greenlang_iot.formats.base import Payload
+    from greenlang_iot.formats.inflate import inflate
+    from greenlang_iot.formats.shape import shaped
+
+    try:
+        data = inflate(data, most)
+        if route is None:
+            return shaped(orjson.loads(data))
+        return route.named(route.format.read(Payload(data, topic, metric)))
+    except Exception:  # of a format that is not ours, too, as in the gateway
+        return ()
 
 
 async def _tell(heard: "Heard", seconds: float) -> None:

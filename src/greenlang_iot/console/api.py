@@ -23,6 +23,7 @@ from greenlang_iot.console.watch import Watch, point_json
 from greenlang_iot.model.batches import F32
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import InputError
+from greenlang_iot.observe.admin import searched
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.settings.model import Settings
 
@@ -84,7 +85,7 @@ class Console:
                 web.get("/api/v1/devices/{id}", _answered(self._get_device)),
                 web.get("/api/v1/devices/{id}/series", _answered(self._get_series)),
                 web.get("/api/v1/dead-letters", _answered(self._get_letters)),
-                web.get("/api/v1/events", self._events.serve),
+                web.get("/api/v1/events", self._events.serve, allow_head=False),
             ]
         )
 
@@ -146,7 +147,9 @@ class Console:
         state = given.get("state", "")
         if state and state not in STATES:
             raise InputError(f"state: one of {', '.join(STATES)}, not {state!r}.")
-        wanted = Wanted(given.get("q", ""), given.get("site", ""), given.get("type", ""), state)
+        wanted = Wanted(
+            searched(given.get("q", "")), given.get("site", ""), given.get("type", ""), state
+        )
         limit = _integer(given, "limit", 50, MAX_PAGE)
         return await self._fleet.search(wanted, limit, given.get("cursor", ""))
 

@@ -15,7 +15,7 @@ from greenlang_iot.decode.routes import Routes
 from greenlang_iot.decode.rows import DTYPES, Columns, Rows, Window, merged
 from greenlang_iot.decode.tables import Tables
 from greenlang_iot.decode.topics import TopicTable
-from greenlang_iot.formats.base import Payload, Reading, SessionFormat
+from greenlang_iot.formats.base import Payload, SessionFormat
 from greenlang_iot.formats.catalog import Route
 from greenlang_iot.formats.inflate import MAGIC, TooLarge, inflate
 from greenlang_iot.formats.topics import Place, TopicTemplate
@@ -296,8 +296,7 @@ class Decoder:
             readings = route.format.read(payload)
         except Exception:  # of a format that is not ours, too: it costs this message, not the shard
             return reader.whole(message, reason or Reason.MALFORMED)
-        if route.metrics:
-            readings = _renamed(readings, route)
+        readings = route.named(readings)
         if reason is not None:
             return reader.whole(message, reason) if readings else None
         return reader.take(message, readings, receive_ns)
@@ -344,13 +343,3 @@ class Decoder:
             self._topics.extend(directory)
             self._tables = Tables.of(directory)
             self._layouts = Layouts(directory.n_devices)
-
-
-def _renamed(readings: Sequence[Reading], route: Route) -> list[Reading]:
-    """With the registry's metrics for the payload's names, and without what is not wanted."""
-    named = ((reading, route.metrics.get(reading.metric, reading.metric)) for reading in readings)
-    return [
-        reading if metric == reading.metric else reading._replace(metric=metric)
-        for reading, metric in named
-        if metric is not None
-    ]

@@ -82,6 +82,9 @@ USUAL_CUSUM = 0.6  # a series with larger mean CUSUMs wanders by itself
 HEAVIER_CUSUM = 2.0
 CUSUM_CAP = 20.0  # in mean CUSUMs: an old shift is forgotten within as many readings
 SHIFT_RATE = 1 / 256
+SHIFT_NEW = 64.0
+"""A new series learns faster how its runs of one side weigh, as a mean that begins with so many readings: one that wanders
+must be known before it looks like a shift, and a shift must not be learnt while it is found."""
 USUAL_BELIEVED = 4_000.0
 """Readings after which the tail of spikes and shifts would be believed."""
 USUAL_BELIEF = 0.8
@@ -165,7 +168,8 @@ def weigh_lanes(n: int, lanes: F64, kept: F32) -> None:
         up = min(max(np.float64(kept[UP + k]) + clipped - CUSUM_ALLOWANCE, 0.0), cap)
         down = min(max(np.float64(kept[DOWN + k]) - clipped - CUSUM_ALLOWANCE, 0.0), cap)
         total = max(up, down)
-        learnt = cusum + SHIFT_RATE * (min(total, 4.0 * cusum) - cusum)
+        rate = max(1.0 / (seen + SHIFT_NEW), SHIFT_RATE)
+        learnt = cusum + rate * (min(total, 4.0 * cusum) - cusum)
         doubt = heavier * (cusum + HEAVIER_CUSUM * max(cusum - USUAL_CUSUM, 0.0))
         shift = LOG10E * (up if above else down) / doubt
         kept[UP + k] = up

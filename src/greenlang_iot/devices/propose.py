@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
@@ -12,13 +12,17 @@ from greenlang_iot.devices.catalog import TYPES
 from greenlang_iot.devices.metrics import MAX_INTERVAL
 from greenlang_iot.devices.names import metric_problem, name_problem, unit_text_problem
 from greenlang_iot.devices.units import intended
+from greenlang_iot.formats.base import Reading
 
 Document = dict[str, Any]
 
 MAX_DEVICES = 100_000
 MAX_METRICS = 64
 """Bounds on what is remembered: of a stranger's broker everything can be expected."""
+MAX_STRANGE_NAMES = 100
 KEPT_TIMES = 32
+UNNAMED = "unnamed"
+"""Stands for an org or site that the topic does not name."""
 _NICE = (
     1,
     2,
@@ -40,6 +44,7 @@ _NICE = (
     86_400,
 )
 _CLOSE = 0.2
+_LARGEST = 1.7e308  # an integer may be beyond what a float holds
 _USUAL_UNIT = {
     name: spec["unit"] for body in TYPES.values() for name, spec in body["metrics"].items()
 }
@@ -88,21 +93,41 @@ class Heard:
         self.strange = 0
         """Messages that were no readings, or under names that a registry cannot hold."""
         self.devices: dict[tuple[str, str, str], dict[str, Series]] = {}
+        self._strange_names: set[str] = set()
 
-    def message(self, org: str, site: str, device: str, document: object, now: float) -> None:
-        """One message's JSON document (`None`: it was no JSON), received at `now` (seconds)."""
+    def message(
+        self, org: str, site: str, device: str, readings: Sequence[Reading], now: float
+    ) -> None:
+        """One message's readings (none: it could not be read), received at `now` (seconds).
+
+        org, site: "" where the topic does not name them.
+        """
         self.messages += 1
-        place = (org, site, device)
-        readings = list(_readings(document, now))
+        place = (org or UNNAMED, site or UNNAMED, device)
+        found = list(self._usable(readings, now))
         known = place in self.devices
         room = known or len(self.devices) < MAX_DEVICES
-        if not readings or not room or any(name_problem(name) for name in place):
+        if not found or not room or any(name_problem(name) for name in place):
             self.strange += 1
             return
         series = self.devices.setdefault(place, {})
-        for metric, value, unit, at in readings:
+        for metric, value, unit, at in found:
             if metric in series or len(series) < MAX_METRICS:
                 series.setdefault(metric, Series()).add(value, unit, at)
+
+    def _usable(
+        self, readings: Sequence[Reading], now: float
+    ) -> Iterator[tuple[str, float, str | None, float]]:
+        """(metric, value, unit, time in seconds) of those that a registry could have let in."""
+        for reading in readings:
+            value = reading.value
+            if type(value) not in (int, float) or not -_LARGEST <= value <= _LARGEST:
+                continue
+            if metric_problem(reading.metric) is None:
+                at = now if type(reading.ts) is not int else reading.ts / 1e9
+                yield reading.metric, float(value), reading.unit, at
+            elif len(self._strange_names) < MAX_STRANGE_NAMES:
+                self._strange_names.add(reading.metric)
 
     def proposal(self, known: Document | None = None) -> tuple[Document, list[str]]:
         """(a registry, what a person should look at). `known`: a registry that stays as it is, with
@@ -111,7 +136,12 @@ class Heard:
         if known is not None:
             document = {**known, "types": dict(known["types"]), "devices": [*known["devices"]]}
         have = {entry["id"] for entry in document["devices"]}
-        notes: list[str] = []
+        notes = [
+            f"{name!r}: no name for a metric; give it one with `metrics` of its mqtt.formats"
+            for name in sorted(self._strange_names)
+        ]
+        if any(UNNAMED in place[:2] for place in self.devices):
+            notes.append(f"org or site {UNNAMED}: topics do not name it; put yours in its place")
         shapes: dict[tuple[tuple[str, str], ...], str] = {}
         for name, body in document["types"].items():
             shapes.setdefault(_shape(body["metrics"]), name)
@@ -144,35 +174,6 @@ class Heard:
             own = _overrides(metrics, document["types"][shapes[shape]]["metrics"])
             document["devices"].append(entry | ({"metrics": own} if own else {}))
         return document, notes
-
-
-def _readings(document: object, now: float) -> Iterator[tuple[str, float, str | None, float]]:
-    """(metric, value, unit, time in seconds) of a payload as the gateway reads it."""
-    for item in document if isinstance(document, list) else [document]:
-        if not isinstance(item, dict):
-            continue
-        at = _seconds(item.get("ts"), now)
-        metric = item.get("metric")
-        named = {metric: item.get("value")} if isinstance(metric, str) else None
-        values = item.get("values", named)
-        if not isinstance(values, dict):
-            continue
-        unit = item.get("unit") if isinstance(item.get("unit"), str) else None
-        for metric, value in values.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            if isinstance(metric, str) and metric_problem(metric) is None and math.isfinite(value):
-                yield metric, float(value), unit, at
-
-
-def _seconds(ts: object, now: float) -> float:
-    """Epoch seconds of a number in s, ms, µs or ns; a text or nothing: the time of arrival."""
-    if isinstance(ts, bool) or not isinstance(ts, int | float) or not math.isfinite(ts):
-        return now
-    seconds = float(ts)
-    while abs(seconds) >= 1e11:
-        seconds /= 1_000
-    return seconds
 
 
 def _metric(heard: Series) -> Document:

@@ -110,7 +110,7 @@ def resubmission(letter: DeadLetter) -> bytes:
         return letter.payload
     try:
         document = json.loads(letter.payload)
-    except ValueError:
+    except (ValueError, RecursionError):  # orjson, which decoded it, takes deeper ones
         return letter.payload
     several = isinstance(document, list)
     items = document if several else [document]

@@ -1,12 +1,12 @@
 """Which formats there are by name: ours, and those of installed packages; settings → formats ready to use."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 
 from pydantic import ValidationError
 
-from greenlang_iot.formats.base import GROUP, PayloadFormat, SessionFormat
+from greenlang_iot.formats.base import GROUP, PayloadFormat, Reading, SessionFormat
 from greenlang_iot.formats.topics import FIELDS, TopicTemplate, template_problem
 from greenlang_iot.model.errors import InputError
 from greenlang_iot.settings.model import FormatSettings, MqttSettings
@@ -43,6 +43,19 @@ class Route:
 
     def __post_init__(self) -> None:
         self.is_session = isinstance(self.format, SessionFormat)
+
+    def named(self, readings: Sequence[Reading]) -> Sequence[Reading]:
+        """With the registry's metrics for the payload's names, and without what is not wanted."""
+        if not self.metrics:
+            return readings
+        pairs = (
+            (reading, self.metrics.get(reading.metric, reading.metric)) for reading in readings
+        )
+        return [
+            reading if metric == reading.metric else reading._replace(metric=metric)
+            for reading, metric in pairs
+            if metric is not None
+        ]
 
 
 def names() -> list[str]:

@@ -10,6 +10,7 @@ MAGIC = (GZIP, ZSTD)
 """No payload of a format that the gateway knows begins like this."""
 
 _WINDOW = 8 << 20  # bytes; the largest window that RFC 8878 asks a decoder to support
+_MOST_PARTS = 64  # each costs a copy of what stands behind it
 _AS_GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -20,15 +21,25 @@ class TooLarge(ValueError):
 def inflate(data: bytes, limit: int) -> bytes:
     """The content of a gzip or zstd payload; any other payload as it is.
 
-    limit: bytes that the content may have; at most one more is ever made. Raises TooLarge; ValueError
-    where the stream is broken, cut off, or followed by anything.
+    Several gzip members or zstd frames (64 at most) are one content, as their specifications say. limit: bytes that it may
+    have; at most one more is ever made. Raises TooLarge; ValueError where the stream is broken, cut off, or
+    followed by anything else.
     """
-    if data.startswith(GZIP):
-        return _gzip(data, limit)
-    return _zstd(data, limit) if data.startswith(ZSTD) else data
+    part = _member if data.startswith(GZIP) else _frame if data.startswith(ZSTD) else None
+    if part is None:
+        return data
+    contents: list[bytes] = []
+    while data:
+        if len(contents) == _MOST_PARTS:
+            raise ValueError(f"more than {_MOST_PARTS} gzip members or zstd frames")
+        content, data = part(data, limit)
+        contents.append(content)
+        limit -= len(content)
+    return b"".join(contents)
 
 
-def _gzip(data: bytes, limit: int) -> bytes:
+def _member(data: bytes, limit: int) -> tuple[bytes, bytes]:
+    """(content of the gzip member that `data` begins with, the bytes behind it)"""
     stream = zlib.decompressobj(_AS_GZIP)
     try:
         content = stream.decompress(data, limit + 1)
@@ -36,12 +47,13 @@ def _gzip(data: bytes, limit: int) -> bytes:
         raise ValueError(f"broken gzip: {error}") from error
     if len(content) > limit:
         raise TooLarge("gzip")
-    if not stream.eof or stream.unused_data:
-        raise ValueError("gzip: cut off, or something follows it")
-    return content
+    if not stream.eof:
+        raise ValueError("gzip: cut off")
+    return content, stream.unused_data
 
 
-def _zstd(data: bytes, limit: int) -> bytes:
+def _frame(data: bytes, limit: int) -> tuple[bytes, bytes]:
+    """(content of the zstd frame that `data` begins with, the bytes behind it)"""
     decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
     try:
         with decompressor.stream_reader(data) as stream:
@@ -52,6 +64,6 @@ def _zstd(data: bytes, limit: int) -> bytes:
         content = frame.decompress(data)
     except zstandard.ZstdError as error:
         raise ValueError(f"broken zstd: {error}") from error
-    if not frame.eof or frame.unused_data:
-        raise ValueError("zstd: cut off, or something follows it")
-    return content
+    if not frame.eof:
+        raise ValueError("zstd: cut off")
+    return content, frame.unused_data

@@ -24,6 +24,7 @@ _FIELD = re.compile(rf"({_KEY})=({_VALUE})", re.S)
 _ESCAPED = re.compile(r"\\([,= ])")
 _INTEGER = re.compile(r"(-?[0-9]{1,20})[iu]")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[+-]?(?:nan|inf|infinity)", re.I)
 _TRUE, _FALSE = ("t", "T", "true", "True", "TRUE"), ("f", "F", "false", "False", "FALSE")
 _NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 
@@ -93,4 +94,6 @@ def _value(text: str) -> Any:
         return int(integer[1])
     if text in _TRUE:
         return 1
-    return 0 if text in _FALSE else Reason.NOT_A_NUMBER
+    if text in _FALSE:
+        return 0
+    return Reason.NON_FINITE if _NOT_FINITE.fullmatch(text) else Reason.NOT_A_NUMBER

@@ -6,7 +6,6 @@ the topic's. A record's sum becomes a reading of its own, of the metric `<metric
 
 import re
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any, Literal
 
 import orjson
@@ -17,7 +16,9 @@ from greenlang_iot.formats.maps import cbor_document
 from greenlang_iot.model.reasons import Reason
 
 VERSION = 10
-"""The newest version of RFC 8428; a pack that says a newer one is refused, as the RFC asks for."""
+"""The version of RFC 8428; higher ones have bits of features beside it (RFC 9100)."""
+_SECONDARY_UNITS = 1 << 4
+"""The one feature that there is: units such as kWh."""
 RELATIVE_BELOW = 2**28
 """Seconds; a smaller time is relative to now (RFC 8428, 4.5.3)."""
 
@@ -70,8 +71,10 @@ class SenmlJson:
             if not record.keys() & {"n", "t", "u", "ut"}:
                 return  # base values only
             if not has_sum:
-                readings.append(Reading(f"{place}.v", "", Reason.BAD_SHAPE, None))
-                return
+                given = ["v"] if base.value is not None else []
+                if not given:
+                    readings.append(Reading(f"{place}.v", "", Reason.BAD_SHAPE, None))
+                    return
         name, unit = record.get("n", ""), record.get("u", base.unit)
         if (
             len(given) > 1
@@ -86,7 +89,7 @@ class SenmlJson:
             metric = re.split("[:/]", metric)[-1]
         ts = base.time(record.get("t", 0), now_ns)
         if given:
-            value = _value(given[0], record[given[0]], base.value)
+            value = _value(given[0], record.get(given[0], 0), base.value or 0)
             readings.append(Reading(f"{place}.{given[0]}", metric, value, ts, unit))
         if has_sum:
             total = _plus(base.sum or 0, record.get("s", 0))
@@ -102,9 +105,7 @@ class SenmlCbor(SenmlJson):
             raise ValueError("a SenML pack is an array of maps")
         named = [
             {
-                _LABELS.get(key, key) if type(key) is int else key: (
-                    float(value) if type(value) is Decimal else value
-                )
+                _LABELS.get(key, key) if type(key) is int else key: value
                 for key, value in record.items()
             }
             for record in pack
@@ -118,7 +119,7 @@ class _Base:
     def __init__(self) -> None:
         self.name = ""
         self.unit: str | None = None
-        self.value: int | float = 0
+        self.value: int | float | None = None
         self.sum: int | float | None = None
         self._time: int | float = 0
 
@@ -129,11 +130,11 @@ class _Base:
             if type(label) is not str or label.endswith("_"):
                 raise ValueError(f"label {label!r} is not known")
         version = record.get("bver", VERSION)
-        if not _is_number(version) or version > VERSION:
-            raise ValueError(f"version {version!r} is newer than {VERSION}")
+        if not _is_number(version) or (version > VERSION and version != VERSION | _SECONDARY_UNITS):
+            raise ValueError(f"version {version!r} needs what is not known here")
         self.name = _text(record.get("bn", self.name))
         self.unit = _text(record["bu"]) if "bu" in record else self.unit
-        self.value = _number(record.get("bv", self.value))
+        self.value = _number(record["bv"]) if "bv" in record else self.value
         self.sum = _number(record["bs"]) if "bs" in record else self.sum
         self._time = _number(record.get("bt", self._time))
 

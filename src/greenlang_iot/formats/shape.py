@@ -43,17 +43,12 @@ def is_seq(seq: Any) -> bool:
 def _item(item: dict[str, Any], place: str, readings: list[Reading]) -> None:
     """An object with one reading, or with many metrics."""
     values = item.get("values", _ABSENT)
-    seq = item.get("seq", -1)
-    good = "seq" not in item or is_seq(seq)
+    seq, unit = item.get("seq", -1), item.get("unit")
+    good = ("seq" not in item or is_seq(seq)) and ("unit" not in item or type(unit) is str)
     ts = time_of(item["ts"]) if "ts" in item else None
     if values is _ABSENT:
-        metric, unit = item.get("metric"), item.get("unit")
-        if (
-            good
-            and type(metric) is str
-            and "value" in item
-            and (type(unit) is str or "unit" not in item)
-        ):
+        metric = item.get("metric")
+        if good and type(metric) is str and "value" in item:
             readings.append(Reading(f"{place}value", metric, item["value"], ts, unit, seq))
         else:
             readings.append(Reading(f"{place}value", "", Reason.BAD_SHAPE, None))
@@ -64,6 +59,6 @@ def _item(item: dict[str, Any], place: str, readings: list[Reading]) -> None:
     for metric, value in values.items():
         path = f"{place}values.{str(metric)[:PATH_NAME]}"
         if good and type(metric) is str:
-            readings.append(Reading(path, metric, value, ts, None, seq))
+            readings.append(Reading(path, metric, value, ts, unit, seq))
         else:
             readings.append(Reading(path, "", Reason.BAD_SHAPE, None))

@@ -4,6 +4,7 @@ An edge node is a session: its births give metrics names, types and aliases, its
 alone, and everything it sends is numbered 0 to 255 in one row (`seq`). What is remembered is bounded; whatever
 is not known for sure is not guessed: an alias without its birth, or after a gap in `seq` (the birth that
 would have changed it may be what is missing), is `unknown_alias`, and the node is asked for a rebirth.
+A value that its source calls bad or stale (property `Quality`) is `bad_quality`.
 """
 
 from collections import OrderedDict
@@ -27,6 +28,12 @@ _SIGNED_BITS = {1: 8, 2: 16, 3: 32, 4: 64}
 _DATE_TIME = 13
 _REBIRTH_EVERY_NS = 10_000_000_000
 """A node is asked for a rebirth at most so often."""
+_REBIRTH_IN_VAIN_NS = 600_000_000_000
+"""The same where its births are known and lack the alias: another one may well lack it, too."""
+_GOOD = 192
+"""The `Quality` of a value that is neither bad (0) nor stale (500)."""
+_COMPRESSED = "SPBV1.0_COMPRESSED"
+"""The `uuid` of a payload that is compressed as Eclipse Tahu does it, which is not in the specification."""
 
 _Known = tuple[str, int]
 """Name and datatype of a metric."""
@@ -47,11 +54,13 @@ class _Node:
     known: dict[str, dict[int | str, _Known]] = field(default_factory=dict)
     seq: int = -1  # the last one; −1: no birth since we listen, or a gap
     bd_seq: int = -1
+    is_full: bool = False  # births gave more metrics than are remembered
     asked_ns: int = -_REBIRTH_EVERY_NS
 
     def forget(self) -> None:
         self.known.clear()
         self.seq = -1
+        self.is_full = False
 
 
 class SparkplugB:
@@ -66,20 +75,23 @@ class SparkplugB:
         self._max_nodes = chosen.max_nodes
         self._max_metrics = chosen.max_metrics_per_node
         self._nodes: OrderedDict[tuple[str, str], _Node] = OrderedDict()
-        self._due: set[tuple[str, str]] = set()  # nodes to be asked for a rebirth
+        self._due: dict[
+            tuple[str, str], int
+        ] = {}  # nodes to be asked for a rebirth: ns between asking
         self._gaps = 0
 
     def read(self, payload: Payload) -> Sequence[Reading]:
         _, group, kind, name, *rest = payload.topic.split("/")
-        device = rest[0] if rest else ""
-        if kind not in _READERS or (kind[0] == "D") != bool(device):
-            return []  # commands to nodes, and what the specification does not know
+        reader = _READERS.get(kind)
+        if reader is None:
+            return []  # commands to nodes
         try:
             message = Message.FromString(payload.data)
         except DecodeError as error:
             raise ValueError("not a Sparkplug B payload") from error
-        node = self._node(group, name)
-        return _READERS[kind](self, node, device, message)
+        if message.uuid == _COMPRESSED or (message.body and not message.metrics):
+            raise ValueError("what it holds is in its body, which is not read")
+        return reader(self, self._node(group, name), rest[0] if rest else "", message)
 
     def take_gaps(self) -> int:
         """Messages missing by `seq`, since the last call."""
@@ -89,10 +101,10 @@ class SparkplugB:
     def publications(self, now_ns: int) -> list[Publication]:
         """NCMD with Node Control/Rebirth for nodes whose aliases are not known."""
         wanted: list[Publication] = []
-        for key in list(self._due):
+        for key, every_ns in list(self._due.items()):
             node = self._nodes[key]
-            if now_ns - node.asked_ns >= _REBIRTH_EVERY_NS:
-                self._due.remove(key)
+            if now_ns - node.asked_ns >= every_ns:
+                del self._due[key]
                 node.asked_ns = now_ns
                 command = Message(timestamp=now_ns // 1_000_000)
                 command.metrics.add(name=REBIRTH, datatype=11, boolean_value=True)
@@ -106,13 +118,13 @@ class SparkplugB:
             node = self._nodes[group, name] = _Node((group, name))
             if len(self._nodes) > self._max_nodes:
                 forgotten, _ = self._nodes.popitem(last=False)
-                self._due.discard(forgotten)
+                self._due.pop(forgotten, None)
         self._nodes.move_to_end((group, name))
         return node
 
     def _node_birth(self, node: _Node, device: str, message: Any) -> list[Reading]:
         node.forget()
-        self._due.discard(node.key)
+        self._due.pop(node.key, None)
         node.seq = message.seq & 255
         node.bd_seq = _bd_seq(message)
         return self._birth(node, device, message)
@@ -128,7 +140,9 @@ class SparkplugB:
         room = self._max_metrics - sum(map(len, node.known.values()))
         known: dict[int | str, _Known] = {}
         for metric in message.metrics:
-            if metric.name and len(known) + 2 <= room:
+            if metric.name and len(known) + 2 > room:
+                node.is_full = True
+            elif metric.name:
                 known[metric.name] = (metric.name, metric.datatype)
                 if metric.HasField("alias"):
                     known[metric.alias] = known[metric.name]
@@ -138,9 +152,12 @@ class SparkplugB:
     def _data(self, node: _Node, device: str, message: Any) -> list[Reading]:
         self._count(node, message)
         known = node.known.get(device, {})
+        readings = _readings(message, known)
         if not known:
-            self._due.add(node.key)
-        return _readings(message, known)
+            self._due[node.key] = _REBIRTH_EVERY_NS
+        elif not node.is_full and any(r.value is Reason.UNKNOWN_ALIAS for r in readings):
+            self._due.setdefault(node.key, _REBIRTH_IN_VAIN_NS)
+        return readings
 
     def _node_death(self, node: _Node, device: str, message: Any) -> list[Reading]:
         # The will of an earlier connection may come after the birth of the next one.
@@ -164,7 +181,7 @@ class SparkplugB:
         elif node.seq >= 0:
             node.seq = seq
         if node.seq < 0:
-            self._due.add(node.key)
+            self._due[node.key] = _REBIRTH_EVERY_NS
 
 
 _READERS = {
@@ -208,8 +225,20 @@ def _ns(ms: int | None) -> int | Reason | None:
     return ms * 1_000_000 if ms < 2**63 // 1_000_000 else Reason.TS_INVALID
 
 
+def _is_good(metric: Any) -> bool:
+    """Whether its source does not call the value bad or stale."""
+    properties = metric.properties
+    return all(
+        (value.int_value or value.long_value) == _GOOD
+        for key, value in zip(properties.keys, properties.values, strict=False)
+        if key == "Quality"
+    )
+
+
 def _value(metric: Any, datatype: int) -> Any:
     """The number in it: true and false count 1 and 0; what is no number is not_a_number."""
+    if metric.HasField("properties") and not _is_good(metric):
+        return Reason.BAD_QUALITY
     which = metric.WhichOneof("value")
     if which is None or which == "string_value" or metric.is_null or datatype == _DATE_TIME:
         return Reason.NOT_A_NUMBER

@@ -1,26 +1,15 @@
 """The part of Sparkplug B's protobuf message that readings need, as a descriptor built here.
 
-It is the specification's `Payload` with fewer fields: protobuf skips those it is not told of, so properties,
-data sets and templates cost nothing and nest nowhere. Field numbers: Sparkplug 3.0, chapter 6.4.
+It is the specification's `Payload` with fewer fields: protobuf skips those it is not told of, so data sets and
+templates cost nothing, and nothing nests. Field numbers: Sparkplug 3.0, chapter 6.4.
 """
 
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+_PACKAGE = "greenlang_iot.sparkplug"
 _Field = descriptor_pb2.FieldDescriptorProto
-_PAYLOAD = (
-    ("timestamp", 1, _Field.TYPE_UINT64),  # ms since 1970
-    ("metrics", 2, _Field.TYPE_MESSAGE),
-    ("seq", 3, _Field.TYPE_UINT64),
-)
-_METRIC = (
-    ("name", 1, _Field.TYPE_STRING),
-    ("alias", 2, _Field.TYPE_UINT64),
-    ("timestamp", 3, _Field.TYPE_UINT64),
-    ("datatype", 4, _Field.TYPE_UINT32),
-    ("is_null", 7, _Field.TYPE_BOOL),
-)
 VALUES: Final = (
     ("int_value", 10, _Field.TYPE_UINT32),
     ("long_value", 11, _Field.TYPE_UINT64),
@@ -29,35 +18,59 @@ VALUES: Final = (
     ("boolean_value", 14, _Field.TYPE_BOOL),
     ("string_value", 15, _Field.TYPE_STRING),
 )
-"""The choices of the oneof `value` that can be told apart; others are no value at all for us."""
+"""The choices of a metric's oneof `value` that can be told apart; others are no value at all for us."""
+_MESSAGES: Final[dict[str, tuple[tuple[str, int, Any], ...]]] = {
+    "Payload": (
+        ("timestamp", 1, _Field.TYPE_UINT64),  # ms since 1970
+        ("metrics", 2, "Metric"),
+        ("seq", 3, _Field.TYPE_UINT64),
+        ("uuid", 4, _Field.TYPE_STRING),
+        ("body", 5, _Field.TYPE_BYTES),
+    ),
+    "Metric": (
+        ("name", 1, _Field.TYPE_STRING),
+        ("alias", 2, _Field.TYPE_UINT64),
+        ("timestamp", 3, _Field.TYPE_UINT64),
+        ("datatype", 4, _Field.TYPE_UINT32),
+        ("is_null", 7, _Field.TYPE_BOOL),
+        ("properties", 9, "PropertySet"),
+        *VALUES,
+    ),
+    "PropertySet": (("keys", 1, _Field.TYPE_STRING), ("values", 2, "PropertyValue")),
+    "PropertyValue": (
+        ("int_value", 3, _Field.TYPE_UINT32),
+        ("long_value", 4, _Field.TYPE_UINT64),
+    ),
+}
+"""Message → its fields: name, number and type, which may be another message."""
+_REPEATED = ("metrics", "keys", "values")
 
 
 def _payload_class() -> Any:
     file = descriptor_pb2.FileDescriptorProto(
-        name="greenlang_iot/sparkplug_b.proto", package="greenlang_iot.sparkplug", syntax="proto2"
+        name="greenlang_iot/sparkplug_b.proto", package=_PACKAGE, syntax="proto2"
     )
-    payload = file.message_type.add(name="Payload")
-    metric = payload.nested_type.add(name="Metric")
-    metric.oneof_decl.add(name="value")
-    for message, fields in ((payload, _PAYLOAD), (metric, (*_METRIC, *VALUES))):
+    for message, fields in _MESSAGES.items():
+        made = file.message_type.add(name=message)
         for name, number, kind in fields:
-            repeated = kind == _Field.TYPE_MESSAGE
-            field = message.field.add(
+            repeated = name in _REPEATED
+            field = made.field.add(
                 name=name,
                 number=number,
-                type=kind,
                 label=_Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL,
             )
-            if repeated:
-                field.type_name = ".greenlang_iot.sparkplug.Payload.Metric"
-            if fields is not _PAYLOAD and (name, number, kind) in VALUES:
+            if isinstance(kind, str):
+                field.type = _Field.TYPE_MESSAGE
+                field.type_name = f".{_PACKAGE}.{kind}"
+            else:
+                field.type = kind
+            if message == "Metric" and (name, number, kind) in VALUES:
                 field.oneof_index = 0
-    pool = (
-        descriptor_pool.DescriptorPool()
-    )  # of its own: other packages may register Sparkplug, too
+        if message == "Metric":
+            made.oneof_decl.add(name="value")
+    pool = descriptor_pool.DescriptorPool()  # of its own: others may register Sparkplug, too
     pool.Add(file)
-    found = pool.FindMessageTypeByName("greenlang_iot.sparkplug.Payload")
-    return message_factory.GetMessageClass(found)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.Payload"))
 
 
 Payload: Any = _payload_class()

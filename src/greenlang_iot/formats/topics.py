@@ -9,6 +9,8 @@ FIELDS = ("org", "site", "device", "metric", "node", "type")
 """What a template may hold in braces, each as a whole level and once."""
 
 _FIELD = re.compile(r"\{(\w+)\}")
+_LEVEL = {"type": "[ND](?:BIRTH|DATA|DEATH|CMD)"}
+"""What a field's level may be, other than any text."""
 
 
 class Place(NamedTuple):
@@ -23,7 +25,8 @@ class Place(NamedTuple):
 class TopicTemplate:
     """A template such as `greenlang/{org}/{site}/{device}/telemetry`.
 
-    With {type} it is Sparkplug's: topics of an edge node itself lack the last level, {device}.
+    With {type} it is Sparkplug's: topics of an edge node itself, whose {type} begins with N, lack the last
+    level, {device}.
     device_id: how the registered id is made of the template's fields.
     """
 
@@ -34,7 +37,9 @@ class TopicTemplate:
         self._device_id = None if device_id == "{device}" else device_id
         self.sparkplug = "type" in self.fields
         patterns = [
-            f"(?P<{field[1]}>[^/]+)" if (field := _FIELD.fullmatch(level)) else re.escape(level)
+            f"(?P<{field[1]}>{_LEVEL.get(field[1], '[^/]+')})"
+            if (field := _FIELD.fullmatch(level))
+            else re.escape(level)
             for level in self._levels
         ]
         last = f"(?:/{patterns.pop()})?" if self.sparkplug else ""
@@ -57,6 +62,8 @@ class TopicTemplate:
             return None
         names = match.groupdict(default="")
         device = names["device"]
+        if self.sparkplug and (names["type"][0] == "D") != bool(device):
+            return None
         if not device:
             device = match[0].rpartition("/")[2]  # an edge node itself
         elif self._device_id is not None:

@@ -5,13 +5,17 @@ device d are `series_start[d] : series_start[d + 1]`. All texts are UTF-8 bytes 
 offsets column (`len = off[i + 1] − off[i]`), so that kernels compare bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from greenlang_iot.model.batches import F64, I32, I64, SLACK, U8
+
+PIECE = 65_536
+"""Devices looked at in one piece: a list of all offsets would be larger than the registry."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -98,6 +102,20 @@ class Directory:
     @property
     def n_series(self) -> int:
         return len(self.series_device)
+
+    def find(self, ids: Iterable[str]) -> dict[str, int]:
+        """Device index by id, of those that are there: one walk over all devices."""
+        wanted = {name.encode(): name for name in ids}
+        found: dict[str, int] = {}
+        if not wanted:
+            return found
+        blob, off = self.device.blob.tobytes(), self.device.off
+        for first in range(0, self.n_devices, PIECE):
+            bounds = off[first : min(first + PIECE, self.n_devices) + 1].tolist()
+            for device, (begin, end) in enumerate(pairwise(bounds), first):
+                if (name := wanted.get(blob[begin:end])) is not None:
+                    found[name] = device
+        return found
 
 
 PROFILES = ("default", "spiky", "smooth", "counter", "binary", "seasonal")

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import sys
 import tempfile
 import zlib
@@ -21,6 +22,7 @@ CONSTANTS = (
     "quality/record.py",
 )
 """Other sources that kernels take constants from: compiled code has their values in it."""
+_CHOSEN = "GREENLANG_IOT_KERNEL_CACHE"
 FLAGS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
@@ -38,17 +40,39 @@ def _cache_folder() -> Path:
     for source in sorted((*_PACKAGE.rglob("kernels*.py"), *others)):
         digest.update(source.relative_to(_PACKAGE).as_posix().encode())
         digest.update(source.read_bytes())
-    root = os.environ.get("GREENLANG_IOT_KERNEL_CACHE")
-    if root is None:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        root = str(base / "greenlang-iot" / "kernels")
-    folder = Path(root) / digest.hexdigest()[:16]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.gettempdir()) / f"greenlang-iot-{os.getuid()}" / folder.name
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    name = digest.hexdigest()[:16]
+    if (chosen := os.environ.get(_CHOSEN)) is not None:
+        with contextlib.suppress(OSError):
+            (folder := Path(chosen) / name).mkdir(parents=True, exist_ok=True)
+            return folder
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    temporary = Path(tempfile.gettempdir())
+    for base, ours in (
+        (cache, Path("greenlang-iot", "kernels", name)),
+        (temporary, Path(f"greenlang-iot-{os.geteuid()}", name)),
+    ):
+        if _is_ours(base, ours):
+            return base / ours
+    fresh = tempfile.mkdtemp(prefix="greenlang-iot-")
+    os.environ[_CHOSEN] = fresh  # for what this process starts, too
+    (folder := Path(fresh) / name).mkdir()
     return folder
+
+
+def _is_ours(base: Path, ours: Path) -> bool:
+    """Whether the folder is there or can be made, and nobody else may put anything in: numba runs what it finds."""
+    made = base
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        for part in ours.parts:
+            made /= part
+            made.mkdir(exist_ok=True, mode=0o700)
+            owners = {made.lstat().st_uid, made.stat().st_uid}  # of a link, and of what it names
+            if not owners <= {0, os.geteuid()} or made.stat().st_mode & stat.S_IWOTH:
+                return False
+    except OSError:
+        return False
+    return True
 
 
 CACHE_FOLDER = _cache_folder()

@@ -19,6 +19,7 @@ class Reason(StrEnum):
     # one reading (counted in readings)
     BAD_SHAPE = "bad_shape"  # neither metric+value nor values, or a field of the wrong type
     UNKNOWN_ALIAS = "unknown_alias"  # Sparkplug: no birth that is known says what it stands for
+    BAD_QUALITY = "bad_quality"  # Sparkplug: its own source calls the value bad or stale
     UNKNOWN_METRIC = "unknown_metric"
     UNKNOWN_UNIT = "unknown_unit"  # no factor to the registry's unit
     OUT_OF_RANGE = "out_of_range"  # outside the registry's valid range

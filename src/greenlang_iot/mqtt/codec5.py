@@ -4,6 +4,9 @@ import mqtt5
 
 from greenlang_iot.model.errors import MqttError
 
+_OTHER_VERSION = b"\x20\x02\x00\x01"
+"""The CONNACK of a broker that speaks MQTT 3.1.1 only (3.1.1, 3.1.2.2): it has no properties."""
+
 
 def write(packet: mqtt5.Packet) -> bytes:
     """The packet's bytes."""
@@ -12,6 +15,9 @@ def write(packet: mqtt5.Packet) -> bytes:
 
 def read(data: memoryview) -> mqtt5.Packet:
     """The packet that fills `data` exactly. MqttError (`malformed_packet`) where it is none."""
+    if data == _OTHER_VERSION:
+        code = mqtt5.ConnAckReasonCode.UNSUPPORTED_PROTOCOL_VERSION
+        return mqtt5.ConnAckPacket(reason_code=code)
     try:
         packet, size = mqtt5.read(data)
     except (ValueError, IndexError) as error:

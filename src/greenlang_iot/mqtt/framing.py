@@ -305,8 +305,9 @@ class Framer:
         None: the arena has no room for it.
         """
         if not 0 < alias <= self._alias_maximum:
+            allowed = f"1 to {self._alias_maximum}" if self._alias_maximum else "none"
             raise MqttError(
-                f"the broker used topic alias {alias}, allowed are 1 to {self._alias_maximum}",
+                f"the broker used topic alias {alias}, allowed: {allowed} (topic_alias_maximum)",
                 reason="topic_alias_invalid",
             )
         if topic:

@@ -12,8 +12,10 @@ AT_ONCE = 1_024
 """Bytes between two looks; who sent so many and then none waits for the answer to these, or a burst is over."""
 FEWEST, MOST = 16, 256
 """Flushes for which no linger is repeated after one that was in vain; each more in a row doubles them."""
-BUSY, CALM = 0.8, 0.55
+BUSY, CALM = 0.8, 0.68
 """Shares of its core that a shard uses, above which the linger becomes longer, and below which shorter."""
+LOOK = 0.05
+"""Seconds over which the share is taken at least: one flush is often late by what comes beside it."""
 
 
 def clocks() -> tuple[float, float]:
@@ -113,10 +115,13 @@ class Linger:
                 process()
 
     def _adapt(self) -> None:
-        """By how much of the time since the last one was work."""
-        wall, cpu = self._before
-        self._before = self._clocks()
-        used = (self._before[1] - cpu) / max(self._before[0] - wall, 1e-9)
+        """By how much of the time since the last look was work."""
+        (wall, cpu), now = self._before, self._clocks()
+        taken = now[0] - wall
+        if taken < LOOK:
+            return
+        self._before = now
+        used = (now[1] - cpu) / taken
         if used > BUSY:
             self._times = min(2 * self._times, LONGEST)
         elif used < CALM:

@@ -1,7 +1,7 @@
 """Listen to a broker for a while, beside the data plane: for discovery, over aiomqtt."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import aiomqtt
 
@@ -14,9 +14,9 @@ Received = Callable[[str, bytes], None]
 
 
 async def listen(
-    broker: BrokerSettings, topic_filter: str, seconds: float, received: Received
+    broker: BrokerSettings, filters: Sequence[str], seconds: float, received: Received
 ) -> None:
-    """Tell `received` every message of the filter for so long. Raises GatewayError.
+    """Tell `received` every message of the filters for so long. Raises GatewayError.
 
     QoS 0 and a clean session of its own: the broker keeps nothing for us, and no other client's
     messages are taken away.
@@ -24,8 +24,9 @@ async def listen(
     where = f"{broker.host}:{broker.port}"
     try:
         async with aiomqtt.Client(**client_options(broker)) as client:
-            granted = await client.subscribe(topic_filter, qos=0)
-            for code in granted if isinstance(granted, tuple | list) else ():
+            granted = await client.subscribe([(topic_filter, 0) for topic_filter in filters])
+            codes = granted if isinstance(granted, tuple | list) else ()
+            for topic_filter, code in zip(filters, codes, strict=False):
                 if getattr(code, "is_failure", code == 128):
                     raise GatewayError(
                         f"the broker at {where} does not let us subscribe to {topic_filter}: {code}"

@@ -273,7 +273,7 @@ class Session:
                 self._pongs += 1
             case mqtt5.DisconnectPacket():
                 self.state = State.IDLE
-                raise words.goodbye(packet.reason_code, packet.reason_str)
+                raise words.goodbye(packet.reason_code, packet.reason_str, packet.server_reference)
             case _:
                 raise _unexpected(packet)
         if self.state is State.SUBSCRIBING and not self._asked:
@@ -283,7 +283,7 @@ class Session:
 
     def _accept(self, packet: mqtt5.ConnAckPacket) -> None:
         if packet.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
-            raise words.refusal(packet.reason_code, packet.reason_str)
+            raise words.refusal(packet.reason_code, packet.reason_str, packet.server_reference)
         if packet.server_keep_alive is not None:
             self._keep_alive = float(packet.server_keep_alive)
         expiry = packet.session_expiry_interval

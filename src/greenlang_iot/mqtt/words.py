@@ -93,21 +93,21 @@ _SUBSCRIPTIONS = {
 }
 
 
-def refusal(code: ConnAckReasonCode, detail: str | None) -> MqttError:
-    """A CONNACK that is no success."""
+def refusal(code: ConnAckReasonCode, detail: str | None, server: str | None = None) -> MqttError:
+    """A CONNACK that is no success. detail: its reason string. server: its server reference."""
     words, retryable = _REFUSALS.get(code.name, (_plain(code.name), True))
     return MqttError(
-        f"the broker refused the connection: {words}{_said(detail)}",
+        f"the broker refused the connection: {words}{_named(server)}{_said(detail)}",
         reason=code.name.lower(),
         retryable=retryable,
     )
 
 
-def goodbye(code: DisconnectReasonCode, detail: str | None) -> MqttError:
-    """A DISCONNECT sent by the broker."""
+def goodbye(code: DisconnectReasonCode, detail: str | None, server: str | None = None) -> MqttError:
+    """A DISCONNECT sent by the broker; the rest as in `refusal`."""
     words, retryable = _GOODBYES.get(code.name, (_plain(code.name), True))
     return MqttError(
-        f"the broker ended the connection: {words}{_said(detail)}",
+        f"the broker ended the connection: {words}{_named(server)}{_said(detail)}",
         reason=code.name.lower(),
         retryable=retryable,
     )
@@ -162,6 +162,10 @@ def network_words(error: Exception, host: str) -> tuple[str, str]:
 
 def _plain(name: str) -> str:
     return name.lower().replace("_", " ")
+
+
+def _named(server: str | None) -> str:
+    return f' (it names "{server[:200]}")' if server else ""
 
 
 def _said(detail: str | None) -> str:

@@ -7,7 +7,8 @@
 | elsewhere, without TLS | free, without reasons | refused | refused | refused |
 
 "This machine" is a connection over loopback whose `Host` is an address or `localhost` and that no
-proxy passed on: a web page whose name was pointed at 127.0.0.1 (DNS rebinding) is elsewhere.
+proxy passed on: a web page whose name was pointed at 127.0.0.1 (DNS rebinding) is elsewhere, and so is
+what a browser asks for another site's page, but for a link that a person follows.
 """
 
 import hmac
@@ -75,7 +76,16 @@ def is_direct(asked: Asked) -> bool:
         is_loopback(asked.peer)
         and _is_address(asked.headers.get("Host", ""))
         and not any(name in asked.headers for name in _PASSED_ON)
+        and (
+            asked.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
+            or asked.headers.get("Sec-Fetch-Dest") == "document"
+        )
     )
+
+
+def has_token(asked: Asked, tokens: Tokens) -> bool:
+    """Whether it shows one of the tokens."""
+    return any(_given(asked, tokens))
 
 
 def refusal(asked: Asked, tokens: Tokens) -> Refusal | None:
@@ -91,10 +101,7 @@ def refusal(asked: Asked, tokens: Tokens) -> Refusal | None:
         )
     if reading and (asked.path == "/" or asked.path.startswith(_CONSOLE)):
         return None  # a browser that opens a page cannot send a token; the page then asks for it
-    given = asked.headers.get("Authorization", "").encode(errors="replace")
-    # both are always compared, each in constant time
-    admin = hmac.compare_digest(given, b"Bearer " + tokens.admin.encode())
-    read = hmac.compare_digest(given, b"Bearer " + tokens.read.encode())
+    admin, read = _given(asked, tokens)
     if admin or (read and reading):
         return None
     if read:
@@ -109,6 +116,13 @@ def refusal(asked: Asked, tokens: Tokens) -> Refusal | None:
         if reading
         else f"{asked.method} {asked.path} needs {which}",
     )
+
+
+def _given(asked: Asked, tokens: Tokens) -> tuple[bool, bool]:
+    """Whether it shows the admin token, the read token: both are always compared, each in constant time."""
+    given = asked.headers.get("Authorization", "").encode(errors="replace")
+    admin = hmac.compare_digest(given, b"Bearer " + tokens.admin.encode())
+    return admin, hmac.compare_digest(given, b"Bearer " + tokens.read.encode())
 
 
 def is_loopback(address: str) -> bool:

@@ -12,15 +12,17 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from greenlang_iot.model.errors import GatewayError
+from greenlang_iot.model.errors import GatewayError, InputError
 from greenlang_iot.mqtt.tls import server_context
-from greenlang_iot.observe.access import Asked, Tokens, is_direct, refusal
+from greenlang_iot.observe.access import Asked, Tokens, has_token, is_direct, refusal
 from greenlang_iot.observe.exporter import CONTENT_TYPE
 from greenlang_iot.settings.model import AdminSettings
 
 MAX_BODY = 65_536
 MAX_HEADER = 8_190
 MAX_HEADERS = 64
+MAX_SEARCH = 256
+MAX_WORDS = 8
 HEAD_WITHIN = 10.0
 """Seconds for a TLS handshake, and for the head or the body of a request."""
 IDLE = 75.0
@@ -136,9 +138,10 @@ class AdminServer:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Every request, known route or not: refused, or with its whole body handed on."""
+        asked = _asked(request)
         if isinstance(request.protocol, _Connection):
-            request.protocol.begin()
-        refused = refusal(_asked(request), self._tokens)
+            request.protocol.begin(has_token(asked, self._tokens))
+        refused = refusal(asked, self._tokens)
         if refused is not None:
             self._refused(refused.reason)
             answer = json_response({"error": refused.sentence}, refused.status)
@@ -181,7 +184,11 @@ class AdminServer:
 
 
 class _Connection(web.RequestHandler):
-    """One connection: aiohttp's, with an end to waiting for a request or for a slow reader."""
+    """One connection: aiohttp's, with an end to waiting for a request or for a slow reader.
+
+    Where there are too many, the one that is there longest and showed no token makes room: whoever may only
+    ask whether the gateway is alive cannot keep others, or a probe, from asking it.
+    """
 
     def __init__(self, manager: web.Server, most: int, refused: Callable[[str], None]) -> None:
         self._server = manager
@@ -199,22 +206,44 @@ class _Connection(web.RequestHandler):
             auto_decompress=False,
         )
         self._deadline: asyncio.TimerHandle | None = None
+        self._known = False  # it showed a token
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._wait(HEAD_WITHIN)
         if len(self._server.connections) > self._most:
             self._refused("too_many_connections")
-            self._cut()
+            others = (c for c in self._server.connections if isinstance(c, _Connection))
+            next((c for c in others if not (c._known or c is self)), self)._cut()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
         super().connection_lost(exc)
 
-    def begin(self) -> None:
-        """A request's head is there; the next one, and this one's answer, have IDLE seconds."""
+    def begin(self, known: bool = False) -> None:
+        """A request's head is there; the next one, and this one's answer, have IDLE seconds.
+
+        known: it showed a token.
+        """
+        self._known = self._known or known
         self._wait(IDLE)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What is no HTTP is the other side's mistake: counted, or it could fill the log."""
+        if status >= 500:
+            return super().handle_error(request, status, exc, message)
+        self._refused("bad_request")
+        answer = web.Response(status=status, text=message)
+        _own(answer)
+        answer.force_close()
+        return answer
 
     def _wait(self, seconds: float) -> None:
         if self._deadline is not None:
@@ -235,6 +264,10 @@ def _asked(request: web.Request) -> Asked:
 
 
 async def _headers(request: web.Request, response: web.StreamResponse) -> None:
+    _own(response)
+
+
+def _own(response: web.StreamResponse) -> None:
     response.headers["Server"] = "greenlang-iot"
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
@@ -244,6 +277,15 @@ def goes_on(request: web.Request) -> None:
     """An answer without an end, whose reader takes what it is sent: it has IDLE seconds more."""
     if isinstance(request.protocol, _Connection):
         request.protocol.begin()
+
+
+def searched(text: str) -> str:
+    """What a person looks for. InputError where it is more: each word is looked for in everything there is."""
+    if len(text) > MAX_SEARCH:
+        raise InputError(f"q: at most {MAX_SEARCH} characters.")
+    if len(text.split()) > MAX_WORDS:
+        raise InputError(f"q: at most {MAX_WORDS} words.")
+    return text
 
 
 def json_response(document: dict[str, Any], status: int = 200) -> web.Response:

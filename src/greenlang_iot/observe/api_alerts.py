@@ -23,7 +23,7 @@ from aiohttp import web
 from greenlang_iot.alerts.book import Document, NotPossible, listed
 from greenlang_iot.alerts.silences import Silence, new_silence
 from greenlang_iot.model.errors import InputError
-from greenlang_iot.observe.admin import json_response
+from greenlang_iot.observe.admin import json_response, searched
 from greenlang_iot.observe.audit import Audit
 from greenlang_iot.sinks.alert_store import AlertStore
 from greenlang_iot.spool.log import SpoolFull
@@ -70,7 +70,7 @@ class AlertApi:
         if not (limit.isdecimal() and len(limit) < 10 and 1 <= int(limit) <= MOST):
             raise InputError(f"limit is a whole number from 1 to {MOST}")
         filters = {name: set(query[name].split(",")) for name in _FILTERS if query.get(name)}
-        words = query.get("q", "").casefold().split()
+        words = searched(query.get("q", "")).casefold().split()
 
         def wanted(document: Document) -> bool:
             if any(document[name] not in values for name, values in filters.items()):

@@ -64,7 +64,9 @@ SINK_REASONS = (
     "disk",
     OTHER,
 )
-ADMIN_REASONS = ("unauthorized", "read_only", "insecure", "too_many_connections", "too_slow")
+ADMIN_REASONS = (
+    "unauthorized", "read_only", "insecure", "too_many_connections", "too_slow", "bad_request",
+)  # fmt: skip
 DISCONNECT_REASONS = (
     "timeout",
     "refused",

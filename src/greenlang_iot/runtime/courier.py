@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from greenlang_iot.alerts.book import Book, Document
+from greenlang_iot.alerts.presence import OFFLINE
 from greenlang_iot.model.errors import MqttError, SinkError
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.observe.catalog import SEVERITIES, cell
 from greenlang_iot.observe.counters import Counters
-from greenlang_iot.runtime.folders import lake_folder, outbox_folder
+from greenlang_iot.quality.breaches import RULE as QUALITY
+from greenlang_iot.runtime.folders import QUALITY_OUTBOX, lake_folder, outbox_folder
 from greenlang_iot.settings.model import NotifierSettings, Settings
 from greenlang_iot.sinks.alert_store import AlertStore, Published
 from greenlang_iot.sinks.endings import end, to_its_end
-from greenlang_iot.sinks.outbox import OutboxReader
+from greenlang_iot.sinks.outbox import OutboxReader, known_alerts, remember
 from greenlang_iot.spool.log import SpoolFull
 
 if TYPE_CHECKING:
@@ -137,6 +140,30 @@ def _say_why(what: str, ended: asyncio.Future[None]) -> None:
     """What ran beside a target and does not come back by itself."""
     if not ended.cancelled() and (error := ended.exception()) is not None:
         log.error(what, why=str(error) or repr(error))
+
+
+def remind(book: Book, settings: Settings) -> None:
+    """Have the outboxes know every alert of theirs that the book has as not resolved: where one's state was damaged,
+    or power took its last record, nobody would ever end it. Before the shards start. OSError."""
+    live = {alert_id: alert for alert_id, alert in book.alerts.items() if alert.live and alert.seen}
+    if not live:
+        return
+    folder = outbox_folder(settings)
+    known = known_alerts(sorted(folder.glob("*")))
+    there = {t["alert_id"] for t in known.open} | {end.last["alert_id"] for end in known.ended}
+    missing: dict[str, list[Document]] = {}
+    for alert_id, alert in live.items():
+        if (
+            alert_id in there or alert.last["rule"] == OFFLINE
+        ):  # presence looks into the book itself
+            continue
+        owner = QUALITY_OUTBOX if alert.last["rule"] == QUALITY else "shard-0"
+        state = "pending" if alert.last["state"] == "pending" else "open"
+        number = {"number": alert.seen, "transition_id": f"{alert_id}-{alert.seen}"}
+        missing.setdefault(owner, []).append(alert.last | number | {"state": state, "flags": []})
+    for name, alerts in missing.items():
+        log.error("an outbox had forgotten open alerts", outbox=name, alerts=len(alerts))
+        remember(folder / name, alerts)
 
 
 class Courier:
@@ -286,7 +313,8 @@ class Courier:
         if time.monotonic() - self._looked >= TICK_EVERY:
             for folder in sorted(outbox_folder(self._settings).glob("*")):
                 if folder.name not in self._readers:
-                    await self._adopt(reader := OutboxReader(folder))
+                    reader = OutboxReader(folder, self._settings.alerts.outbox_max_bytes)
+                    await self._adopt(reader)
                     self._readers[folder.name] = reader
             self._looked = time.monotonic()
         return list(self._readers.values())

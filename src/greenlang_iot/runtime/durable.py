@@ -10,7 +10,8 @@ from greenlang_iot.sinks.outbox import Outbox
 from greenlang_iot.spool.log import SpoolFull
 
 AT_ONCE: Final = 100
-"""Transitions in one record of the outbox: a storm in one would never fit into a small one."""
+"""Transitions in one record of the outbox: a storm in one would never fit into a small one. What is said of one
+alert in a row is not torn apart: one that ends as soon as it has opened is not left open by a crash between."""
 
 
 class DurableSettler:
@@ -67,11 +68,17 @@ class OutboxPort:
         return not self._waiting and self._settler.idle
 
     def submit(self, transitions: Sequence[Transition], ticket: int) -> None:
-        last = max(0, len(transitions) - 1) // AT_ONCE * AT_ONCE
-        for first in range(0, len(transitions), AT_ONCE):
-            self._waiting.append(
-                (transitions[first : first + AT_ONCE], ticket if first == last else 0)
-            )
+        first = 0
+        while first < len(transitions):
+            end = min(first + AT_ONCE, len(transitions))
+            while (
+                end < len(transitions)
+                and transitions[end].alert_id == transitions[end - 1].alert_id
+            ):
+                end += 1
+            last = end == len(transitions)
+            self._waiting.append((transitions[first:end], ticket if last else 0))
+            first = end
         self.retry()
 
     def retry(self) -> None:

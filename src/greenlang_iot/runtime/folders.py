@@ -1,8 +1,12 @@
 """Where below `data_dir` things are kept."""
 
 from pathlib import Path
+from typing import Final
 
 from greenlang_iot.settings.model import Settings
+
+QUALITY_OUTBOX: Final = "gateway"
+"""Below `outbox_folder`: what the parent finds of quality."""
 
 
 def spool_folder(settings: Settings) -> Path:

@@ -4,9 +4,11 @@
 """
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
+import stat
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -28,7 +30,7 @@ from greenlang_iot.observe.audit import Audit
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.observe.exporter import Exporter
-from greenlang_iot.runtime.courier import Courier
+from greenlang_iot.runtime.courier import Courier, remind
 from greenlang_iot.runtime.discovery import Discovery
 from greenlang_iot.runtime.folders import (
     admin_url_file,
@@ -59,9 +61,9 @@ WORKERS = 4
 BESIDE_WITHIN = 5.0
 """Seconds after the start when alerts are delivered and sites are looked for though the gateway is not ready."""
 WATCH_EVERY = 0.5
+"""Seconds between two looks at which shards are up, once the gateway is ready: each costs 0.2 ms."""
 AGAIN_AFTER = 10.0
 """Seconds after which what failed beside the data plane begins again."""
-"""Seconds between two looks at which shards are up, once the gateway is ready: each costs 0.2 ms."""
 
 
 class Gateway:
@@ -323,7 +325,9 @@ class Gateway:
 def _alert_store(settings: Settings, rules: RuleSet) -> AlertStore:
     folder = alerts_folder(settings)
     try:
-        return AlertStore(folder, settings.alerts, rules)
+        store = AlertStore(folder, settings.alerts, rules)
+        remind(store.book, settings)
+        return store
     except (OSError, LogInUse, FormatError) as error:
         raise GatewayError(f"The book of alerts in {folder} cannot be opened: {error}.") from error
 
@@ -346,18 +350,20 @@ def _write_address(path: Path, url: str) -> None:
 
 
 class _InstanceLock:
-    """Two gateways on one data_dir would tear each other's spool apart: the second is refused."""
+    """Two gateways on one data_dir would tear each other's spool apart: the second is refused.
+
+    Whoever else may write there is shut out, or told of.
+    """
 
     def __init__(self, path: Path, instance: str) -> None:
         self._path = path
         self._instance = instance
 
     def __enter__(self) -> None:
-        import fcntl
-
         folder = self._path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            _shut(folder.parent)
             self._file = open(self._path, "a+")
         except OSError as error:
             raise GatewayError(
@@ -365,7 +371,7 @@ class _InstanceLock:
                 "it to the gateway's user, or choose another."
             ) from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock()
         except OSError as error:
             self._file.seek(0)
             pid = self._file.read().strip() or "unknown"
@@ -377,8 +383,33 @@ class _InstanceLock:
         self._file.write(str(os.getpid()))
         self._file.flush()
 
+    def _lock(self) -> None:
+        """Tried again for a moment: a command may just look whether a gateway runs. OSError."""
+        import fcntl
+
+        for _ in range(10):
+            with contextlib.suppress(BlockingIOError):
+                return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            time.sleep(0.01)
+        return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+def _shut(data_dir: Path) -> None:
+    """Whoever can write there can put a token of their own there. OSError."""
+    found = data_dir.stat()
+    if found.st_uid not in (0, os.geteuid()):
+        said = "the data_dir belongs to another user, who can take the gateway over"
+        log.warning(said, data_dir=str(data_dir), owner=found.st_uid)
+    elif found.st_mode & stat.S_IWOTH and found.st_uid == os.geteuid():
+        data_dir.chmod(stat.S_IMODE(found.st_mode) & ~stat.S_IWOTH)
+        said = "every user of this machine could write to the data_dir: not any more"
+        log.warning(said, data_dir=str(data_dir))
+    elif found.st_mode & stat.S_IWOTH:
+        said = "every user of this machine can write to the data_dir, and take the gateway over: chmod o-w"
+        log.warning(said, data_dir=str(data_dir))
 
 
 def _retire(data_dir: Path, plans: Sequence[ShardPlan], brokers: list[str]) -> list[ConnectionPlan]:
@@ -388,12 +419,18 @@ def _retire(data_dir: Path, plans: Sequence[ShardPlan], brokers: list[str]) -> l
     broker is not in the settings any more. brokers: names, by index.
     """
     path = data_dir / "layout.json"
-    known = _known_layout(path, brokers)
-    for client_id in list(known):
-        marker = data_dir / "run" / f"retired-{client_id}"
-        if marker.exists():
-            marker.unlink()
-            del known[client_id]
+    try:
+        known = _known_layout(path, brokers)
+        for client_id in list(known):
+            marker = data_dir / "run" / f"retired-{client_id}"
+            if marker.exists():
+                marker.unlink()
+                del known[client_id]
+    except OSError as error:
+        raise GatewayError(
+            f"{error.filename or path} cannot be read or moved ({error.strerror}), so that the sessions of an earlier "
+            "layout are not known: see to the disk, or choose another data_dir."
+        ) from error
     current = {c.client_id: (brokers[c.broker], c.filters) for p in plans for c in p.connections}
     known |= current
     document = [

@@ -32,6 +32,10 @@ class PresenceWatch:
         self._settings = settings
         self._store = store
         self._directory = directory
+        self._news: dict[
+            str, tuple[str, str, bytes]
+        ] = {}  # by device: what it said last, not told yet
+        self._heard = asyncio.Event()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -42,6 +46,7 @@ class PresenceWatch:
         async with asyncio.TaskGroup() as group:
             for broker in self._settings.mqtt.brokers:
                 group.create_task(self._listen(broker, presence))
+            group.create_task(self._tell_changes(presence))
             while True:
                 await self._tell(presence.follow(self._directory(), time.time_ns()))
                 await asyncio.sleep(FOLLOW_EVERY)
@@ -54,7 +59,7 @@ class PresenceWatch:
                     await client.subscribe(FILTER, qos=1)
                     wait, said = 0.1, ""
                     async for message in client.messages:
-                        await self._note(presence, str(message.topic), message.payload)
+                        self._note(presence, str(message.topic), message.payload)
             except (aiomqtt.MqttError, InputError, OSError) as error:  # InputError: certificates
                 why = client_words(error, broker.host)
                 if why != said:
@@ -63,11 +68,24 @@ class PresenceWatch:
             wait = min(BACKOFF_MAX, random.uniform(0.1, 3 * wait))
             await asyncio.sleep(wait)
 
-    async def _note(self, presence: Presence, topic: str, payload: object) -> None:
+    def _note(self, presence: Presence, topic: str, payload: object) -> None:
         levels = topic.split("/")
-        if len(levels) == 5 and isinstance(payload, bytes):
-            _, org, site, device, _ = levels
-            await self._tell(presence.status(org, site, device, payload, time.time_ns()))
+        if len(levels) != 5 or not isinstance(payload, bytes):
+            return
+        _, org, site, device, _ = levels
+        if presence.index(org, site, device) is not None:
+            self._news[device] = org, site, payload
+            self._heard.set()
+
+    async def _tell_changes(self, presence: Presence) -> None:
+        """Until cancelled. Each change is synced to disk: of what a device says meanwhile the newest counts."""
+        while True:
+            await self._heard.wait()
+            self._heard.clear()
+            while self._news:
+                device = next(iter(self._news))
+                org, site, payload = self._news.pop(device)
+                await self._tell(presence.status(org, site, device, payload, time.time_ns()))
 
     async def _tell(self, transitions: list[dict[str, object]]) -> None:
         if transitions:

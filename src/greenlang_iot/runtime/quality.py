@@ -19,7 +19,7 @@ from greenlang_iot.observe.counters import Counters
 from greenlang_iot.quality.breaches import judge
 from greenlang_iot.quality.figures import FIGURES, Scopes, widened
 from greenlang_iot.quality.record import slot_ns
-from greenlang_iot.runtime.folders import lake_folder, outbox_folder
+from greenlang_iot.runtime.folders import QUALITY_OUTBOX, lake_folder, outbox_folder
 from greenlang_iot.runtime.quality_windows import joined, load_window, wait_until, window_file
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.outbox import Outbox, open_alerts
@@ -27,8 +27,6 @@ from greenlang_iot.spool.log import SpoolFull
 from greenlang_iot.spool.store import LogInUse
 
 log = structlog.get_logger(__name__)
-OUTBOX = "gateway"
-"""Folder of the parent's outbox, beside those of the shards."""
 GRACE = 10.0
 """Seconds a shard has after the end of a slot to leave its window, and half a slot at most."""
 POLL_EVERY = 0.1
@@ -67,7 +65,7 @@ class QualityWatch:
         settings = self._settings
         if not settings.quality.enabled:
             await asyncio.Event().wait()
-        folder = outbox_folder(settings) / OUTBOX
+        folder = outbox_folder(settings) / QUALITY_OUTBOX
         for saved in open_alerts([folder]):
             self._alerts.keep(restored(saved))
         outbox = Outbox(folder, settings.alerts.outbox_max_bytes)

@@ -48,7 +48,7 @@ from greenlang_iot.settings.model import Settings
 from greenlang_iot.settings.secrets import secrets
 from greenlang_iot.sinks.deadletter import DeadLetterStats, DeadLetterWriter
 from greenlang_iot.sinks.endings import end
-from greenlang_iot.sinks.outbox import Outbox, open_alerts
+from greenlang_iot.sinks.outbox import Outbox, known_alerts
 from greenlang_iot.sinks.runner import Runner
 from greenlang_iot.spool.threads import use_workers
 
@@ -367,14 +367,28 @@ class Shard:
                 )
             else:
                 log.info("checkpoint restored", file=str(path), series=count)
-        alerts = open_alerts(sorted(outbox_folder(self.settings).glob("shard-*")))
-        directory, first = self.directory, self.spec.index == 0
-        mine = self.watches.mine(directory) if alerts else set()
-        known = {directory.device[d] for d in range(directory.n_devices)} if alerts else set()
-        # What no shard owns (another device's, the gateway's own) is looked after by the first.
-        self._orphaned_alerts = self.alerter.restore(
-            [a for a in alerts if a["device"] in mine or (first and a["device"] not in known)]
-        )
+        self._orphaned_alerts = self._restore_alerts()
+
+    def _restore_alerts(self) -> list[Transition]:
+        """From the outboxes of all shards; the ends of those that nothing watches any more."""
+        folders = sorted(outbox_folder(self.settings).glob("shard-[0-9]*"))
+        shards, index = self.settings.runtime.shards, self.spec.index
+        known = known_alerts(folders)
+        written: set[str] = set()
+        if self.settings.mqtt.layout == "shared":  # nobody owns a device: whoever wrote it goes on
+            mine = [f for f in folders if int(f.name.removeprefix("shard-")) % shards == index]
+            written = {alert["alert_id"] for alert in known_alerts(mine).open}
+        devices = self.directory.find(alert["device"] for alert in known.open)
+        taken, elsewhere = [], []
+        for alert in known.open:
+            device = devices.get(alert["device"])
+            if device is None:  # another device's, the gateway's own: looked after by the first
+                taken += [alert] if index == 0 else []
+            elif self.watches.owned[device] or alert["alert_id"] in written:
+                taken.append(alert)
+            elif self.settings.mqtt.layout == "sites":
+                elsewhere.append(alert)
+        return self.alerter.restore(taken, known.ended, elsewhere)
 
     async def _drain(self) -> None:
         """Bounded by runtime.drain_timeout; what is not settled then stays unacknowledged."""

@@ -58,6 +58,8 @@ class Watches:
         """A registry was taken over, or unknown devices came."""
         shards = self._settings.runtime.shards
         self._owned = owned(self._plan, directory, self._settings.mqtt, shards)
+        # with shares nobody is another's: each shard looks after what it hears
+        self._alerter.mine = self._owned if self._settings.mqtt.layout == "sites" else None
 
     def tick(self, every: float, connections: Sequence[Connection]) -> None:
         """Look at clock and brokers. every: seconds between ticks; connections: the plan's."""
@@ -100,10 +102,6 @@ class Watches:
     def owned(self) -> npt.NDArray[np.bool_]:
         """Per device: does this shard, and no other, hear it? Guests that just came are not in it."""
         return self._owned
-
-    def mine(self, directory: Directory) -> set[str]:
-        """Ids of the devices that this shard, and no other, hears."""
-        return {directory.device[d] for d in self._owned.nonzero()[0].tolist()}
 
     def _say_clock(self, step: float) -> None:
         suspect = self._clock.suspect

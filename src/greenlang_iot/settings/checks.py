@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections.abc import Iterator
 from itertools import combinations
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
@@ -15,6 +16,7 @@ from greenlang_iot.settings.model import (
     BrokerSettings,
     InfluxSettings,
     KafkaSettings,
+    NotifierSettings,
     RunnerSettings,
     Settings,
     TlsSettings,
@@ -57,10 +59,24 @@ def _notifiers(settings: Settings) -> Iterator[Finding]:
         if notifier.name in names:
             yield Finding(((*place, "name"),), f"{notifier.name!r} names another one already")
         names.add(notifier.name)
-        if notifier.kind != "log" and _url(notifier.url) is None:
-            yield Finding(((*place, "url"),), f"a {notifier.kind} needs a url: http(s)://host/…")
+        if notifier.kind != "log":
+            yield from _notified(notifier, place)
         if notifier.template is not None and (problem := body_problem(notifier.template)):
             yield Finding(((*place, "template"),), problem)
+
+
+def _notified(notifier: NotifierSettings, place: Place) -> Iterator[Finding]:
+    url = _url(notifier.url)
+    if url is None or url.hostname is None:
+        yield Finding(((*place, "url"),), f"a {notifier.kind} needs a url: http(s)://host/…")
+    elif url.scheme == "http" and not _is_loopback(url.hostname):
+        message = "plain HTTP: alerts cross the network unprotected"
+        yield Finding(((*place, "url"),), message, True)
+    if notifier.tls is not None:
+        yield from _tls(notifier.tls, (*place, "tls"))
+        if url is not None and url.scheme == "http":
+            places = ((*place, "url"), (*place, "tls"))
+            yield Finding(places, "a tls section is set, and the URL is not https", True)
 
 
 def _mqtt(settings: Settings) -> Iterator[Finding]:
@@ -147,6 +163,17 @@ def _tls(tls: TlsSettings, place: Place) -> Iterator[Finding]:
         file = getattr(tls, name)
         if file is not None and not file.is_file():
             yield Finding(((*place, name),), f"there is no file {file} (yet)", True)
+    yield from _private(tls.key_file, (*place, "key_file"))
+
+
+def _private(key_file: Path | None, place: Place) -> Iterator[Finding]:
+    try:
+        mode = 0 if key_file is None else key_file.stat().st_mode
+    except OSError:  # it is said elsewhere
+        return
+    if mode & 0o007:
+        message = f"{key_file} may be read by every user of this machine: chmod o-rwx"
+        yield Finding((place,), message, True)
 
 
 def _sinks(settings: Settings) -> Iterator[Finding]:
@@ -262,6 +289,7 @@ def _admin(admin: AdminSettings) -> Iterator[Finding]:
         for name in ("cert_file", "key_file"):
             if not (file := getattr(admin.tls, name)).is_file():
                 yield Finding((("admin", "tls", name),), f"there is no file {file} (yet)", True)
+        yield from _private(admin.tls.key_file, ("admin", "tls", "key_file"))
     elif not _is_loopback(admin.host):
         message = (
             f"{admin.host} is open to the network; without admin.tls other machines are answered "

@@ -1,5 +1,6 @@
 """What the settings are in the end, and what may stand in the file: for people and for editors."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -8,9 +9,11 @@ from pydantic import BaseModel, SecretStr
 from greenlang_iot.settings.document import Document
 from greenlang_iot.settings.expect import Place, show
 from greenlang_iot.settings.load import Loaded
-from greenlang_iot.settings.model import Settings
+from greenlang_iot.settings.model import NotifierSettings, Settings
 
 MASK = "********"
+_LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+_PATH = re.compile(r"(//[^/?#]*/).+")
 DEFAULT = "default"
 
 
@@ -34,7 +37,10 @@ def effective(loaded: Loaded) -> Iterator[Effective]:
 def _walk(value: object, place: Place, document: Document) -> Iterator[Effective]:
     if isinstance(value, BaseModel):
         for name in type(value).model_fields:
-            yield from _walk(getattr(value, name), (*place, name), document)
+            inner = getattr(value, name)
+            if name == "url" and isinstance(value, NotifierSettings) and value.kind == "webhook":
+                inner = _PATH.sub(rf"\1{MASK}", inner)  # for many services it is the password
+            yield from _walk(inner, (*place, name), document)
     elif isinstance(value, list):
         for i, item in enumerate(value):
             yield from _walk(item, (*place, i), document)
@@ -45,7 +51,9 @@ def _walk(value: object, place: Place, document: Document) -> Iterator[Effective
 def _plain(value: object) -> Any:
     if isinstance(value, SecretStr):
         return MASK
-    return value if value is None or isinstance(value, bool | int | float) else str(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return _LOGIN.sub(MASK, str(value))
 
 
 def _source(place: Place, document: Document) -> str:

@@ -478,7 +478,7 @@ class AdminSettings(Section):
     tls: AdminTlsSettings | None = None
     """Without it other machines are told no more than whether the gateway is ready."""
     max_connections: int = Field(64, ge=1, le=10_000)
-    """Connections at a time; more are closed at once."""
+    """Connections at a time; of more, the oldest that showed no token is closed."""
     audit_max_bytes: Bytes = Field(16_777_216, ge=65_536)
     """Of data_dir/audit*.jsonl, which say who had the gateway do what."""
 

@@ -116,7 +116,7 @@ class KafkaSender:
                 if producer is None:
                     async with self._within(deadline):
                         producer = await self._ready(delivery.topic)
-                self._hand_over(producer, delivery)
+                self._hand_over_up_to(producer, delivery)
                 await self._answers(delivery, deadline)
                 delivery.judge()
                 failure, delivery.failure = delivery.failure, None
@@ -254,6 +254,15 @@ class KafkaSender:
             await producer.partitions_for(topic)
         except KafkaError as error:
             raise sink_error(error, f"Kafka says nothing of topic {topic}") from error
+
+    def _hand_over_up_to(self, producer: AIOKafkaProducer, delivery: Delivery) -> None:
+        """First what came before it: an earlier one that failed before it was queued is not overtaken."""
+        for known in self._deliveries:
+            if known is delivery:
+                break
+            if known.topic == delivery.topic and not (known.pending or known.done):
+                self._hand_over(producer, known)
+        self._hand_over(producer, delivery)
 
     def _hand_over(self, producer: AIOKafkaProducer, delivery: Delivery) -> None:
         """Queue what is not acknowledged and not on its way, synchronously: so order is kept.

@@ -1,15 +1,43 @@
 """What every Kafka client of the gateway shares: connection options and the meaning of errors."""
 
 import ssl
+import struct
 from typing import Any, Final
 
 from aiokafka import errors
-from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
 
 from greenlang_iot.model.errors import InputError, SinkError
 from greenlang_iot.mqtt.tls import handshake_words, ssl_context
 from greenlang_iot.mqtt.words import system_words
 from greenlang_iot.settings.model import KafkaSettings, TlsSettings
+
+LONGEST_ANSWER: Final = 67_108_864
+"""Bytes of one answer. aiokafka gathers whatever it is told, up to 2 GiB, and takes HTTP for a size."""
+
+
+class _NoKafka(OSError):
+    """What came is no answer of Kafka's protocol."""
+
+
+async def _read(connection: Any) -> None:
+    """aiokafka's reader with a bound. connection: a weak reference."""
+    if (begun := connection()) is None:
+        return
+    reader = begun._reader
+    del begun  # the connection may go while its answer is waited for
+    while True:
+        (size,) = struct.unpack(">i", await reader.readexactly(4))
+        if not 0 <= size <= LONGEST_ANSWER:
+            raise _NoKafka(f"what answers there is no Kafka: it announces {size:,} bytes")
+        frame = await reader.readexactly(size)
+        if (alive := connection()) is None:
+            return
+        alive._handle_frame(frame)
+        del alive
+
+
+AIOKafkaConnection._read = staticmethod(_read)
 
 
 class InvalidRecord(errors.BrokerResponseError):  # type: ignore[misc]
@@ -72,20 +100,22 @@ _MEANING: Final[tuple[tuple[tuple[type[BaseException], ...], str, bool], ...]] =
 
 def sink_error(error: BaseException, what: str) -> SinkError:
     """aiokafka's error as ours; `what` begins the sentence."""
-    handshake = _handshake(error)
-    if handshake is not None:
+    handshake = _cause(error, ssl.SSLError)
+    if isinstance(handshake, ssl.SSLError):
         return SinkError(f"{what}: {handshake_words(handshake)[1]}", reason="tls", down=True)
     for kinds, reason, down in _MEANING:
         if isinstance(error, kinds):
             if isinstance(error, OSError) and error.errno:
                 error = OSError(system_words(error))
+            elif (cause := _cause(error, _NoKafka)) is not None:
+                error = cause
             return SinkError(f"{what}: {error or reason}", reason=reason, down=down)
     return SinkError(f"{what}: {error!r}", reason="broker_error")
 
 
-def _handshake(error: BaseException | None) -> ssl.SSLError | None:
-    """The failed TLS handshake that `error` stands for, if it is one."""
-    while error is not None and not isinstance(error, ssl.SSLError):
+def _cause(error: BaseException | None, kind: type[OSError]) -> OSError | None:
+    """What `error` stands for, if it is such: a failed TLS handshake, or an answer that is none."""
+    while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error
 

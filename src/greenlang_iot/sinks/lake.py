@@ -22,6 +22,7 @@ from greenlang_iot.model.errors import SinkError
 from greenlang_iot.model.outcomes import Outcome
 from greenlang_iot.model.pieces import Body, Pieces
 from greenlang_iot.settings.model import LakeSettings
+from greenlang_iot.sinks.endings import to_its_end
 from greenlang_iot.sinks.lake_files import (
     ParquetFile,
     ToTable,
@@ -135,19 +136,23 @@ class LakeSender:
 
     async def open(self) -> None:
         """Raises SinkError."""
-        settings = self._settings
         try:
-            self._log = SegmentLog(
-                self._folder,
-                segment_bytes=settings.segment_bytes,
-                segment_age=settings.segment_age,
-                max_bytes=settings.max_bytes,
-                fsync_every=settings.fsync_every,
-            )
+            await to_its_end(self._open)
         except (OSError, LogInUse, FormatError) as error:
             raise SinkError(
                 f"the lake cannot be opened: {error}", reason="disk", down=True
             ) from error
+
+    def _open(self) -> None:
+        """Blocking: it copies and syncs the newest segment."""
+        settings = self._settings
+        self._log = SegmentLog(
+            self._folder,
+            segment_bytes=settings.segment_bytes,
+            segment_age=settings.segment_age,
+            max_bytes=settings.max_bytes,
+            fsync_every=settings.fsync_every,
+        )
 
     async def send(self, body: Body | Pieces, rows: int) -> Outcome:
         """Durable in the shard's log when it returns. Raises SinkError."""

@@ -7,17 +7,20 @@ acknowledged, and the parent, which delivers them.
 3. Only then are segments unlinked, so `open.json` and the log together always know every alert.
    What was delivered after the newest `open.json` is delivered again: once per transition id after
    dedupe.
-4. The parent syncs what it reads, and a sync of its own may succeed where the shard's failed and lost the
+4. Of what was delivered the newest HISTORY bytes stay: a shard that starts reads there which alerts are over, lest a
+   message that comes again begin one of them once more.
+5. The parent syncs what it reads, and a sync of its own may succeed where the shard's failed and lost the
    record: a writer numbers on from the parent's position, lest its records be taken for delivered ones.
 """
 
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import structlog
 
+from greenlang_iot.alerts.episode import Ended
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.spool.files import OS_FILES, Files, replace_durably
 from greenlang_iot.spool.format import Damage, Record
@@ -27,6 +30,8 @@ from greenlang_iot.spool.reader import SegmentReader, unlink_before
 log = structlog.get_logger(__name__)
 STATE = "open.json"
 SEGMENT_BYTES = 1 << 20
+HISTORY: Final = 2 << 20
+"""Bytes of an outbox up to which what was delivered stays, and a quarter of what it may hold: some 3,000 transitions."""
 
 
 class Outbox:
@@ -71,9 +76,12 @@ class OutboxReader:
 
     poll → deliver `given` → `delivered()`. What was given before a restart and was not delivered
     comes again. Blocking: poll and delivered sync; one thread at a time.
+
+    max_bytes: the writer's bound; 0: nothing that was delivered stays.
     """
 
-    def __init__(self, folder: Path, *, files: Files = OS_FILES) -> None:
+    def __init__(self, folder: Path, max_bytes: int = 0, *, files: Files = OS_FILES) -> None:
+        self._history = min(HISTORY, max_bytes // 4)
         self.lost = 0
         """Records of the log that were found damaged."""
         self._folder = folder
@@ -115,47 +123,76 @@ class OutboxReader:
         if not self.given and not self.forgotten:
             return
         _apply(self._open, self.given)
-        state = {
-            "version": 1,
-            "position": self._reader.position,
-            "open": list(self._open.values()),
-        }
-        replace_durably(self._files, self._folder / STATE, json.dumps(state).encode())
+        _write_state(self._folder, self._reader.position, self._open, self._files)
         self.given = []
         self.forgotten = False
-        unlink_before(self._folder, self._reader.position, self._files)
+        unlink_before(self._folder, self._reader.position, self._files, keep_bytes=self._history)
+
+
+class Known(NamedTuple):
+    """What outboxes know. open: last transitions of all alerts that are not resolved. ended: of those that
+    are, as far as the logs go back."""
+
+    open: list[dict[str, Any]]
+    ended: list[Ended]
+
+
+def known_alerts(folders: Iterable[Path], *, files: Files = OS_FILES) -> Known:
+    """From the outboxes of all shards, while writers and the parent are running.
+
+    Where an alert moved from one shard to another, its highest transition number counts.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    opened: set[str] = set()
+    for folder in folders:
+        found, of_these = _last_transitions(folder, files)
+        opened |= of_these
+        for alert_id, last in found.items():
+            if alert_id not in merged or merged[alert_id]["number"] < last["number"]:
+                merged[alert_id] = last
+    over = [t for t in merged.values() if t["state"] == "resolved"]
+    return Known(
+        [t for t in merged.values() if t["state"] != "resolved"],
+        [Ended(t, t["alert_id"] in opened) for t in over],
+    )
 
 
 def open_alerts(folders: Iterable[Path], *, files: Files = OS_FILES) -> list[dict[str, Any]]:
-    """The last transition of every alert not resolved, from the outboxes of all shards.
-
-    Where an alert moved from one shard to another, its highest transition number counts. Works
-    while writers and the parent are running.
-    """
-    merged: dict[str, dict[str, Any]] = {}
-    for folder in folders:
-        for alert_id, last in _last_transitions(folder, files).items():
-            if alert_id not in merged or merged[alert_id]["number"] < last["number"]:
-                merged[alert_id] = last
-    return [t for t in merged.values() if t["state"] != "resolved"]
+    """Only what `known_alerts` says is not resolved."""
+    return known_alerts(folders, files=files).open
 
 
-def _last_transitions(folder: Path, files: Files) -> dict[str, dict[str, Any]]:
-    """Resolved ones that are still in the log are included."""
+def remember(folder: Path, alerts: Iterable[dict[str, Any]], *, files: Files = OS_FILES) -> None:
+    """Have an outbox know alerts that are not resolved and that it forgot. Before its shard or its reader is there. OSError."""
+    position, known = _read_state(folder, files)
+    files.make_folder(folder)
+    _apply(known, alerts)
+    _write_state(folder, position, known, files)
+
+
+def _last_transitions(folder: Path, files: Files) -> tuple[dict[str, dict[str, Any]], set[str]]:
+    """By alert id, with the resolved ones that are still in the log; and who was open there."""
     while True:
         position, last = _read_state(folder, files)
-        reader = SegmentReader(folder, position, sync=False, files=files)
+        opened: set[str] = set()
+        reader = SegmentReader(folder, 1, sync=False, files=files)
         gap = False
         while items := reader.poll():
             for item in items:
-                if isinstance(item, Record):
-                    for transition in json.loads(item.body):
-                        last[transition["alert_id"]] = transition
-                else:
-                    gap = True
+                if not isinstance(item, Record):
+                    gap = gap or item.last >= position
+                    continue
+                for transition in json.loads(item.body):
+                    alert_id, state = transition["alert_id"], transition["state"]
+                    if state == "open":
+                        opened.add(alert_id)
+                    # of what was delivered the state says what is open, the log what is over
+                    known = last.get(alert_id, transition)
+                    if item.number >= position or known["state"] == state == "resolved":
+                        last[alert_id] = transition
         # The parent may have delivered and unlinked since the state was read: then read it anew.
         if not gap or _read_state(folder, files)[0] == position:
-            return last
+            return last, opened
 
 
 def _apply(open_now: dict[str, dict[str, Any]], transitions: Iterable[dict[str, Any]]) -> None:
@@ -164,6 +201,13 @@ def _apply(open_now: dict[str, dict[str, Any]], transitions: Iterable[dict[str, 
             open_now.pop(transition["alert_id"], None)
         else:
             open_now[transition["alert_id"]] = transition
+
+
+def _write_state(
+    folder: Path, position: int, open_now: dict[str, dict[str, Any]], files: Files
+) -> None:
+    state = {"version": 1, "position": position, "open": list(open_now.values())}
+    replace_durably(files, folder / STATE, json.dumps(state).encode())
 
 
 def _read_state(folder: Path, files: Files) -> tuple[int, dict[str, dict[str, Any]]]:

@@ -78,14 +78,21 @@ def row_counts(folder: Path, files: Files = OS_FILES) -> Iterator[tuple[int, int
             continue  # delivered and unlinked since it was listed
 
 
-def unlink_before(folder: Path, number: int, files: Files = OS_FILES) -> list[Segment]:
+def unlink_before(
+    folder: Path, number: int, files: Files = OS_FILES, *, keep_bytes: int = 0
+) -> list[Segment]:
     """Unlink sealed segments whose records all have numbers below `number`; return them.
 
     For whoever consumes a log that another process writes. The newest segment always stays: the
-    writer may be appending to it, and it carries the numbering over a restart.
+    writer may be appending to it, and it carries the numbering over a restart. Nothing is unlinked
+    while the log is no larger than keep_bytes.
     """
     segments = list_segments(folder, files)
     done = [s for s, following in pairwise(segments) if following.first <= number]
+    if done and keep_bytes:
+        sizes = [files.size(segment.path) for segment in segments]
+        over = [sum(sizes[at:]) > keep_bytes for at in range(len(done))]
+        done = done[: sum(over)]
     for segment in done:
         files.unlink(segment.path)
     if done:

@@ -71,6 +71,20 @@ def test_an_acknowledgement_is_never_dated_before_the_opening() -> None:
     assert b.acknowledge("a", "", "", T0 + SECOND)[0]["t"]["at"] == T0 + 50 * SECOND
 
 
+def test_an_alert_that_begins_once_more_is_a_new_opening() -> None:
+    """A silence whose device sent something old in between: the same id, and nobody looks after it yet."""
+    b = book(flap_count=2, flap_window=100)
+    b.take([change("a")], T0)
+    b.acknowledge("a", "kim", "on it", T0)
+    b.take([change("a", 2, "resolved", at=5, opened=0)], T0)
+    (entry,) = b.take([change("a", 3, "open", at=50, opened=0)], T0)
+    assert said([entry]) == [("a-4", "open", ("flapping",))]
+    assert "by" not in entry["t"]
+    resumed = book()
+    resumed.restore(b.snapshot())
+    assert resumed.alerts["a"].live
+
+
 @pytest.mark.parametrize(("state", "number"), [("pending", 1), ("resolved", 2)])
 def test_only_an_open_alert_is_acknowledged(state: str, number: int) -> None:
     b = book()

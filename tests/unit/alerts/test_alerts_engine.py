@@ -11,6 +11,7 @@ from tests.fakes.directory import directory
 from tests.fakes.readings import SECOND, readings, scores
 
 from greenlang_iot.alerts.engine import RuleEngine
+from greenlang_iot.alerts.episode import Ended
 from greenlang_iot.alerts.rule_file import Rule, RuleSet
 from greenlang_iot.model import flags as f
 from greenlang_iot.model.directory import Directory
@@ -207,6 +208,62 @@ def test_openings_are_bounded() -> None:
     e = engine(rule(range={"above": 0}), max_active=2)
     assert len(feed(e, [(s, 0, 1) for s in range(5)])) == 2
     assert e.suppressed == 3
+
+
+def test_a_silence_that_begins_within_the_cooldown_is_told_after_it() -> None:
+    """It was dated by when the reading was due, which stays within the cooldown however long the silence lasts."""
+    e = engine(rule(silence=10, cooldown=100))
+
+    def quiet(seconds: float, last: float) -> list[Transition]:
+        n = FLEET.n_series
+        spoke = np.zeros(n, np.int64)
+        spoke[0] = T0 + int(last * SECOND)
+        return e.evaluate_quiet(np.full(n, int(seconds * SECOND)), spoke)
+
+    (opened,) = quiet(11, last=0)
+    (resolved,) = feed(e, [(0, 15, 1)])
+    assert quiet(99, last=15) == []
+    (again,) = quiet(100, last=15)
+    assert [t.state for t in (opened, resolved, again)] == ["open", "resolved", "open"]
+    assert (again.opened_ns - T0) / SECOND == 25
+
+
+def test_another_shards_device_is_told_of_aside() -> None:
+    given = (
+        rule(range={"above": 90}, cooldown=60),
+        rule(name="held", range={"above": 90}, **{"for": 60}),
+        rule(name="both", expression="temperature > humidity"),
+    )
+    owner, other = engine(*given), engine(*given)
+    other.mine = np.array([False, True, True, True])
+    rows = [(HUMIDITY, 0, 1), (TEMPERATURE, 0, 91)]
+    told = feed(other, rows)
+    assert [(t.rule, t.state) for t in told] == [
+        ("mine", "open"),
+        ("mine", "resolved"),
+        ("both", "open"),
+        ("both", "resolved"),
+    ]
+    assert {t.flags for t in told} == {("aside",)}
+    assert not {t.alert_id for t in told} & {t.alert_id for t in feed(owner, rows)}
+    assert {t.rule for t in feed(other, [(TEMPERATURE, 59, 91)])} == {"both"}
+    assert {t.rule for t in feed(other, [(TEMPERATURE, 61, 91)])} == {"mine", "held", "both"}
+    assert other.grow(directory(1, names=["another"])) == []  # nobody was told of what is pending
+
+
+def test_what_is_over_is_known_after_a_restart() -> None:
+    given = rule(range={"above": 90}, cooldown=100)
+    first = engine(given)
+    opened, resolved = feed(first, [(0, 0, 91), (0, 10, 80)])
+    e = engine(given)
+    assert e.restore([], [Ended(resolved.as_dict(), was_open=True)]) == []
+    assert feed(e, [(0, 0, 91), (0, 10, 80), (0, 109, 91)]) == []
+    (later,) = feed(e, [(0, 110, 91)])
+    assert later.alert_id != opened.alert_id
+    e = engine(given)
+    assert e.restore([], [], [opened.as_dict()]) == []
+    e.mine = np.zeros(4, np.bool_)
+    assert feed(e, [(0, 50, 91)]) == []  # it belongs to the alert that another shard has
 
 
 # ---- restarts and reloads ------------------------------------------------------------------------------

@@ -24,6 +24,9 @@ FLEET = directory(2, sites=1)
         (b'{"status": 1}', None),
         (b'{"status": ["online"]}', None),
         (b"\xff", None),
+        (b'{"status": ' + b"[" * 100_000, None),
+        (b'{"status": ' + b"[" * 1_020 + b"]" * 1_020 + b"}", None),
+        (b'{"status": ' + b"9" * 5_000 + b"}", None),
     ],
 )
 def test_what_a_status_says(payload: bytes, online: bool | None) -> None:

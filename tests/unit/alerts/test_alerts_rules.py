@@ -8,6 +8,7 @@ import pytest
 from tests.fakes.directory import directory
 from tests.fakes.readings import MINUTE, SECOND, readings, scores
 
+from greenlang_iot.alerts.episode import Ended
 from greenlang_iot.alerts.rules import Alerter
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.model import flags as f
@@ -92,6 +93,16 @@ def test_one_alert_per_episode() -> None:
     assert [t.number for t in got] == [1, 2]
     assert [t.detector for t in got] == ["spike", "shift"]  # it lasts: said once
     assert states(feed(a, [0], start=len(codes))) == [("spike", "resolved")]  # the tenth in a row
+
+
+@pytest.mark.parametrize("code", [f.DETECTOR_CONTEXT, f.DETECTOR_SWING], ids=["context", "swing"])
+def test_what_lasts_is_not_over_after_three_normal_readings(code: int) -> None:
+    """A drift of hours was an alert of four minutes: its score comes near the threshold before it stays beyond."""
+    a = alerter()
+    rule = f.DETECTOR_NAMES[code]
+    assert states(feed(a, [code] + [0] * 9 + [code])) == [(rule, "open")]
+    assert feed(a, [0] * 9, start=11) == []
+    assert states(feed(a, [0], start=20)) == [(rule, "resolved")]
 
 
 def test_batches_of_one_give_the_same_transitions() -> None:
@@ -289,6 +300,17 @@ def silences(series: list[int], last_minute: int, overdue_minutes: int, never: b
     )
 
 
+def test_a_silence_that_begins_again_after_an_old_reading_goes_on_with_its_numbers() -> None:
+    """A buffered reading ended the alert; the newest is the same, so is the id: with number 1 the book had it already."""
+    a = alerter(cooldown=0)
+    (opened,) = a.evaluate_silence(silences([4], 10, 3, False), 0)
+    (resolved,) = feed(a, [0], start=4, flags=f.LATE)
+    (again,) = a.evaluate_silence(silences([4], 10, 3, False), 0)
+    assert (resolved.state, again.state) == ("resolved", "open")
+    assert again.alert_id == opened.alert_id
+    assert [t.number for t in (opened, resolved, again)] == [1, 2, 3]
+
+
 def test_silence_opens_once_and_resolves_at_the_first_reading() -> None:
     a = alerter()
     (opened,) = a.evaluate_silence(silences([4], 10, 3, False), 0)
@@ -351,6 +373,74 @@ def test_open_alerts_are_restored_and_neither_open_again_nor_restart_their_numbe
     (resolved,) = feed(again, [0] * 10, start=3)
     assert (resolved.alert_id, resolved.number) == (last[0].alert_id, 3)
     assert states(again.outage("gateway", False, T0 + 1, "up")) == [("outage", "resolved")]
+
+
+def test_what_is_over_is_known_after_a_restart() -> None:
+    """Neither a reading that comes again nor one within the cooldown opens it once more."""
+    opened, resolved = feed(alerter(cooldown=600), [SPIKE, 0, 0, 0])
+    again = alerter(cooldown=600)
+    assert again.restore([], [Ended(resolved.as_dict(), was_open=True)]) == []
+    assert feed(again, [SPIKE, 0, 0, 0]) == []
+    assert feed(again, [SPIKE], start=12) == []
+    (later,) = feed(again, [SPIKE], start=13)
+    assert later.alert_id != opened.alert_id
+    pending = alerter(cooldown=600)
+    pending.restore([], [Ended(resolved.as_dict(), was_open=False)])
+    assert states(feed(pending, [SPIKE], start=4)) == [("spike", "open")]
+
+
+def test_a_pending_alert_that_was_over_is_not_begun_again_by_the_same_reading() -> None:
+    """The book knows its numbers already: nobody would see it open."""
+    a = alerter(pending_for=120, cooldown=0)
+    first = feed(a, [SPIKE, 0, 0, 0])
+    assert states(first) == [("spike", "pending"), ("spike", "resolved")]
+    assert feed(a, [SPIKE]) == []
+    assert [t.state for t in feed(a, [SPIKE, SPIKE, SPIKE], start=5)] == ["pending", "open"]
+
+
+def test_a_shard_tells_of_another_shards_device_aside() -> None:
+    owner, other = alerter(cooldown=600), alerter(cooldown=600)
+    other.mine = np.array([True, True, False])
+    (alert,) = feed(owner, [SPIKE])
+    opened, resolved = feed(other, [SPIKE])
+    assert (opened.state, resolved.state) == ("open", "resolved")
+    assert (opened.flags, resolved.flags, alert.flags) == (("aside",), ("aside",), ())
+    assert resolved.alert_id == opened.alert_id != alert.alert_id
+    assert resolved.at_ns == opened.opened_ns == alert.opened_ns
+    assert (
+        resolved.summary
+        == "temperature of boiler-3 was heard late, after the layout of shards changed"
+    )
+    assert not other.active.any()
+    assert feed(other, [SPIKE], start=9) == []  # it cools down
+    assert states(feed(other, [SPIKE], series=0)) == [("spike", "open")]
+    waits = alerter(open_after=2)
+    waits.mine = np.array([True, True, False])
+    assert feed(waits, [SPIKE]) == []  # nobody would end what is pending
+    assert states(feed(waits, [SPIKE], start=1)) == [("spike", "open"), ("spike", "resolved")]
+
+
+def test_what_another_shard_looks_after_concerns_only_what_is_told_aside() -> None:
+    """A reload may give the device to this shard."""
+    (opened,) = feed(alerter(), [SPIKE], start=5)
+    a = alerter(cooldown=600)
+    assert a.restore([], [], [opened.as_dict()]) == []
+    a.mine = np.zeros(3, np.bool_)
+    assert feed(a, [SPIKE], start=6) == []
+    assert [t.flags for t in feed(a, [SPIKE], start=4)] == 2 * [("aside",)]  # older: not its
+    assert feed(a, [SPIKE], start=7) == []
+    a.mine = None
+    assert states(feed(a, [SPIKE, 0, 0, 0], start=8)) == [("spike", "open"), ("spike", "resolved")]
+    assert feed(a, [SPIKE], start=20) == []
+    assert states(feed(a, [SPIKE], start=22)) == [("spike", "open")]
+
+
+def test_what_comes_late_does_not_say_that_it_is_over() -> None:
+    """A kept session brings the normal readings from before the suspect one again."""
+    a = alerter()
+    feed(a, [SPIKE], start=5)
+    assert feed(a, [0, 0, 0, 0], start=2) == []
+    assert states(feed(a, [0, 0, 0], start=6)) == [("spike", "resolved")]
 
 
 def test_the_id_depends_on_rule_scope_and_opening_only() -> None:

@@ -51,6 +51,25 @@ def test_show_says_where_each_value_comes_from_and_masks_secrets(tmp_path: Path)
     assert "\x1b[" not in text
 
 
+def test_show_masks_what_is_secret_in_an_address(tmp_path: Path) -> None:
+    """A login before the @, and the path of a webhook: for many services it is the password."""
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "alerts:\n  notifiers:\n"
+        "  - {name: a, kind: alertmanager, url: 'https://me:hunter2@am.example/alerts'}\n"
+        "  - {name: w, kind: webhook, url: 'https://hook.example/services/hunter2?key=hunter2'}\n"
+        "  - {name: l, kind: log}\n"
+    )
+    result = run("config", "show", "alerts.notifiers", "--config", config, "--json")
+    assert "hunter2" not in result.stdout
+    shown = json.loads(result.stdout)
+    assert [shown[f"alerts.notifiers[{i}].url"]["value"] for i in range(3)] == [
+        "https://********@am.example/alerts",
+        "https://hook.example/********",
+        "",
+    ]
+
+
 def test_show_only_what_was_changed_below_a_prefix(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("runtime:\n  shards: 3\nlog:\n  level: debug\n")

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import gzip
 import json
 import os
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 from tests.fakes.mqtt_client import RawClient
+from tests.fakes.payload_formats import metric, sparkplug
 from typer.testing import CliRunner, Result
 
 from greenlang_iot.cli.main import app
@@ -211,9 +213,9 @@ def test_a_hundred_thousand_rows_with_ten_bad_ones(tmp_path: Path) -> None:
     assert load(tmp_path / "big.json").n_devices == 99_990
 
 
-async def discover(tmp_path: Path, port: int, *more: object) -> Result:
+async def discover(tmp_path: Path, port: int, *more: object, formats: str = "") -> Result:
     config = tmp_path / "c.yaml"
-    config.write_text(f"mqtt:\n  brokers:\n    - {{host: 127.0.0.1, port: {port}}}\n")
+    config.write_text(f"mqtt:\n  brokers:\n    - {{host: 127.0.0.1, port: {port}}}\n{formats}")
     arguments = ("devices", "discover", "--config", config, "--output", tmp_path / "p.json", *more)
     return await asyncio.to_thread(run, *arguments)
 
@@ -261,6 +263,46 @@ async def test_discover_proposes_units_and_intervals(tmp_path: Path) -> None:
     said = json.loads(result.stdout)
     assert "m-1: odd came without a unit; 1 is a guess" in said["notes"]
     assert said["strange"] > 0
+
+
+async def test_discover_hears_other_formats_and_what_is_compressed(tmp_path: Path) -> None:
+    broker = Broker()
+    await broker.start()
+    formats = """  formats:
+    - {topic: "lines/{site}/{device}", format: line-protocol, metrics: {p: power, s: null}}
+    - {topic: "spBv1.0/{org}/{type}/{site}/{device}", format: sparkplug-b}
+"""
+    try:
+        listening = asyncio.ensure_future(
+            discover(tmp_path, broker.port, "--for", 1, formats=formats)
+        )
+        client = await RawClient.connected(broker.port, "devices")
+        json_text = b'{"ts":1714566896,"metric":"co2","value":600,"unit":"ppm"}'
+        while not listening.done():
+            for topic, body in (
+                ("greenlang/o/s/air-1/telemetry", gzip.compress(json_text)),
+                ("greenlang/o/s/air-2/telemetry", gzip.compress(json_text)[:-2]),
+                ("lines/north/m-1", b"meter p=3.5,s=1 1714566896000000000"),
+                ("spBv1.0/o/DBIRTH/s/kiln", sparkplug(metric("temperature", 900.0), seq=1)),
+                ("spBv1.0/o/XBIRTH/s/kiln", b""),
+            ):
+                await client.publish(topic, body)
+            await asyncio.sleep(0.05)
+        result = await listening
+    finally:
+        await broker.stop()
+    assert result.exit_code == 0
+    document = json.loads((tmp_path / "p.json").read_text())
+    assert [(d["id"], d["org"], d["site"]) for d in document["devices"]] == [
+        ("air-1", "o", "s"),
+        ("kiln", "o", "s"),
+        ("m-1", "unnamed", "north"),
+    ]
+    assert [list(body["metrics"]) for body in document["types"].values()] == [
+        ["co2"],
+        ["temperature"],
+        ["power"],
+    ]
 
 
 async def test_discover_says_when_nothing_comes_and_never_writes_over(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from greenlang_iot.cli.main import app
 from greenlang_iot.model.errors import GatewayError, InputError
 from greenlang_iot.observe.access import Tokens
 from greenlang_iot.observe.admin import AdminServer, Status
+from greenlang_iot.runtime.gateway import _InstanceLock
 from greenlang_iot.settings.model import AdminSettings
 from greenlang_iot.simulate.ca import Authority
 
@@ -25,9 +26,10 @@ Answer = tuple[bool, dict[str, Any]]
 
 @contextmanager
 def gateway(folder: Path, answer: Answer, **admin: Any) -> Iterator[Path]:
-    """The settings file of a running admin endpoint."""
+    """The settings file of a running admin endpoint, and of its data_dir."""
     data = folder / "data"
-    data.mkdir()
+    lock = _InstanceLock(data / "run" / "gateway.pid", "gateway")
+    lock.__enter__()
     loop = asyncio.new_event_loop()
 
     async def reload(actor: str) -> Answer:
@@ -47,6 +49,7 @@ def gateway(folder: Path, answer: Answer, **admin: Any) -> Iterator[Path]:
         thread.join()
         loop.run_until_complete(server.stop())
         loop.close()
+        lock.__exit__()
 
 
 def reload(config: Path, *more: str) -> Result:
@@ -81,7 +84,6 @@ def test_it_says_what_was_taken_over(tmp_path: Path, with_tls: bool) -> None:
 def test_it_finds_a_gateway_on_a_port_of_the_systems_choice(tmp_path: Path) -> None:
     with gateway(tmp_path, (False, {"reasons": ["it was asked"]})) as config:
         document = yaml.safe_load(config.read_text())
-        (tmp_path / "data" / "run").mkdir()
         url = f"http://127.0.0.1:{document['admin']['port']}\n"
         (tmp_path / "data" / "run" / "admin-url").write_text(url)
         document["admin"]["port"] = 0
@@ -127,11 +129,29 @@ def test_somebody_else_answers(tmp_path: Path) -> None:
             thread.join()
 
 
-def test_no_gateway_is_one_sentence(tmp_path: Path) -> None:
+def test_whoever_took_the_port_of_a_gateway_that_does_not_run_gets_no_token(
+    tmp_path: Path,
+) -> None:
+    """Any user of the machine can listen where the gateway will: the token would be theirs for ever."""
     with gateway(tmp_path, (True, {})) as config:
         pass
-    with pytest.raises(GatewayError, match=r"no gateway answers at 127\.0\.0\.1:\d+ \(conn"):
-        reload(config)
+    port = yaml.safe_load(config.read_text())["admin"]["port"]
+    with socket.create_server(("127.0.0.1", port)) as other:
+        other.setblocking(False)
+        with pytest.raises(GatewayError, match=r"no gateway runs with the data_dir .*data"):
+            reload(config)
+        with pytest.raises(BlockingIOError):
+            other.accept()
+
+
+def test_no_gateway_is_one_sentence(tmp_path: Path) -> None:
+    with gateway(tmp_path, (True, {})) as config:
+        document = yaml.safe_load(config.read_text())
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            document["admin"]["port"] = other.getsockname()[1]
+        config.write_text(yaml.safe_dump(document))
+        with pytest.raises(GatewayError, match=r"no gateway answers at 127\.0\.0\.1:\d+ \(conn"):
+            reload(config)
     (tmp_path / "data" / "admin-token").unlink()
     with pytest.raises(InputError, match="no gateway was started on this data_dir yet"):
         reload(config)

@@ -228,6 +228,7 @@ async def test_what_a_shard_that_is_down_has_heard_is_not_known(api: Api) -> Non
         ("devices", {"state": "dead"}, 400, "state: one of ok, silent, never, disabled, unknown"),
         ("devices", {"sort": "id"}, 400, "'sort' means nothing here"),
         ("devices", {"q": "x" * 257}, 400, "q: at most 256 characters"),
+        ("devices", {"q": "x " * 9}, 400, "q: at most 8 words"),
         ("devices/pump-9", {}, 404, "There is no device 'pump-9'"),
         ("devices/pump-9/series", {"metric": "flow"}, 404, "There is no device 'pump-9'"),
         ("devices/pump-1/series", {}, 400, "metric: say which one"),
@@ -299,6 +300,11 @@ async def test_a_counter_that_began_anew_gives_no_negative_rate(api: Api) -> Non
     shard.set(cell("messages_received"), 30)
     overview.sample(2.0, 2.0)
     assert (await api.get("overview"))[1]["rates"]["messages"] == 30.0
+
+
+async def test_a_head_opens_no_stream(api: Api) -> None:
+    async with api.session.head("/api/v1/events") as answer:
+        assert answer.status == 405
 
 
 async def test_readings_of_a_watched_device_come_as_events(api: Api) -> None:

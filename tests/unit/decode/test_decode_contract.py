@@ -109,6 +109,8 @@ def test_array_of_either_keeps_its_good_readings(fast: bool) -> None:
         ('"2024-05-01T14:34:56+02"', 1_714_566_896_000_000_000),
         ('"2024-05-01T12:34:56.123456789Z"', 1_714_566_896_123_456_789),
         ('"2024-02-29T23:59:59,5Z"', 1_709_251_199_500_000_000),
+        ('"2016-12-31T23:59:60Z"', 1_483_228_800_000_000_000),  # a leap second, as POSIX counts it
+        ('"2017-01-01T01:29:60.5+01:30"', 1_483_228_800_500_000_000),
         ("1714566896", 1_714_566_896_000_000_000),
         ("1714566896.123456", 1_714_566_896_123_456_000),
         ("1.714566896e9", 1_714_566_896_000_000_000),
@@ -157,6 +159,8 @@ GOOD_TS = '"ts":1714566896'
         (f'{{{GOOD_TS},"values":{{"temperature":null}}}}', "values.temperature", Reason.NOT_A_NUMBER),
         ('{"metric":"temperature","value":1}', "value", Reason.TS_MISSING),
         ('{"ts":"noon","metric":"temperature","value":1}', "value", Reason.TS_INVALID),
+        ('{"ts":"2024-05-01T12:34:60Z","metric":"temperature","value":1}', "value", Reason.TS_INVALID),
+        ('{"ts":"2024-05-01T23:59:60+02:00","metric":"temperature","value":1}', "value", Reason.TS_INVALID),
         ('{"ts":1e10,"metric":"temperature","value":1}', "value", Reason.TS_INVALID),
         ('{"ts":1713566896,"metric":"temperature","value":1}', "value", Reason.TS_TOO_OLD),
         ('{"ts":1714567496,"metric":"temperature","value":1}', "value", Reason.TS_IN_FUTURE),
@@ -191,6 +195,15 @@ def test_units_are_converted(fast: bool) -> None:
     assert decoded.readings.value.tolist() == [value]
     assert decoded.readings.flags.tolist() == [CONVERTED | TEXT_IN_ARENA]
     assert text(decoded, 0) == repr(value).encode()
+
+
+def test_a_unit_beside_values_is_that_of_all_of_them(fast: bool) -> None:
+    payload = f'{{{GOOD_TS},"unit":"degF","values":{{"temperature":176,"humidity":40}}}}'
+    found = decode(payload, fast=fast)
+    assert [round(x, 9) for x in found.readings.value.tolist()] == [80]
+    assert found.rejects[0].paths == [("values.humidity", Reason.UNKNOWN_UNIT.value)]
+    found = decode(f'{{{GOOD_TS},"unit":null,"values":{{"temperature":21}}}}', fast=fast)
+    assert found.rejects[0].paths == [("values.temperature", Reason.BAD_SHAPE.value)]
 
 
 def test_disabled_metric_is_unknown(fast: bool) -> None:

@@ -164,7 +164,9 @@ class Payloads:
         sep = "T" if not self.flaw() else rng.choice("t _")
         clock = rng.choice(["12:34:56", "00:00:00", "03:59:59"])
         clock = (
-            clock if not self.flaw() else rng.choice(["24:00:00", "23:59:60", "12:34", "23:60:59"])
+            clock
+            if not self.flaw()
+            else rng.choice(["24:00:00", "23:59:60", "22:29:60", "12:34", "23:60:59", "23:59:61"])
         )
         fraction = rng.choice(["", ".789", "." + self.digits(9)])
         fraction = fraction if not self.flaw() else rng.choice([",5", ".", "." + self.digits(20)])
@@ -439,7 +441,13 @@ def test_the_seeds_reach_both_paths_and_every_reason() -> None:
     assert decoded.fast > 500
     assert decoded.messages - decoded.fast > 1000
     found = {reason for reject in decoded.rejects for _, reason in reject.paths}
-    other = {Reason.SINK_REFUSED, Reason.NON_FINITE, Reason.UNKNOWN_ALIAS, Reason.OVER_RATE}
+    other = {
+        Reason.SINK_REFUSED,
+        Reason.NON_FINITE,
+        Reason.UNKNOWN_ALIAS,
+        Reason.BAD_QUALITY,
+        Reason.OVER_RATE,
+    }
     assert found == set(Reason) - other
 
 

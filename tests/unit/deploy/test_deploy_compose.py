@@ -115,6 +115,7 @@ def test_every_container_may_do_little(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
     assert "privileged" not in service
+    assert service["ulimits"]["core"] == 0  # it would hold the secrets
     user = service["user"].split(":")[0]
     assert int(user) > 0
     if name not in ("setup", "gateway"):  # the one ends by itself, the other's is in the image
@@ -213,7 +214,7 @@ def test_its_settings_are_accepted_and_warn_of_nothing_unknown(loaded: Loaded) -
         "influxdb",
         "kafka",
     }
-    expected = ("is open to group or others", "plain HTTP")
+    expected = ("is open to group or others", "may be read by every user", "plain HTTP")
     for warning in loaded.warnings:
         assert any(part in warning for part in expected), warning
 

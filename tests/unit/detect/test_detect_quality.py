@@ -184,6 +184,25 @@ def test_noise_that_wanders_is_left_alone() -> None:
     )  # 277 before averages knew of seconds
 
 
+def test_a_new_series_that_wanders_has_not_shifted() -> None:
+    """Each reading remembers nearly all of the one before, as temperatures and loads do; 100 readings after warm-up."""
+    rng = np.random.default_rng(41)
+    x = rng.normal(size=(130, SERIES))
+    for minute in range(1, len(x)):
+        x[minute] = 0.95 * x[minute - 1] + math.sqrt(1 - 0.95**2) * x[minute]
+    assert (
+        news(20.0 + x).any(axis=0).mean() <= 0.05
+    )  # 0.2 while runs of one side were learnt slowly
+
+
+@pytest.mark.parametrize("at", [40, 60, 100])
+def test_a_new_series_that_shifts_is_found(at: int) -> None:
+    """Six deviations, some readings after warm-up: the shift must not be learnt while it is found."""
+    x = np.random.default_rng(41).normal(size=(130, SERIES))
+    x[at:] += 6.0
+    assert news(20.0 + x)[at : at + 5].any(axis=0).mean() >= 0.9
+
+
 def test_far_readings_of_a_new_series_prove_less() -> None:
     """Student's t with three degrees of freedom, for a quarter of a day."""
     x = np.random.default_rng(32).standard_t(3, (360, SERIES))

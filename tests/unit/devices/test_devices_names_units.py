@@ -47,6 +47,18 @@ def test_metric_names_that_a_stored_line_cannot_hold(name: str) -> None:
         ("km/h", "m/s", 36, 10),
         ("MWh", "kWh", 1, 1000),
         ("mm/s", "m/s", 1, 0.001),
+        # SenML's registry: ratios, and the secondary units of RFC 8798
+        ("/", "%", 0.5, 50),
+        ("/1000", "/100", 5, 0.5),
+        ("kvarh", "varh", 2, 2000),
+        ("kVAh", "VAh", 2, 2000),
+        ("km", "m", 2, 2000),
+        ("ms", "s", 1500, 1.5),
+        ("MHz", "kHz", 2, 2000),
+        ("mm/h", "m/s", 3600, 0.001),
+        ("mAh", "Ah", 500, 0.5),
+        ("mS/cm", "uS/cm", 2, 2000),
+        ("\u03bcg/m³", "\u00b5g/m³", 3, 3),
     ],
 )
 def test_conversions(source: str, target: str, value: float, want: float) -> None:

@@ -72,6 +72,12 @@ def test_what_is_refused_and_where() -> None:
     ]
 
 
+def test_numbers_that_are_not_finite() -> None:
+    got = read(f"cpu free=NaN,usage_idle=+Inf,door=-infinity,cpu=1e400 {NOW}")
+    names = ("free", "usage_idle", "door", "cpu")
+    assert got.rejects == [[(f"[0].{name}", "non_finite") for name in names]]
+
+
 def test_escapes_in_names() -> None:
     made = make("line-protocol", {"metric": "{measurement}|{field}"})
     [one] = made.read(Payload(b"a\\,b\\ c,t\\=g=1 f\\=\\ g=1 5", "x"))

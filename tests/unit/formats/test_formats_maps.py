@@ -11,6 +11,7 @@ from tests.fakes.format_decoder import NOW_MS, FormatDecoder, Read
 from tests.fakes.payload_formats import cbor, cbor_head, msgpack
 
 from greenlang_iot.formats.catalog import make
+from greenlang_iot.formats.maps import msgpack_document
 
 TEXT = "2024-05-01T12:34:56.789Z"
 AT = NOW_MS * 1_000_000
@@ -60,9 +61,102 @@ def timed(head: bytes) -> bytes:
     return b"\xa3" + cbor(pairs)[1:] + cbor("ts") + head
 
 
-def test_cbor_times(in_cbor: FormatDecoder) -> None:
-    for head in (b"\xc0" + cbor(TEXT), b"\xc1" + cbor(NOW_MS / 1000)):
-        assert [r.ts for r in in_cbor.read(timed(head)).rows] == [AT]
+@pytest.mark.parametrize(
+    ("head", "ts"),
+    [
+        (b"\xc0" + cbor(TEXT), AT),
+        (b"\xc0" + cbor(TEXT[:-1] + "123456z"), AT + 123_456),
+        (b"\xc1" + cbor(NOW_MS / 1000), AT),
+        (b"\xc1" + cbor(NOW_MS // 1000), AT - 789_000_000),
+        (b"\xc4" + cbor([-3, NOW_MS]), AT),  # a decimal fraction, by its magnitude
+    ],
+)
+def test_cbor_times(in_cbor: FormatDecoder, head: bytes, ts: int) -> None:
+    assert [r.ts for r in in_cbor.read(timed(head)).rows] == [ts]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\xc0" + cbor("yesterday"),
+        b"\xc0" + cbor(NOW_MS),
+        b"\xc1" + cbor(TEXT),
+        b"\xc1" + cbor(float("nan")),
+        b"\xc1" + cbor(1e300),
+        b"\xc1" + cbor(2**62),
+        b"\xc1" + cbor(None),
+    ],
+)
+def test_cbor_dates_that_are_none_cost_only_their_reading(
+    in_cbor: FormatDecoder, head: bytes
+) -> None:
+    assert one(in_cbor.read(timed(head))) == ("value", "ts_invalid")
+
+
+def test_a_time_is_no_value(in_cbor: FormatDecoder, in_msgpack: FormatDecoder) -> None:
+    head = {"metric": "humidity", "ts": NOW_MS}
+    in_tags = b"\xa3" + cbor(head)[1:] + cbor("value") + b"\xc1" + cbor(40)
+    assert one(in_cbor.read(in_tags)) == ("value", "not_a_number")
+    in_ext = b"\x83" + msgpack(head)[3:] + msgpack("value") + b"\xd6\xff" + bytes(4)
+    assert one(in_msgpack.read(in_ext)) == ("value", "not_a_number")
+
+
+@pytest.mark.parametrize(
+    ("extension", "ns"),
+    [
+        (b"\xd6\xff" + struct.pack(">I", NOW_MS // 1000), AT - 789_000_000),
+        (b"\xd7\xff" + struct.pack(">Q", 789_000_001 << 34 | NOW_MS // 1000), AT + 1),
+        (b"\xc7\x0c\xff" + struct.pack(">Iq", 789_000_001, NOW_MS // 1000), AT + 1),
+    ],
+)
+def test_messagepack_s_own_timestamps(in_msgpack: FormatDecoder, extension: bytes, ns: int) -> None:
+    payload = b"\x83" + msgpack({"metric": "humidity", "value": 40})[3:] + msgpack("ts") + extension
+    assert [r.ts for r in in_msgpack.read(payload).rows] == [ns]
+
+
+def test_other_extensions_and_timestamps_that_are_none(in_msgpack: FormatDecoder) -> None:
+    head = b"\x83" + msgpack({"metric": "humidity", "value": 40})[3:] + msgpack("ts")
+    too_many_ns = b"\xc7\x0c\xff" + struct.pack(">Iq", 10**9, 5)
+    assert one(in_msgpack.read(head + too_many_ns)) == ("value", "ts_invalid")
+    for extension in (b"\xd4\xff\x00", b"\xd6\x05" + bytes(4), b"\xc7\x00\xff"):
+        assert one(in_msgpack.read(head + extension)) == ("", "malformed")
+
+
+def test_what_stands_behind_the_item_is_not_passed_over(
+    in_cbor: FormatDecoder, in_msgpack: FormatDecoder
+) -> None:
+    for made, write in ((in_cbor, cbor), (in_msgpack, msgpack)):
+        good = write({"metric": "humidity", "ts": NOW_MS, "value": 40})
+        assert len(made.read(good).rows) == 1
+        for payload in (good + good, good + b"\x00", good[:-1], b""):
+            assert one(made.read(payload)) == ("", "malformed")
+
+
+LEAVES = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False)
+DOCUMENTS = st.recursive(
+    LEAVES | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(DOCUMENTS, st.binary(max_size=12), st.data())
+def test_a_messagepack_document_is_all_of_its_bytes(
+    document: Any, more: bytes, data: st.DataObject
+) -> None:
+    written = msgpack(document)
+    assert msgpack_document(written) == document
+    cut = data.draw(st.integers(0, len(written) - 1))
+    for wrong in (written[:cut], written + more if more else b""):
+        with pytest.raises(ValueError, match=r"."):
+            msgpack_document(wrong)
+
+
+def test_cbor_that_says_it_is_cbor(in_cbor: FormatDecoder) -> None:
+    payload = cbor({"metric": "humidity", "ts": NOW_MS, "value": 40})
+    assert len(in_cbor.read(b"\xd9\xd9\xf7" + payload).rows) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -183,6 +184,20 @@ def test_json_on_the_default_topic_may_be_compressed_too(squeeze: object) -> Non
     assert [row.value for row in read.rows] == [21, 21]
     assert read.rejects == [[("", "malformed")]]
     assert read.decoded.fast == 1
+
+
+@every_squeezer
+def test_members_and_frames_are_one_content(squeeze: Callable[[bytes], bytes]) -> None:
+    payload = b'{"ts":1714566896789,"metric":"temperature","value":21}'
+    parts = b"".join(map(squeeze, (payload[:20], b"", payload[20:])))
+    assert [row.value for row in shared("json").read(parts).rows] == [21]
+    for broken in (parts[:-3], parts + b"x", parts + gzip.compress(b" ")[:5]):
+        assert shared("json").read(broken).rejects == [[("", "malformed")]]
+    half = squeeze(payload + b" " * (LIMITS.max_payload_bytes // 2))
+    assert shared("json").read(half + half).rejects == [[("", "too_large")]]
+    many = squeeze(payload) + squeeze(b"") * 63
+    assert len(shared("json").read(many).rows) == 1
+    assert shared("json").read(many + squeeze(b"")).rejects == [[("", "malformed")]]
 
 
 @every_squeezer

@@ -54,6 +54,23 @@ def test_base_values_hold_until_they_are_replaced() -> None:
     ]
 
 
+def test_a_value_that_is_missing_beside_a_base_value_is_zero() -> None:
+    """RFC 8428, 4.5.4."""
+    got = read([{"bt": T, "bv": 20, "n": "temperature"}, {"n": "temperature", "t": 1}])
+    assert [(r.ts // NS - T, r.value) for r in got.rows] == [(0, 20), (1, 20)]
+    got = read([{"bt": T, "bv": 20}, {"n": "power", "s": 3}, {"n": "door", "vs": "open"}])
+    assert [(r.metric, r.value) for r in got.rows] == [("power_sum", 3)]
+    assert got.rejects == [[("[2].vs", "not_a_number")]]
+
+
+@pytest.mark.parametrize(("version", "rows"), [(5, 1), (10, 1), (26, 1), (11, 0), (42, 0), (58, 0)])
+def test_versions_are_features(version: int, rows: int) -> None:
+    """RFC 9100: 26 is RFC 8428 with secondary units; bits that are not known are refused."""
+    got = read([{"bver": version, "n": "power", "t": T, "u": "W", "v": 1}])
+    assert [r.value for r in got.rows] == [1] * rows
+    assert got.rejects == ([] if rows else [[("", "malformed")]])
+
+
 def test_sums_become_readings_of_their_own() -> None:
     got = read(
         [

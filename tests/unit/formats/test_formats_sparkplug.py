@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from tests.fakes.directory import directory
 from tests.fakes.format_decoder import NOW, NOW_MS, FormatDecoder, Read
-from tests.fakes.payload_formats import metric, sparkplug
+from tests.fakes.payload_formats import field, metric, sparkplug
 
 from greenlang_iot.formats.sparkplug_proto import Payload
 
@@ -168,11 +168,75 @@ def test_a_birth_gives_an_alias_to_another_metric() -> None:
     assert row.metric == "humidity"
 
 
-def test_commands_and_unknown_types_are_not_ours() -> None:
+def test_commands_are_not_ours() -> None:
     plant = Plant()
-    for kind, device in (("NCMD", ""), ("DCMD", "d003"), ("XDATA", ""), ("NDATA", "d003")):
+    for kind, device in (("NCMD", ""), ("DCMD", "d003")):
         read = plant.send(kind, metric("temperature", 1.0), device=device)
         assert (read.rows, read.rejects, asked(read)) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "device"), [("XDATA", ""), ("NDATA", "d003"), ("DDATA", ""), ("ddata", "d003")]
+)
+def test_types_that_the_specification_does_not_know(kind: str, device: str) -> None:
+    read = Plant().send(kind, metric("temperature", 1.0), device=device)
+    assert (read.rows, read.rejects, asked(read)) == ([], [[("", "bad_topic")]], [])
+
+
+def test_an_alias_that_the_birth_lacks_is_asked_for_now_and_then() -> None:
+    plant = Plant()
+    plant.born()
+    read = plant.send("NDATA", metric(value=1.0, alias=0), metric(value=1.0, alias=99), seq=2)
+    assert (len(read.rows), read.rejects) == (1, [[("metrics[1]", "unknown_alias")]])
+    assert asked(read) == ["spBv1.0/site-1/NCMD/d001"]
+    plant.born()  # and lacks it again
+    plant.now += 60_000_000_000
+    assert asked(plant.send("NDATA", metric(value=1.0, alias=99), seq=2)) == []
+    plant.now += 540_000_000_000
+    assert asked(plant.send("NDATA", metric(value=1.0, alias=0), seq=3)) == [
+        "spBv1.0/site-1/NCMD/d001"
+    ]
+
+
+def test_what_is_lost_is_asked_for_at_once_beside_an_alias_that_the_birth_lacks() -> None:
+    plant = Plant()
+    plant.born()
+    assert len(asked(plant.send("NDATA", metric(value=1.0, alias=99), seq=2))) == 1
+    plant.now += 10_000_000_000
+    assert asked(plant.send("NDATA", metric(value=1.0, alias=99), seq=3)) == []
+    assert len(asked(plant.send("NDATA", metric(value=1.0, alias=99), seq=9))) == 1  # a gap
+
+
+def test_no_rebirth_is_asked_for_where_it_had_more_than_is_remembered() -> None:
+    plant = Plant(options={"max_metrics_per_node": 4})
+    names = [metric(f"m{i}", 1.0, alias=i) for i in range(3)]
+    plant.send("NBIRTH", metric("temperature", 1.0, alias=8), *names, seq=0)
+    read = plant.send("NDATA", metric(value=1.0, alias=1), seq=1)
+    assert (read.rejects, asked(read)) == ([[("metrics[0]", "unknown_alias")]], [])
+
+
+@pytest.mark.parametrize("quality", [0, 500, 77])
+def test_a_value_that_its_source_calls_bad_or_stale_is_no_reading(quality: int) -> None:
+    plant = Plant()
+    read = plant.send(
+        "NDATA",
+        metric("temperature", 1.0, quality=quality),
+        metric("temperature", quality=quality),
+        metric("temperature", 2.0, quality=192),
+    )
+    assert [row.value for row in read.rows] == [2.0]
+    assert read.rejects == [[(f"metrics[{i}].temperature", "bad_quality") for i in (0, 1)]]
+
+
+def test_what_is_in_a_body_is_not_passed_over() -> None:
+    plant = Plant()
+    topic = "spBv1.0/site-1/NDATA/d001"
+    body, of_ours = field(5, b"more"), metric("temperature", 1.0)
+    compressed = field(4, b"SPBV1.0_COMPRESSED") + sparkplug(metric("algorithm", "GZIP"), seq=3)
+    for payload in (body, compressed + body):
+        assert plant.gateway.read(payload, topic=topic).rejects == [[("", "malformed")]]
+    payload = sparkplug(of_ours, ts=NOW_MS) + body
+    assert len(plant.gateway.read(payload, topic=topic).rows) == 1
 
 
 def test_a_node_that_is_no_registered_device_counts_but_gives_no_readings() -> None:

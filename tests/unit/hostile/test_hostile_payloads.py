@@ -15,10 +15,11 @@ from tests.fakes.directory import directory
 from tests.fakes.rows import scores
 
 from greenlang_iot.decode.decoder import Decoder
-from greenlang_iot.encode.deadletter import encode, from_rejects
+from greenlang_iot.encode.deadletter import encode, from_rejects, resubmission
 from greenlang_iot.encode.lines import LineEncoder
 from greenlang_iot.model.batches import Decoded
 from greenlang_iot.model.flags import FRAME_CUT
+from greenlang_iot.model.outcomes import DeadLetter
 from greenlang_iot.settings.model import InfluxSettings, LimitSettings
 
 TEMPLATE = "greenlang/{org}/{site}/{device}/telemetry"
@@ -197,3 +198,10 @@ def test_what_an_attacker_can_write_into_one_dead_letter_is_bounded() -> None:
     (letter,) = from_rejects(found.rejects, NOW)
     assert len(encode(letter)) < 4 * MOST
     assert max(len(path) for path, _ in letter.paths) < 200
+
+
+def test_a_deep_payload_does_not_end_a_replay() -> None:
+    """orjson takes 1,024 levels, the standard library 990 or so: one such message ended `dead-letter replay`."""
+    deep = b'{"ts":1,"metric":"x","value":1,"e":' + b"[" * 1_020 + b"]" * 1_020 + b"}"
+    letter = DeadLetter("message", 1, payload=deep, paths=(("value", "unit_mismatch"),))
+    assert resubmission(letter) == deep

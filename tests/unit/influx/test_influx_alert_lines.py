@@ -1,6 +1,7 @@
 """Alert transitions as line protocol, read back by the stand-in's strict parser."""
 
 import math
+from dataclasses import replace
 
 from tests.fakes.lineprotocol import parse
 
@@ -43,6 +44,7 @@ def test_a_transition_is_one_line() -> None:
     }
     assert point.fields == {
         "alert_id": "9f3a",
+        "at": 1_795_000_000_000_000_005,
         "detector": "spike",
         "expected": 21.0,
         "flags": "silenced,flapping",
@@ -52,7 +54,16 @@ def test_a_transition_is_one_line() -> None:
         "summary": '99.5 Cel, "far" from 21.0 \\ 3',
         "value": 99.5,
     }
-    assert point.time == 1_795_000_000_000_000_005
+    assert point.time is not None
+    assert 0 <= point.time - 1_795_000_000_000_000_005 < 1_000_000
+
+
+def test_transitions_of_one_time_are_kept_apart_and_each_is_always_the_same_point() -> None:
+    """InfluxDB keeps one point for each time and tags: of two alerts that one reading ended it had one."""
+    lines = [alert_line(replace(OPENED, alert_id=f"{n}")).decode() for n in range(20)]
+    lines += [alert_line(replace(OPENED, number=n)).decode() for n in range(20)]
+    assert len({parse(line).time for line in lines}) == len(set(lines)) == 40
+    assert alert_line(OPENED) == alert_line(OPENED)
 
 
 def test_what_does_not_apply_is_left_out() -> None:
@@ -61,4 +72,4 @@ def test_what_does_not_apply_is_left_out() -> None:
     )
     point = parse(alert_line(gateway).decode())
     assert point.tags == {"rule": "outage", "severity": "critical", "state": "open"}
-    assert set(point.fields) == {"alert_id", "detector", "number", "opened", "score"}
+    assert set(point.fields) == {"alert_id", "at", "detector", "number", "opened", "score"}

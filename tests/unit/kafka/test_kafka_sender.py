@@ -359,6 +359,23 @@ async def test_what_is_remembered_is_bounded() -> None:
     assert await task == Outcome(1)
 
 
+async def test_what_failed_before_it_was_queued_is_not_overtaken(fake: type[FakeProducer]) -> None:
+    """The chunk of later readings came from its back-off first: a device's readings were out of order."""
+    fake.topics = {}
+    one, first, second = sender(), body((0, [b"a"])), body((0, [b"b"]))
+    with pytest.raises(SinkError, match="no topic"):
+        await one.send(first, 1)
+    fake.topics[TOPIC] = 1
+    later, producer = await started(one, second, 2)
+    assert producer.queued() == [(0, [b"a"]), (0, [b"b"])]
+    producer.answer(0)
+    producer.answer(1)
+    assert await later == Outcome(1)
+    assert await one.send(first, 1) == Outcome(1)
+    assert len(producer.batches) == 2
+    await one.close()
+
+
 async def nothing_new(settings: KafkaSettings) -> None:
     """Stands for why_unreachable."""
 

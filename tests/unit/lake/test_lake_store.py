@@ -3,6 +3,7 @@
 import asyncio
 import os
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +326,31 @@ async def test_a_lake_that_cannot_be_opened_is_down(tmp_path: Path) -> None:
     assert busy.value.down
     await sender.close()
     await sender.close()
+
+
+async def test_the_loop_goes_on_while_the_lake_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new writer copies and syncs the newest segment: on a slow disk the shard stood still, and was taken for dead."""
+    await send(tmp_path / "shard-0", [body(0)])
+    begun, go_on, genuine = threading.Event(), threading.Event(), OsFiles.sync
+
+    def sync(files: OsFiles, fd: int) -> None:
+        begun.set()
+        assert go_on.wait(20), "the loop stood still"
+        genuine(files, fd)
+
+    monkeypatch.setattr(OsFiles, "sync", sync)
+    sender = LakeSender(SETTINGS, tmp_path / "shard-0")
+    opening = asyncio.ensure_future(sender.open())
+    while not begun.is_set():
+        await asyncio.sleep(0)
+    opening.cancel()  # the drain does not wait for it, and the folder is let go of all the same
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await sender.close()
+    await send(tmp_path / "shard-0", [body(100)])
 
 
 async def test_a_full_lake_says_so(tmp_path: Path) -> None:

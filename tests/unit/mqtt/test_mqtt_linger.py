@@ -7,7 +7,7 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenlang_iot.mqtt.linger import FEWEST, LONGEST, MOST, WORTH_FLUSHING, Linger
+from greenlang_iot.mqtt.linger import FEWEST, LONGEST, LOOK, MOST, WORTH_FLUSHING, Linger
 
 
 async def over(linger: Linger) -> None:
@@ -77,22 +77,24 @@ async def test_what_is_woken_is_read_before_it_is_gone_through() -> None:
 
 
 class Shares:
-    """Clocks of a thread that uses, of each second, the share that is next."""
+    """Clocks of a thread that uses, of each such time in seconds, the share that is next."""
 
-    def __init__(self, *shares: float) -> None:
+    def __init__(self, *shares: float, each: float = 1.0) -> None:
         self._shares = list(shares)
+        self._each = each
         self._now = (100.0, 10.0)
 
     def __call__(self) -> tuple[float, float]:
         now = self._now
         if self._shares:
-            self._now = (now[0] + 1.0, now[1] + self._shares.pop(0))
+            used = self._each * self._shares.pop(0)
+            self._now = (now[0] + self._each, now[1] + used)
         return now
 
 
-async def lengths(*shares: float) -> list[float]:
-    """How long the linger is after each of these seconds, in settings."""
-    linger = Linger(0.0005, Shares(*shares))
+async def lengths(*shares: float, each: float = 1.0) -> list[float]:
+    """How long the linger is after each of these times, in settings."""
+    linger = Linger(0.0005, Shares(*shares, each=each))
     found = []
     for _ in shares:
         await over(linger)
@@ -105,6 +107,13 @@ async def test_it_is_longer_while_the_shard_has_no_time_to_spare_and_shorter_aga
 ):
     assert await lengths(0.3, 0.95, 0.95, 0.95, 0.95, 1.0) == [1, 2, 4, 8, 8, 8]
     assert await lengths(1.0, 1.0, 1.0, 0.7, 0.5, 0.5, 0.5, 0.1) == [2, 4, 8, 8, 4, 2, 1, 1]
+
+
+async def test_one_late_flush_among_others_says_nothing_of_how_busy_the_shard_is() -> None:
+    each = LOOK / 4.5
+    assert await lengths(0.3, 0.3, 1.0, 1.0, 0.3, each=each) == [1] * 5
+    assert await lengths(*[0.9] * 10, each=each) == [1] * 4 + [2] * 5 + [4]
+    assert await lengths(*[0.9] * 10, *[0.7] * 20, each=each) == [1] * 4 + [2] * 5 + [4] * 21
 
 
 @given(st.lists(st.floats(0.0, 1.0), max_size=6))

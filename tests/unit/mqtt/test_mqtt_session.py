@@ -175,6 +175,41 @@ def test_refusal_in_words_with_what_to_do() -> None:
     )
 
 
+def test_a_broker_that_speaks_3_1_1_only_says_so_in_its_own_words() -> None:
+    s = session()
+    s.connect(0.0)
+    with pytest.raises(MqttError, match="set `protocol` of the broker to the other one") as error:
+        feed(s, b"\x20\x02\x00\x01")
+    assert (error.value.reason, error.value.retryable) == ("unsupported_protocol_version", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("SERVER_MOVED", "it has moved for good; set `host` of the broker to the new one"),
+        ("USE_ANOTHER_SERVER", "it asks to use another server for now"),
+    ],
+)
+def test_the_server_that_a_broker_names_is_said(name: str, what: str) -> None:
+    s = session()
+    s.connect(0.0)
+    code = getattr(mqtt5.ConnAckReasonCode, name)
+    with pytest.raises(MqttError) as error:
+        feed(s, mqtt5.ConnAckPacket(reason_code=code, server_reference="b2.example").write())
+    assert str(error.value) == f'the broker refused the connection: {what} (it names "b2.example")'
+    s = active(session())
+    code = getattr(mqtt5.DisconnectReasonCode, name)
+    with pytest.raises(MqttError) as error:
+        feed(s, mqtt5.DisconnectPacket(reason_code=code, server_reference="b2.example").write())
+    assert str(error.value) == f'the broker ended the connection: {what} (it names "b2.example")'
+
+
+def test_a_topic_alias_that_was_not_allowed() -> None:
+    s = active(session(topic_alias_maximum=0))
+    with pytest.raises(MqttError, match=r"topic alias 3, allowed: none \(topic_alias_maximum\)"):
+        feed(s, publish(b"t", b"", properties=b"\x23\x00\x03"))
+
+
 def refused(code: mqtt5.ConnAckReasonCode) -> MqttError:
     s = session()
     s.connect(0.0)

@@ -93,6 +93,20 @@ def test_what_a_proxy_passed_on_is_not_from_here(header: str) -> None:
     assert status(asked(token=TOKENS.read, **{header: "192.0.2.7"})) == 200
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_what_another_page_has_a_browser_ask_is_not_from_here(site: str) -> None:
+    """A page cannot read the answer, but it could keep streams open and have pictures made."""
+    page = {"Sec_Fetch_Site": site}
+    assert status(asked(path="/api/v1/events", Sec_Fetch_Dest="empty", **page)) == 401
+    assert status(asked(path="/metrics", Sec_Fetch_Dest="iframe", **page)) == 401
+    assert status(asked(path="/metrics", token=TOKENS.read, **page)) == 200
+    assert status(asked(path="/healthz", **page)) == 200
+    # a person followed a link, such as an alert's in Alertmanager
+    assert status(asked(path="/api/v1/alerts/a1", Sec_Fetch_Dest="document", **page)) == 200
+    for own in ("same-origin", "none"):
+        assert status(asked(Sec_Fetch_Site=own, Sec_Fetch_Dest="empty")) == 200
+
+
 @pytest.mark.parametrize(
     ("address", "loopback"),
     [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("::ffff:127.0.0.1", True),

@@ -196,17 +196,50 @@ async def test_bodies_and_headers_are_bounded() -> None:
         assert gateway.reloads == []
 
 
-async def test_connections_are_bounded() -> None:
-    question = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+async def test_what_is_no_http_is_counted_and_does_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Gateway().serving() as gateway:
+        for sent in (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"\x16\x03\x01\x00\r\n\r\n"):
+            answer = await gateway.raw(sent)
+            assert status_of(answer) == 400
+            assert b"Server: greenlang-iot\r\n" in answer
+            assert b"X-Content-Type-Options: nosniff\r\n" in answer
+        assert gateway.refused == ["bad_request"] * 2
+    assert caplog.records == []
+
+
+QUESTION = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+async def test_strangers_cannot_hold_all_connections() -> None:
+    """Who showed no token makes room for who comes anew, the one that is there longest first."""
     async with Gateway().serving(max_connections=2) as gateway:
-        first = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(2)]
-        assert await gateway.raw(question) == b""
+        held = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(2)]
+        for reader, writer in held:  # as a probe that stays: it may come again for ever
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"alive" in await reader.readuntil(b"}")
+        assert status_of(await gateway.raw(QUESTION)) == 200
         assert gateway.refused == ["too_many_connections"]
-        reader, writer = first[0]  # those that were there before are served
-        writer.write(question)
-        assert status_of(await reader.read()) == 200
-        assert status_of(await gateway.raw(question)) == 200
-        first[1][1].close()
+        assert await held[0][0].read() in (b"", b"\n")
+        held[1][1].write(QUESTION)
+        assert b" 200 OK" in await held[1][0].read()
+        for _, writer in held:
+            writer.close()
+
+
+async def test_connections_with_a_token_are_bounded_and_stay() -> None:
+    async with Gateway().serving(max_connections=2) as gateway:
+        held = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(2)]
+        asked = b"GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer the-read-token\r\n\r\n"
+        for _ in range(2):
+            for reader, writer in held:
+                writer.write(asked)
+                assert b" 200 OK" in await reader.readuntil(b"metric 1\n")
+            assert await gateway.raw(QUESTION) == b""
+        assert gateway.refused == ["too_many_connections"] * 2
+        for _, writer in held:
+            writer.close()
 
 
 async def test_a_head_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from greenlang_iot.observe.access import Tokens
 from greenlang_iot.observe.admin import AdminServer, Status
 from greenlang_iot.observe.api_alerts import AlertApi
 from greenlang_iot.observe.audit import Audit
+from greenlang_iot.runtime.gateway import _InstanceLock
 from greenlang_iot.settings.model import AdminSettings, AlertSettings
 from greenlang_iot.sinks.alert_store import AlertStore
 
@@ -92,8 +93,11 @@ async def test_pages_follow_each_other(client: aiohttp.ClientSession) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=x", "limit=99999", "limit=" + "9" * 5_000, "cursor=x", "sight=north"],
-)
+    [
+        "limit=0", "limit=x", "limit=99999", "limit=" + "9" * 5_000, "cursor=x", "sight=north",
+        "q=" + "x+" * 9, "q=" + "x" * 257,
+    ],
+)  # fmt: skip
 async def test_a_wrong_parameter_is_one_sentence(client: aiohttp.ClientSession, query: str) -> None:
     status, found = await call(client, "GET", f"/api/v1/alerts?{query}")
     assert status == 400
@@ -195,11 +199,12 @@ async def test_what_acts_wants_the_token(
 
 
 @pytest.fixture
-def config(tmp_path: Path, port: int) -> Path:
+def config(tmp_path: Path, port: int) -> Iterator[Path]:
     (tmp_path / "admin-token").write_text(TOKEN + "\n")
     path = tmp_path / "config.yaml"
     path.write_text(f"data_dir: {tmp_path}\nadmin: {{port: {port}}}\n")
-    return path
+    with _InstanceLock(tmp_path / "run" / "gateway.pid", "gateway"):
+        yield path
 
 
 async def run(config: Path, *arguments: str) -> Result:

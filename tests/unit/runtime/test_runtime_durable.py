@@ -1,6 +1,8 @@
 """Transitions on their way to the outbox: a full one holds them back, and nothing is too large for it."""
 
 import asyncio
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from tests.fakes.alerts import opened
 from greenlang_iot.runtime.durable import AT_ONCE, DurableSettler, OutboxPort
 from greenlang_iot.settings.model import AlertSettings
 from greenlang_iot.sinks.outbox import Outbox, OutboxReader
+from greenlang_iot.spool.reader import SegmentReader
 
 BIT = 16
 SMALLEST = 262_144
@@ -47,3 +50,15 @@ async def test_the_smallest_outbox_that_settings_allow_takes_a_whole_record(tmp_
     outbox = Outbox(tmp_path, AlertSettings(outbox_max_bytes=SMALLEST).outbox_max_bytes)
     assert outbox.append([opened(number, "x" * 1_500) for number in range(AT_ONCE)]) == 1
     await outbox.close()
+
+
+async def test_what_is_said_of_one_alert_in_a_row_is_one_record(tmp_path: Path) -> None:
+    """A crash between an opening and its end would leave open what nobody ends."""
+    outbox = Outbox(tmp_path, 1 << 20)
+    port = OutboxPort(outbox, DurableSettler(BIT, outbox.durable, lambda *ticket: None))
+    pair = [replace(opened(0), number=number) for number in (1, 2)]
+    port.submit([opened(n) for n in range(1, AT_ONCE)] + pair + [opened(AT_ONCE)], 1)
+    await outbox.close()
+    records = [json.loads(item.body) for item in SegmentReader(tmp_path).poll()]  # type: ignore[union-attr]
+    assert [len(record) for record in records] == [AT_ONCE + 1, 1]
+    assert [t["transition_id"] for t in records[0][-2:]] == ["alert-0-1", "alert-0-2"]

@@ -1,6 +1,9 @@
 """What the parent remembers of earlier layouts, and what it does beside the data plane."""
 
 import asyncio
+import fcntl
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,42 @@ def test_a_data_dir_that_cannot_be_is_one_sentence(tmp_path: Path, place: str) -
         _InstanceLock(tmp_path / place / "run" / "gateway.pid", "gateway"),
     ):
         pass
+
+
+def test_a_data_dir_that_everybody_may_write_is_closed(tmp_path: Path) -> None:
+    """Whoever can put a file there can put the admin token there."""
+    data = tmp_path / "data"
+    data.mkdir()
+    data.chmod(0o777)
+    with capture_logs() as said, _InstanceLock(data / "run" / "gateway.pid", "gateway"):
+        assert data.stat().st_mode & 0o777 == 0o775
+    assert [one["event"] for one in said] == [
+        "every user of this machine could write to the data_dir: not any more"
+    ]
+
+
+def test_a_data_dir_of_somebody_else_is_said(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives a folder to somebody else")
+    data = tmp_path / "data"
+    data.mkdir()
+    os.chown(data, 12_345, -1)
+    with capture_logs() as said, _InstanceLock(data / "run" / "gateway.pid", "gateway"):
+        pass
+    assert [(one["event"], one["owner"]) for one in said] == [
+        ("the data_dir belongs to another user, who can take the gateway over", 12_345)
+    ]
+
+
+def test_a_look_at_the_lock_keeps_no_gateway_from_starting(tmp_path: Path) -> None:
+    """A command looks whether a gateway runs; what starts in that moment tries again."""
+    path = tmp_path / "run" / "gateway.pid"
+    path.parent.mkdir()
+    with path.open("w") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(0.02, lambda: fcntl.flock(look, fcntl.LOCK_UN)).start()
+        with _InstanceLock(path, "gateway"):
+            pass
 
 
 async def test_a_disk_that_fails_in_the_drain_is_one_sentence(tmp_path: Path) -> None:
@@ -96,4 +135,11 @@ def test_a_full_disk_at_the_start_is_one_sentence(
 
     monkeypatch.setattr(gateway, "replace_durably", full)
     with pytest.raises(GatewayError, match=r"layout.json cannot be written \(No space left on"):
+        _retire(tmp_path, [ShardPlan(0, (NEW,))], ["default"])
+
+
+def test_a_layout_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    """Begun without it, the sessions of an earlier layout would be forgotten, with what they hold."""
+    (tmp_path / "layout.json").mkdir()  # root may read any file
+    with pytest.raises(GatewayError, match=r"layout\.json cannot be read or moved \(Is a dir"):
         _retire(tmp_path, [ShardPlan(0, (NEW,))], ["default"])

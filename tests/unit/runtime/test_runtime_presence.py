@@ -2,11 +2,14 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
+import pytest
 from structlog.testing import capture_logs
 from tests.fakes.directory import directory
 from tests.fakes.mqtt_client import RawClient
 
+from greenlang_iot.alerts.presence import Presence
 from greenlang_iot.runtime import presence as presence_module
 from greenlang_iot.runtime.presence import PresenceWatch
 from greenlang_iot.settings.load import load
@@ -60,4 +63,42 @@ async def test_a_certificate_that_is_not_there_is_a_broker_that_is_away(tmp_path
     assert "ca.crt cannot be read: No such file" in said[0]["why"]
     watch.cancel()
     await asyncio.gather(watch, return_exceptions=True)
+    await store.close()
+
+
+async def test_a_device_that_floods_its_status_costs_its_newest_one_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each change is synced to disk; what came meanwhile waited in memory, without bound."""
+    overrides = {"data_dir": str(tmp_path), "alerts.presence": "warning"}
+    store = AlertStore(tmp_path / "alerts", (settings := load(None, {}, overrides).settings).alerts)
+    taken: list[tuple[str, str]] = []
+    slow = asyncio.Event()
+
+    async def take(transitions: list[dict[str, Any]]) -> None:
+        taken.extend((t["device"], t["state"]) for t in transitions)
+        await slow.wait()
+
+    monkeypatch.setattr(store, "take", take)
+    fleet = directory(2, sites=1)
+    watch = PresenceWatch(settings, store, lambda: fleet)
+    presence = Presence(store.book, fleet, "warning")
+    telling = asyncio.ensure_future(watch._tell_changes(presence))
+    topic = "greenlang/acme/site-0/d00%d/status"
+    watch._note(presence, topic % 0, b"offline")
+    while not taken:
+        await asyncio.sleep(0)
+    for _ in range(1_000):
+        watch._note(presence, topic % 0, b"online")
+        watch._note(presence, topic % 1, b"online")
+        watch._note(presence, topic % 1, b"offline")
+        watch._note(presence, "greenlang/acme/site-0/nobody/status", b"offline")
+        watch._note(presence, "greenlang/acme/site-0/d001/status/more", b"offline")
+    assert len(watch._news) == 2
+    slow.set()
+    while watch._news or len(taken) < 3:
+        await asyncio.sleep(0)
+    assert taken == [("d000", "open"), ("d000", "resolved"), ("d001", "open")]
+    telling.cancel()
+    await asyncio.gather(telling, return_exceptions=True)
     await store.close()

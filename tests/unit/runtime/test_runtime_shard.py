@@ -3,21 +3,24 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tests.fakes.alerts import opened
 from tests.fakes.directory import directory
 
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.model.errors import GatewayError
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.runtime import shard as module
-from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
+from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
 from greenlang_iot.runtime.shard import Shard, _unraisable
 from greenlang_iot.runtime.spec import ShardSpec
 from greenlang_iot.settings.model import LakeSettings, Settings, SinksSettings
+from greenlang_iot.sinks.outbox import Outbox
 
 
 def make(folder: Path, *retired: str) -> Shard:
@@ -186,3 +189,32 @@ async def test_a_disk_that_fails_at_the_start_is_one_sentence(
     monkeypatch.setattr(module, "Outbox", failing)
     with pytest.raises(GatewayError, match=r"files cannot be opened: .*outbox/shard-0"):
         await make(tmp_path).run()
+
+
+@pytest.mark.parametrize(("layout", "index"), [("sites", 1), ("shared", 0)])
+async def test_an_open_alert_goes_on_in_one_shard(layout: str, index: int, tmp_path: Path) -> None:
+    """The one that owns its device; with shares nobody does, and it stayed open for ever: the one that wrote it."""
+    written = Outbox(tmp_path / "outbox" / "shard-0", 1 << 20)
+    number = written.append([replace(opened(1), site="site-1", device="d001", metric="m")])
+    await written.durable(number)
+    await written.close()
+    fleet = directory(2, ("m",))
+    settings = Settings.model_validate(
+        {
+            "data_dir": tmp_path,
+            "mqtt": {"layout": layout},
+            "runtime": {"shards": 2},
+            "sinks": {"lake": {"enabled": False}},
+        }
+    )
+    plans = plan(fleet, settings.mqtt, 2, "gateway")
+    held = []
+    for number in (0, 1):
+        counters = tmp_path / f"shard-{number}.counters"
+        Counters.create(counters)
+        spec = ShardSpec(number, settings, fleet, plans[number], counters)
+        shard = Shard(spec, Pipe()[1], Pipe()[1])
+        shard._compose()
+        assert shard._orphaned_alerts == []
+        held += [number] if shard.alerter.active.any() else []
+    assert held == [index]

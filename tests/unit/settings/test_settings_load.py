@@ -376,6 +376,41 @@ def test_warnings(overrides: dict[str, Any], words: str) -> None:
     assert any(words in w for w in load(None, None, overrides).warnings)
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"url": "http://hook.example/x"}, "notifiers[0].url: plain HTTP"),
+        ({"url": "http://127.0.0.1/x", "tls": {}}, "the URL is not https"),
+        ({"tls": {"verify": False}}, "tls.verify: any certificate is accepted"),
+        ({"tls": {"check_hostname": False}}, "for any other host"),
+        ({"tls": {"ca_file": "nowhere/ca.crt"}}, "there is no file nowhere/ca.crt"),
+    ],
+)
+def test_a_notifier_is_looked_at_like_every_other_service(more: dict[str, Any], words: str) -> None:
+    notifier = {"name": "x", "kind": "webhook", "url": "https://hook.example/x"} | more
+    said = load(None, None, {"alerts.notifiers": [notifier]}).warnings
+    assert any(words in warning for warning in said), said
+
+
+def test_a_notifier_with_half_an_identity_is_a_mistake() -> None:
+    tls = {"key_file": "k.pem"}
+    notifier = {"name": "x", "kind": "webhook", "url": "https://hook.example/x", "tls": tls}
+    with pytest.raises(InputError) as raised:
+        load(None, None, {"alerts.notifiers": [notifier]})
+    assert "set without cert_file" in raised.value.problems[0]
+
+
+def test_a_private_key_that_everybody_may_read_is_said(tmp_path: Path) -> None:
+    for name in ("open.key", "shut.key", "cert.pem"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o600 if name == "shut.key" else 0o644)
+    cert = str(tmp_path / "cert.pem")
+    for key, count in (("open.key", 2), ("shut.key", 0)):
+        tls = {"cert_file": cert, "key_file": str(tmp_path / key)}
+        said = load(None, None, {"mqtt.brokers[0].tls": tls, "admin.tls": tls}).warnings
+        assert sum(f"{key} may be read by every user" in warning for warning in said) == count
+
+
 def sections(kind: type[Section] = Section) -> list[type[Section]]:
     return [found for child in kind.__subclasses__() for found in (child, *sections(child))]
 

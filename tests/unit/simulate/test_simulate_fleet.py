@@ -104,6 +104,7 @@ def test_every_reason_that_a_device_can_cause_is_injected() -> None:
         Reason.DEVICE_DISABLED,
         Reason.OVER_RATE,
         Reason.UNKNOWN_ALIAS,
+        Reason.BAD_QUALITY,
         Reason.SINK_REFUSED,
     }
     assert reasons == set(Reason) - not_injected

@@ -8,7 +8,7 @@ from tests.fakes.alerts import opened
 from tests.fakes.disk import Crash, SimulatedDisk
 
 from greenlang_iot.model.outcomes import Transition
-from greenlang_iot.sinks.outbox import Outbox, OutboxReader, open_alerts
+from greenlang_iot.sinks.outbox import Outbox, OutboxReader, known_alerts, open_alerts
 from greenlang_iot.spool.log import SpoolFull
 from greenlang_iot.spool.reader import list_segments
 
@@ -54,6 +54,40 @@ async def test_open_alerts_survive_unlinked_segments(tmp_path: Path) -> None:
     await outbox.close()
     assert list_segments(folder)[0].first > 1
     assert ids(open_alerts([folder])) == ["old-1", "noise-399"]
+
+
+async def test_what_is_over_is_known_though_it_was_delivered(tmp_path: Path) -> None:
+    outbox, reader = Outbox(tmp_path, 1 << 18), OutboxReader(tmp_path, 1 << 18)
+    await outbox.durable(outbox.append([change("a", 1, "open"), change("p", 1, "pending")]))
+    await outbox.durable(outbox.append([change("a", 2, "resolved"), change("p", 2, "resolved")]))
+    await outbox.durable(outbox.append([change("b", 1, "open")]))
+    reader.poll()
+    reader.delivered()
+    found = known_alerts([tmp_path])
+    assert ids(found.open) == ["b-1"]
+    assert [(e.last["transition_id"], e.was_open) for e in found.ended] == [
+        ("a-2", True),
+        ("p-2", False),
+    ]
+    await outbox.close()
+
+
+@pytest.mark.parametrize("max_bytes", [1 << 18, 1 << 20])
+async def test_what_stays_of_what_was_delivered_is_bounded(tmp_path: Path, max_bytes: int) -> None:
+    outbox, reader = Outbox(tmp_path, max_bytes), OutboxReader(tmp_path, max_bytes)
+    kept = []
+    for number in range(1, 3_000):
+        while True:
+            try:
+                outbox.append([change("a", number, "open" if number % 2 else "resolved")])
+                break
+            except SpoolFull:
+                outbox._log.flush()
+                reader.poll(10_000)
+                reader.delivered()
+                kept.append(sum(s.path.stat().st_size for s in list_segments(tmp_path)))
+    await outbox.close()
+    assert 0 < max(kept) <= max_bytes // 4 + 66_000  # a quarter, and the newest segment
 
 
 async def test_an_alert_that_moved_between_shards(tmp_path: Path) -> None:
