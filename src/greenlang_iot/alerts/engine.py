@@ -268,7 +268,7 @@ class RuleEngine:
                 return
             seen = self._seen(rule, key, ts_ns, measured)
             alert = begin(rule.name, self._scope(key), seen, aside=aside)
-            alert.number = self._ends.number((rule.name, key), alert.alert_id)
+            alert.number = self._ends.number(alert.alert_id)
             if alert.number and rule.silence is None:
                 return  # the reading that opened an alert which is over comes again
             alert.type, alert.labels, alert.runbook = self._type(key), rule.labels, rule.runbook

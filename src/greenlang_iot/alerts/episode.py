@@ -63,9 +63,9 @@ class Ended(NamedTuple):
 
 
 class _Over(NamedTuple):
+    of: Hashable
     since: int
     until: int
-    alert_id: str
     number: int
 
     @property
@@ -75,35 +75,44 @@ class _Over(NamedTuple):
 
 
 class Ends(Generic[Key]):
-    """The last alert that is over, by what it was of; the oldest go first. Times are event times in ns."""
+    """Alerts that are over, by what they were of; the oldest go first. Times are event times in ns."""
 
     def __init__(self) -> None:
-        self._over: dict[Key, _Over] = {}
+        self._over: dict[str, _Over] = {}  # by alert id
+        self._of: dict[Key, list[str]] = {}
 
     def note(self, key: Key, alert: Episode, until: int, most: int) -> None:
-        """Nothing opens there before `until`. most: so many are remembered."""
-        since = alert.opened_ns
-        before = self._over.pop(key, None)  # to the end of the line
-        if before is not None and before.until > until and (alert.aside or not before.elsewhere):
-            since, until = before.since, before.until
-        self._over[key] = _Over(since, until, alert.alert_id, alert.number)
+        """Nothing opens there from its opening to `until`. most: so many are remembered."""
+        self._forget(alert.alert_id)
+        self._over[alert.alert_id] = _Over(key, alert.opened_ns, until, alert.number)
+        self._of.setdefault(key, []).append(alert.alert_id)
         while len(self._over) > most:
-            del self._over[next(iter(self._over))]
+            self._forget(next(iter(self._over)))
 
     def covers(self, key: Key, at_ns: int, *, aside: bool) -> bool:
-        """What came at that time tells nothing new, or it cools down. aside: what is older than the alert is new."""
-        over = self._over.get(key)
-        if over is None or at_ns >= over.until:
-            return False
-        return over.since <= at_ns if aside else not over.elsewhere
+        """What came at that time belongs to one of them, or it cools down. aside: or to one that is looked after elsewhere."""
+        over = (self._over[alert_id] for alert_id in self._of.get(key, ()))
+        return any(o.since <= at_ns < o.until and (aside or not o.elsewhere) for o in over)
 
-    def number(self, key: Key, alert_id: str) -> int:
-        """Of the last transition of this alert, if it is the last that was over; 0: it is another."""
-        over = self._over.get(key)
-        return over.number if over is not None and over.alert_id == alert_id else 0
+    def number(self, alert_id: str) -> int:
+        """Of its last transition; 0 where it is not known."""
+        over = self._over.get(alert_id)
+        return over.number if over is not None else 0
 
     def keep(self, wanted: Callable[[Key], bool]) -> None:
-        self._over = {key: over for key, over in self._over.items() if wanted(key)}
+        """Forget all others."""
+        for key in [key for key in self._of if not wanted(key)]:
+            for alert_id in list(self._of[key]):
+                self._forget(alert_id)
+
+    def _forget(self, alert_id: str) -> None:
+        over = self._over.pop(alert_id, None)
+        if over is None:
+            return
+        key: Key = over.of  # type: ignore[assignment]
+        self._of[key].remove(alert_id)
+        if not self._of[key]:
+            del self._of[key]
 
 
 def begin(rule: str, scope: Scope, seen: Seen, *, aside: bool = False) -> Episode:

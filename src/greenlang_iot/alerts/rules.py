@@ -9,7 +9,7 @@ An alert resolves after `resolve_after` normal readings in a row (`resolve_spike
 rests on single readings; silence: at the first reading), and does not open again within `cooldown`.
 An open spike that lasts becomes a shift: one more transition, the same alert.
 
-What is older than the end of the last alert of its series and kind belongs to that alert: it begins none.
+What is of the time of an alert of its series and kind that is over belongs to that alert: it begins none.
 A shard that drains a session of an earlier layout hears devices that another shard looks after. It tells what it
 sees *aside*: each such alert has an id of its own and ends as soon as it has opened, for nobody would end it later.
 """
@@ -300,7 +300,7 @@ class Alerter:
                 return
             scope = scope_of(self._directory, series)
             alert = begin(seen.detector, scope, seen, aside=aside)
-            alert.number = self._ends.number((series, kind), alert.alert_id)
+            alert.number = self._ends.number(alert.alert_id)
             if alert.number and kind != SILENCE:
                 return  # the reading that opened an alert which is over comes again
             alert.type = self._type(series)
