@@ -93,7 +93,7 @@ class Twin:
         if len(payload) > self.limits.max_payload_bytes:
             return "too_large"
         try:
-            document = orjson.loads(payload)
+            document = orjson.loads(payload.removeprefix(b"\xef\xbb\xbf"))
         except orjson.JSONDecodeError:
             return "malformed"
         if isinstance(document, dict):

@@ -94,10 +94,11 @@ def show(
 
     Exit codes: 0 shown, 1 they cannot be read, 2 there is no such dead letter.
     """
-    from greenlang_iot.encode.deadletter import resubmission
     from greenlang_iot.observe.printable import printable
+    from greenlang_iot.sinks.replay import message_of, topics
 
-    items = _read(_settings(config))[0]
+    settings = _settings(config)
+    items = _read(settings)[0]
     found = [item for item in items if item.ident.startswith(ident)]
     if len(found) != 1:
         what = "no dead letter" if not found else f"{len(found)} dead letters"
@@ -109,7 +110,7 @@ def show(
         "paths": [{"path": path, "reason": str(reason)} for path, reason in letter.paths],
         "answer": letter.answer,
         "payload": letter.payload.decode("utf-8", "backslashreplace"),
-        "replay": resubmission(letter).decode("utf-8", "backslashreplace")
+        "replay": message_of(item, topics(settings.mqtt))[1].decode("utf-8", "backslashreplace")
         if item.target == "mqtt"
         else None,
     }
@@ -169,7 +170,7 @@ def replay(
     ]
     can = [item for item in chosen if item.target in ("mqtt", "influxdb", "kafka")]
     if dry_run:
-        _plan(can, as_json)
+        _plan(settings, can, as_json)
         return
     taken: list[str] = []
     refused: dict[str, str] = {}
@@ -259,21 +260,23 @@ async def _publish(
     settings: "Settings", items: Sequence["Stored"]
 ) -> AsyncIterator[tuple["Stored", str | None]]:
     from greenlang_iot.mqtt.resubmit import resubmit
-    from greenlang_iot.sinks.replay import message_of
+    from greenlang_iot.sinks.replay import message_of, topics
 
-    answers = resubmit(settings.mqtt.brokers[0], (message_of(item) for item in items))
+    known = topics(settings.mqtt)
+    answers = resubmit(settings.mqtt.brokers[0], (message_of(item, known) for item in items))
     for item in items:
         yield item, await anext(answers)
     await answers.aclose()  # type: ignore[attr-defined]
 
 
-def _plan(items: Sequence["Stored"], as_json: bool) -> None:
+def _plan(settings: "Settings", items: Sequence["Stored"], as_json: bool) -> None:
     from greenlang_iot.observe.printable import printable
-    from greenlang_iot.sinks.replay import message_of
+    from greenlang_iot.sinks.replay import message_of, topics
 
+    known = topics(settings.mqtt)
     rows = []
     for item in items:
-        body = message_of(item)[1] if item.target == "mqtt" else item.letter.payload
+        body = message_of(item, known)[1] if item.target == "mqtt" else item.letter.payload
         to = item.letter.topic if item.target == "mqtt" else item.target
         text = body.decode("utf-8", "backslashreplace")
         rows.append({"id": item.ident, "target": item.target, "to": to, "payload": text})

@@ -101,7 +101,8 @@ def ident(letter: DeadLetter) -> str:
 
 
 def resubmission(letter: DeadLetter) -> bytes:
-    """The payload that holds only what was rejected: the whole one where the message as a whole was.
+    """The payload that holds only what was rejected: the whole one where the message as a whole was, and where
+    it has not the shape of our JSON.
 
     The readings of the same message that were accepted are left out, for they are delivered.
     """
@@ -126,7 +127,10 @@ def resubmission(letter: DeadLetter) -> bytes:
                 metrics.add(match["metric"])
         else:
             wanted[index] = None
-    kept = [_only(items[i], metrics) for i, metrics in sorted(wanted.items()) if i < len(items)]
+    try:
+        kept = [_only(items[i], metrics) for i, metrics in sorted(wanted.items())]
+    except LookupError:  # what was rejected stands elsewhere
+        return letter.payload
     body = kept if several else kept[0]
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(
         "utf-8", "surrogatepass"
@@ -134,8 +138,13 @@ def resubmission(letter: DeadLetter) -> bytes:
 
 
 def _only(item: Any, metrics: set[str] | None) -> Any:
-    """The item with these metrics alone (a path keeps the first 128 characters of a name)."""
+    """The item with these metrics alone (a path keeps the first 128 characters of a name).
+
+    LookupError: one of them is not there.
+    """
     if metrics is None or not isinstance(item, dict) or not isinstance(item.get("values"), dict):
         return item
     values = {name: value for name, value in item["values"].items() if name[:128] in metrics}
+    if {name[:128] for name in values} != metrics:
+        raise LookupError
     return item | {"values": values}

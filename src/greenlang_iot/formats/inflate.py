@@ -1,4 +1,5 @@
-"""gzip and zstd payloads, told by their first bytes; the inflated size is bounded before it is made."""
+"""What stands around a payload, told by its first bytes: gzip and zstd, whose inflated size is bounded before
+it is made, and a byte order mark."""
 
 import zlib
 
@@ -6,7 +7,9 @@ import zstandard
 
 GZIP = b"\x1f\x8b\x08"
 ZSTD = b"\x28\xb5\x2f\xfd"
-MAGIC = (GZIP, ZSTD)
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What some write before UTF-8; readers of JSON may pass over it (RFC 8259, 8.1)."""
+MAGIC = (GZIP, ZSTD, BYTE_ORDER_MARK)
 """No payload of a format that the gateway knows begins like this."""
 
 _WINDOW = 8 << 20  # bytes; the largest window that RFC 8878 asks a decoder to support
@@ -19,7 +22,7 @@ class TooLarge(ValueError):
 
 
 def inflate(data: bytes, limit: int) -> bytes:
-    """The content of a gzip or zstd payload; any other payload as it is.
+    """The content of a gzip or zstd payload, any other payload as it is; without a byte order mark.
 
     Several gzip members or zstd frames (64 at most) are one content, as their specifications say. limit: bytes that it may
     have; at most one more is ever made. Raises TooLarge; ValueError where the stream is broken, cut off, or
@@ -27,7 +30,7 @@ def inflate(data: bytes, limit: int) -> bytes:
     """
     part = _member if data.startswith(GZIP) else _frame if data.startswith(ZSTD) else None
     if part is None:
-        return data
+        return data.removeprefix(BYTE_ORDER_MARK)
     contents: list[bytes] = []
     while data:
         if len(contents) == _MOST_PARTS:
@@ -35,7 +38,7 @@ def inflate(data: bytes, limit: int) -> bytes:
         content, data = part(data, limit)
         contents.append(content)
         limit -= len(content)
-    return b"".join(contents)
+    return b"".join(contents).removeprefix(BYTE_ORDER_MARK)
 
 
 def _member(data: bytes, limit: int) -> tuple[bytes, bytes]:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from greenlang_iot.decode.routes import Routes
 from greenlang_iot.encode.deadletter import decode, ident, resubmission
-from greenlang_iot.formats.topics import NAMESPACE
+from greenlang_iot.formats.catalog import routes
+from greenlang_iot.formats.maps import Json
+from greenlang_iot.formats.topics import NAMESPACE, TopicTemplate
 from greenlang_iot.model.errors import GatewayError, SinkError
 from greenlang_iot.model.flags import CUT
 from greenlang_iot.model.outcomes import DeadLetter
-from greenlang_iot.settings.model import InfluxSettings, KafkaSettings
+from greenlang_iot.settings.model import InfluxSettings, KafkaSettings, MqttSettings
 from greenlang_iot.sinks.deadletter import read_dead_letters
 from greenlang_iot.spool.files import OS_FILES
 
@@ -135,9 +138,17 @@ async def _partitions(consumer: object, topic: str) -> set[int]:
     return found
 
 
-def message_of(item: Stored) -> tuple[str, bytes]:
-    """(topic, payload) that resubmits only what was rejected."""
-    return item.letter.topic, resubmission(item.letter)
+def topics(settings: MqttSettings) -> Routes:
+    """Which format each topic has, for `message_of`. Raises InputError."""
+    return Routes(TopicTemplate(settings.topic), routes(settings))
+
+
+def message_of(item: Stored, known: Routes) -> tuple[str, bytes]:
+    """(topic, payload) that resubmits only what was rejected; of a format with another shape all of it."""
+    letter = item.letter
+    found = known.find(letter.topic.encode("utf-8", "surrogatepass"))
+    ours = found is None or found[0] is None or isinstance(found[0].format, Json)
+    return letter.topic, resubmission(letter) if ours else letter.payload
 
 
 async def to_influxdb(

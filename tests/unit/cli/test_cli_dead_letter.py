@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,13 @@ class Place:
         self.config = folder / "c.yaml"
         self.configure()
 
-    def configure(self, port: int = 1, **sinks: Any) -> None:
+    def configure(self, port: int = 1, formats: Any = (), **sinks: Any) -> None:
         settings = {
             "data_dir": str(self.folder / "data"),
-            "mqtt": {"brokers": [{"host": "127.0.0.1", "port": port}]},
+            "mqtt": {
+                "brokers": [{"host": "127.0.0.1", "port": port}],
+                "formats": list(formats),
+            },
             "sinks": sinks,
         }
         self.config.write_text(yaml.safe_dump(settings))
@@ -201,6 +205,34 @@ async def test_the_beginning_of_a_message_is_not_sent_as_though_it_were_all(plac
     said = await place.run("replay", name)
     assert "0 replayed, 0 refused again" in said.output
     assert "1 cannot be replayed: only a digest or the beginning was kept" in said.output
+
+
+async def test_of_a_message_of_another_shape_all_is_sent(place: Place) -> None:
+    """Its time stands among its values, which to our own JSON would be one more that was accepted."""
+    paths = {"ts": "values.at", "values": {"power": "values.power"}}
+    entry = {"topic": "mapped/{device}", "format": "json-map", "options": paths}
+    place.configure(formats=[entry])
+    body = b'{"values": {"at": 1772366400, "power": null, "voltage": 230}}'
+    mapped = reject(body, ("values.power", "not_a_number"))
+    await place.keep([mapped, replace(mapped, topic=b"mapped/em-main-a")])
+    result = await place.run("replay", "--all", "--dry-run", "--json")
+    assert sorted(row["payload"] for row in json.loads(result.stdout)) == [
+        body.decode(),
+        '{"values":{"power":null}}',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("payload", "path"),
+    [
+        (b'{"at":1,"values":{"inner":{"power":null},"voltage":230}}', "values.inner.power"),
+        (b'{"values":{"power":1}}', "[1].values.power"),
+        (b'{"values":{"power":null},"x":' + b"[" * 5_000 + b"]" * 5_000 + b"}", "values.power"),
+    ],
+)
+def test_what_was_rejected_is_never_left_out_of_a_resubmission(payload: bytes, path: str) -> None:
+    letter = DeadLetter("message", 0, payload=payload, paths=((path, "not_a_number"),))
+    assert resubmission(letter) == payload
 
 
 @pytest.mark.parametrize(

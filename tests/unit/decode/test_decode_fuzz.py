@@ -287,7 +287,8 @@ class Payloads:
         topic = f"greenlang/acme/site-{i % 2}/d{i:03d}/telemetry".encode()
         if self.flaw(20):
             topic = self.rng.choice(ODD_TOPICS)
-        return topic, self.payload(), self.flaw(8)
+        mark = b"\xef\xbb\xbf" if self.flaw(40) else b""
+        return topic, mark + self.payload(), self.flaw(8)
 
 
 TEXT = (

@@ -7,6 +7,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.fakes.directory import directory
 from tests.fakes.format_decoder import NOW_MS, FormatDecoder, Read
 from tests.fakes.payload_formats import cbor, cbor_head, msgpack
 
@@ -152,6 +153,41 @@ def test_a_messagepack_document_is_all_of_its_bytes(
     for wrong in (written[:cut], written + more if more else b""):
         with pytest.raises(ValueError, match=r"."):
             msgpack_document(wrong)
+
+
+@pytest.mark.parametrize(
+    ("item", "value"),
+    [
+        ("1864", 100), ("1903e8", 1000), ("1bffffffffffffffff", 2**64 - 1), ("3863", -100),
+        ("3bffffffffffffffff", -(2**64)), ("c249010000000000000000", 2**64),
+        ("c349010000000000000000", -(2**64) - 1), ("f90001", 2**-24), ("f93e00", 1.5), ("f97bff", 65504),
+        ("f9c400", -4), ("fa47c35000", 1e5), ("fa7f7fffff", 3.4028234663852886e38),
+        ("fb3ff199999999999a", 1.1), ("fb7e37e43c8800759c", 1e300), ("f98000", 0), ("c48221196ab3", 273.15),
+    ],
+)  # fmt: skip
+def test_numbers_of_rfc_8949_appendix_a(item: str, value: float) -> None:
+    """In a map and a text of indefinite length, as the appendix has them, too."""
+    made = FormatDecoder("cbor", registry=directory(1, low=-1e301, high=1e301))
+    head = cbor("metric") + b"\x7f" + cbor("temp") + cbor("erature") + b"\xff"
+    payload = b"\xbf" + head + cbor("ts") + cbor(NOW_MS) + cbor("value") + bytes.fromhex(item)
+    assert [row.value for row in made.read(payload + b"\xff").rows] == [float(value)]
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        ("f97c00", "non_finite"), ("f97e00", "non_finite"), ("faff800000", "non_finite"),
+        ("fbfff0000000000000", "non_finite"), ("f4", "not_a_number"), ("f6", "not_a_number"),
+        ("f7", "not_a_number"), ("f0", "not_a_number"), ("f8ff", "not_a_number"),
+        ("4401020304", "not_a_number"), ("9f018202039f0405ffff", "not_a_number"),
+    ],
+)  # fmt: skip
+def test_items_of_rfc_8949_appendix_a_that_are_no_readings(
+    in_cbor: FormatDecoder, item: str, reason: str
+) -> None:
+    head = {"metric": "temperature", "ts": NOW_MS}
+    payload = b"\xa3" + cbor(head)[1:] + cbor("value") + bytes.fromhex(item)
+    assert one(in_cbor.read(payload)) == ("value", reason)
 
 
 def test_cbor_that_says_it_is_cbor(in_cbor: FormatDecoder) -> None:
