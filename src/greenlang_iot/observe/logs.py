@@ -24,6 +24,8 @@ _SECRET_TEXT = re.compile(
     r"(?i)\b(token|bearer|basic)\s+[\w.~+/=-]{8,}|(?<=://)[^/\s:@]*:[^/\s@]*(?=@)"
 )
 _BLOCKS = ("exception", "stack")
+LONGEST_TEXT = 4_000
+"""Characters of one text: what a server answers may have millions."""
 _SHORTEST_SECRET = 4
 """Shorter secrets are not searched for in texts: blanking them would destroy the log."""
 
@@ -124,7 +126,12 @@ class _Clean:
         if isinstance(value, bytes):
             value = value.decode("utf-8", "backslashreplace")
         text = self._without_secrets(str(value))
-        return printable_block(text) if key in _BLOCKS else printable(text)
+        if key in _BLOCKS:
+            return printable_block(text)
+        more = len(text) - LONGEST_TEXT
+        return printable(
+            text if more <= 0 else f"{text[:LONGEST_TEXT]} … and {more:,} more characters"
+        )
 
     def _without_secrets(self, text: str) -> str:
         for secret in self._secrets:

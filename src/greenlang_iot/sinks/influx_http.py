@@ -65,15 +65,18 @@ class InfluxHttp:
         self._settings = settings
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
+        self._login = b""  # what no answer may show
 
     async def open(self) -> None:
         """Make the session and see that something answers at the URL."""
         if self._session is None:
             settings = self._settings
+            headers = _credentials(settings)
+            self._login = headers.get("Authorization", "").partition(" ")[2].encode()
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._connections, ssl=_tls(settings)),
                 timeout=aiohttp.ClientTimeout(total=settings.timeout),
-                headers=_credentials(settings),
+                headers=headers,
             )
         try:
             await self.request("GET", "/ping")
@@ -111,7 +114,12 @@ class InfluxHttp:
                 headers=sent,
                 allow_redirects=False,
             ) as response:
-                return Answer(response.status, response.headers, await self._whole(response))
+                whole = await self._whole(response)
+                if (
+                    self._login
+                ):  # some proxies echo the request, and commands print what was answered
+                    whole = whole.replace(self._login, b"***")
+                return Answer(response.status, response.headers, whole)
         except TimeoutError as error:
             raise SinkError(
                 f"InfluxDB at {self._settings.url} did not answer within {self._settings.timeout:g} s",

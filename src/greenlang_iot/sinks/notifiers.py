@@ -125,6 +125,8 @@ class _Http:
                 url, data=body, headers=headers, allow_redirects=False
             ) as answer:
                 text = (await answer.content.read(512)).decode(errors="replace")
+                if self._settings.kind == "webhook":
+                    text = _without(text, answer.url.raw_path_qs, answer.url.raw_path)
         except (aiohttp.ClientError, OSError) as error:
             why = str(error) or "no answer in time"
             raise SinkError(f"notifier {name}: {why}", reason="unreachable") from error
@@ -140,6 +142,13 @@ class _Http:
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+
+def _without(text: str, *paths: str) -> str:
+    """What a page says of an address it does not know: the path of a webhook is often its password."""
+    for named in paths:
+        text = text.replace(named, "***") if len(named) > 1 else text
+    return text
 
 
 class WebhookNotifier:

@@ -1,6 +1,7 @@
 """The sender against the stand-in: nothing lost, the right lines refused, failures said as they are."""
 
 import asyncio
+import base64
 import contextlib
 import ssl
 from pathlib import Path
@@ -309,6 +310,33 @@ async def test_an_answer_that_never_ends_is_not_kept(monkeypatch: pytest.MonkeyP
                 await sender.open()
     assert (caught.value.reason, caught.value.down) == ("answer", True)
     assert sent < 8 << 20
+
+
+@pytest.mark.parametrize(
+    "login",
+    [{"token": "planted-token"}, {"version": "1", "username": "u", "password": "planted-token"}],
+)
+async def test_an_answer_that_echoes_the_request_tells_no_secret(login: dict[str, str]) -> None:
+    """Some proxies do; commands print what was answered."""
+    secret = login.get("token") or base64.b64encode(b"u:planted-token").decode()
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        body = b"you sent " + await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.1 401 No\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+        writer.write(head + body)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        http = influx_http.InfluxHttp(
+            InfluxSettings.model_validate({"url": url} | login), connections=1
+        )
+        await http.open()
+        answer = await http.request("GET", "/")
+        await http.close()
+    assert "you sent" in answer.message
+    assert secret not in answer.message
 
 
 async def test_close_is_idempotent(server: InfluxDB2, sender: InfluxSender) -> None:

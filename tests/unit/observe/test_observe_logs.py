@@ -59,6 +59,20 @@ def test_secrets_are_blanked_by_key_by_value_and_by_shape() -> None:
     assert third["headers"] == "Authorization: Token ***"
 
 
+def test_a_text_from_outside_does_not_fill_the_log() -> None:
+    """A server may answer with megabytes; what it says is in the first words."""
+    stream = io.StringIO()
+    configure(LogSettings(format="json"), secrets=["hunter22"], stream=stream)
+    cut_within = "y" * 3_996 + "hunter22" + "y" * 1_000_000
+    structlog.get_logger().warning("x" * 1_000_000, answer="y" * 1_000_000, many=["y" * 9_000])
+    structlog.get_logger().warning("said", answer=cut_within)
+    line, second = logged(stream)
+    assert line["event"] == "x" * 4_000 + " … and 996,000 more characters"
+    assert line["answer"] == "y" * 4_000 + " … and 996,000 more characters"
+    assert line["many"] == ["y" * 4_000 + " … and 5,000 more characters"]
+    assert "hunt" not in second["answer"]
+
+
 @pytest.mark.parametrize("style", ["json", "console"])
 def test_control_characters_do_not_reach_the_stream(style: str) -> None:
     stream = io.StringIO()

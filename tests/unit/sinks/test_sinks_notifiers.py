@@ -29,6 +29,7 @@ from greenlang_iot.sinks.notifiers import (
     Notifier,
     Told,
     WebhookNotifier,
+    _Http,
 )
 
 
@@ -40,6 +41,7 @@ class Receiver:
         self.answers: list[int] = []
         self.raw: list[bytes] = []
         self.url = ""
+        self.says = "no"
 
     async def serve(self, request: web.Request) -> web.Response:
         status = self.answers.pop(0) if self.answers else 200
@@ -47,7 +49,7 @@ class Receiver:
         if status == 200:
             self.raw.append(body)
             self.got.append((request.path, json.loads(body), dict(request.headers)))
-        return web.Response(status=status, text="no")
+        return web.Response(status=status, text=self.says)
 
 
 @pytest.fixture
@@ -183,6 +185,17 @@ async def test_a_certificate_that_is_not_there_is_a_receiver_that_is_away(tmp_pa
             await desk.take(change("a"))
         assert told.value.down
         await desk.notifier.close()
+
+
+async def test_a_page_that_names_the_webhook_tells_no_secret(receiver: Receiver) -> None:
+    """`Cannot POST /services/…` is what many servers say: for many services the path is the password."""
+    receiver.answers = [404]
+    receiver.says = "Cannot POST /services/planted?key=planted"
+    http = _Http(NotifierSettings(name="n", kind="webhook"))
+    with pytest.raises(SinkError, match=r"answered 404: Cannot POST \*\*\*") as raised:
+        await http.post(f"{receiver.url}/services/planted?key=planted", b"{}", {})
+    assert "planted" not in str(raised.value)
+    await http.close()
 
 
 async def test_what_a_webhook_refuses_is_not_tried_again(receiver: Receiver) -> None:
