@@ -221,12 +221,12 @@ def test_a_bare_zlib_stream_is_not_taken_for_anything() -> None:
 @pytest.mark.parametrize("name", ["json", "json-map", "senml-json", "line-protocol", "plain"])
 def test_a_byte_order_mark_is_passed_over(name: str) -> None:
     payload = WRITERS[name]([("temperature", NOW_MS, 21)]) if name in WRITERS else b"21"
-    plain = DECODERS[name].read(payload, topic=TOPICS[name])
+    plain = shared(name).read(payload, topic=TOPICS[name])
     assert plain.rows
     marked = b"\xef\xbb\xbf" + payload
     for data in (marked, gzip.compress(marked)):
-        assert DECODERS[name].read(data, topic=TOPICS[name])[:2] == plain[:2]
-    twice = DECODERS[name].read(b"\xef\xbb\xbf" + marked, topic=TOPICS[name])
+        assert shared(name).read(data, topic=TOPICS[name])[:2] == plain[:2]
+    twice = shared(name).read(b"\xef\xbb\xbf" + marked, topic=TOPICS[name])
     assert twice.rows == [] or name == "line-protocol"  # there it is a letter of the measurement
     own = b'{"ts":1714566896789,"metric":"temperature","value":21}'
     read = DECODERS["json"].read_all(
