@@ -229,7 +229,7 @@ def test_a_byte_order_mark_is_passed_over(name: str) -> None:
     twice = shared(name).read(b"\xef\xbb\xbf" + marked, topic=TOPICS[name])
     assert twice.rows == [] or name == "line-protocol"  # there it is a letter of the measurement
     own = b'{"ts":1714566896789,"metric":"temperature","value":21}'
-    read = DECODERS["json"].read_all(
+    read = shared("json").read_all(
         [("greenlang/acme/site-0/d000/telemetry", data) for data in (b"\xef\xbb\xbf" + own, own)]
     )
     assert [row.value for row in read.rows] == [21, 21]
