@@ -232,6 +232,7 @@ class Series:
             suspect, told, score, detector = True, False, max(score, 12.0), f.DETECTOR_RANGE
             violated = True
 
+        daily = False
         if suspect and not violated and detector != f.DETECTOR_STUCK:
             if told:
                 daily = quiet <= 12 and self.habit.goes_on(ts)
@@ -257,6 +258,7 @@ class Series:
             self.outside = 0
             self.learn(y, deviation, sigma)
         verdict = (f.SUSPECT if suspect else 0) | (f.TOLD if told else 0)
+        verdict |= f.HABIT if daily else 0
         return Judgement(
             0, f32(min(score, 30.0)), detector, verdict, f32(expected), f32(band * unit)
         )

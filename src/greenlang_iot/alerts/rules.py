@@ -7,7 +7,8 @@ what the value does), stuck, range, silence.
 
 An alert resolves after `resolve_after` normal readings in a row (`resolve_spike_after` while it
 rests on single readings; silence: at the first reading), and does not open again within `cooldown`.
-An open spike that lasts becomes a shift: one more transition, the same alert.
+An open spike that lasts becomes a shift: one more transition, the same alert. What was told lately opens none, but for
+a shift that does not come every day: the spike before it must not hide what stays.
 
 What is of the time of an alert of its series and kind that is over belongs to that alert: it begins none.
 A shard that drains a session of an earlier layout hears devices that another shard looks after. It tells what it
@@ -46,6 +47,7 @@ from greenlang_iot.model.flags import (
     DETECTOR_RANGE,
     DETECTOR_SILENCE,
     DETECTOR_STUCK,
+    HABIT,
     NOT_LEARNT,
     RETAINED,
     SUSPECT,
@@ -261,7 +263,7 @@ class Alerter:
         if scores.verdict[row] & SUSPECT:
             seen = self._read(batch, scores, row)
             kind = KIND_OF.get(seen.detector, VALUE)
-            if kind != VALUE or here & VALUE or not scores.verdict[row] & TOLD:
+            if kind != VALUE or here & VALUE or _is_news(int(scores.verdict[row]), seen.detector):
                 self._suspect(series, kind, seen, result)
         for other in KINDS[:3]:
             if here & other and other != kind:
@@ -368,6 +370,11 @@ class Alerter:
     def _on(self, series: int) -> bool:
         d = self._directory
         return bool(d.series_enabled[series] and d.enabled[d.series_device[series]])
+
+
+def _is_news(verdict: int, detector: str) -> bool:
+    """Whether a suspect value opens an alert where none is."""
+    return not verdict & TOLD or (detector == "shift" and not verdict & HABIT)
 
 
 def _scope(document: Document) -> Scope:

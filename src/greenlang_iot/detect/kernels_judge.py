@@ -113,6 +113,7 @@ from greenlang_iot.model.flags import (
     DETECTOR_SPIKE,
     DETECTOR_STUCK,
     DETECTOR_SWING,
+    HABIT,
     LEARNING,
     SUSPECT,
     TOLD,
@@ -331,6 +332,7 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
         peek(s, SECONDS + k),
         peek(s, BAND + k),
     )
+    daily = False
     if suspect and violated == DETECTOR_NONE and detector != DETECTOR_STUCK:
         if told:
             daily = quiet <= QUIET_AFTER_HABIT and is_rest(row, ts)
@@ -372,4 +374,5 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
     verdict = 0
     if suspect:
         verdict = SUSPECT | TOLD if told else SUSPECT
+        verdict |= HABIT if daily else 0
     return min(best, MAX_SCORE), detector, verdict

@@ -41,6 +41,8 @@ SECOND_STAGE = 8
 """The second stage looked at this reading."""
 TOLD = 16
 """Suspect, and so was this series a short while ago: it extends an anomaly and is not a new one."""
+HABIT = 32
+"""Told as well, because it comes at this time of every day."""
 
 # ScoreBatch.detector (uint8): which detector decided the score
 DETECTOR_NONE = 0

@@ -194,6 +194,39 @@ def test_what_was_told_lately_extends_an_alert_and_opens_none() -> None:
     assert states(feed(a, [0], start=13)) == [("spike", "resolved")]
 
 
+def test_a_shift_opens_an_alert_though_a_spike_was_told_lately_unless_it_comes_every_day() -> None:
+    a, told = alerter(), f.SUSPECT | f.TOLD
+
+    def shifted(start: int, verdict: int) -> list[Transition]:
+        batch = readings([4], [T0 + start * MINUTE], [5.0])
+        return a.evaluate(batch, scores([2.5], [SHIFT], [verdict]))
+
+    assert shifted(0, told | f.HABIT) == []
+    assert states(shifted(1, told)) == [("shift", "open")]
+
+
+@pytest.mark.parametrize("gap", [5, 20, 60])
+def test_a_level_that_leaves_for_good_soon_after_a_spike_is_told(gap: int) -> None:
+    """The spike's alert is over by then, and the series is not quiet yet."""
+    known, n = 1_500, 1_700
+    value = np.random.default_rng(gap).normal(20.0, 1.0, n)
+    value[known] += 8.0
+    value[known + gap :] += 8.0
+    settings = DetectSettings(second_stage=SecondStageSettings(enabled=False))
+    d = directory(1, names=["boiler-1"], interval_s=60.0)
+    detector, a = Detector(d, settings), Alerter(d, AlertSettings())
+    batch = readings([0] * n, [T0 + i * MINUTE for i in range(n)], value.tolist())
+    opened = [
+        (t.detector, minute(t))
+        for t in a.evaluate(batch, detector.score(batch))
+        if t.state == "open" and minute(t) >= known
+    ]
+    assert opened[0] == ("spike", known)
+    last = opened[-1]
+    assert last[0] == "shift"
+    assert known + gap < last[1] <= known + gap + 10
+
+
 def test_critical_from_a_score_of_12() -> None:
     assert feed(alerter(), [SPIKE], score=12.0)[0].severity == "critical"
     assert feed(alerter(), [STUCK], score=12.0)[0].severity == "warning"
