@@ -2,9 +2,9 @@
 
 Shards own disjoint topic filters, so a device stays on one shard. Sites are dealt out by weight (readings a
 second that the registry expects); a site heavier than a shard's fair share is split by device filters, but
-only where it is too much for one shard to begin with: a site that is whole also hears a device that is new to
-it. A client id is `instance-shard-connection-hash`, the hash being that of its filters: the same layout gives
-the same ids after a restart, and when the layout changes the old ids are retired as a whole.
+only a large one: a site that is whole also hears a device that is new to it. A client id is
+`instance-shard-connection-hash`, the hash being that of its filters: the same layout gives the same ids after a restart,
+and when the layout changes the old ids are retired as a whole.
 """
 
 import hashlib
@@ -24,7 +24,9 @@ MAX_DEVICE_FILTERS = 2_000
 """A site is only split by device filters where that makes no more than this many."""
 
 SPLIT_FROM = 1_000.0
-"""Readings a second that a site is expected to send at least before it is split: some hundredths of a core."""
+SPLIT_DEVICES = 100
+"""A site is only split that is expected to send so many readings a second, or has so many devices: what they send is
+seldom what the registry expects. Others a shard carries in some hundredths of a core."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -146,7 +148,8 @@ def _pieces(directory: Directory, subscribed: Sequence[TopicTemplate], shards: i
     pieces = []
     for filters, members in _sites(directory, subscribed):
         weight = float(rates[members].sum())
-        heavy = shards > 1 and weight > fair and weight >= SPLIT_FROM
+        large = weight >= SPLIT_FROM or len(members) >= SPLIT_DEVICES
+        heavy = shards > 1 and weight > fair and large
         if heavy and by_device and 1 < len(members) <= MAX_DEVICE_FILTERS:
             for together in _with_references(directory, members.tolist()):
                 names: tuple[str, ...] = ()

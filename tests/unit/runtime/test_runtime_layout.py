@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.directory import directory
 
-from greenlang_iot.runtime.layout import owned, plan
+from greenlang_iot.runtime.layout import SPLIT_DEVICES, owned, plan
 from greenlang_iot.settings.model import BrokerSettings, MqttSettings
 
 MANY = 0.001
@@ -84,6 +84,8 @@ def test_a_site_too_big_for_a_shard_is_split_by_devices() -> None:
     plans = plan(directory(6, sites=1, interval_s=MANY), settings(1), 2, "gw")
     assert [[len(c.filters) for c in p.connections] for p in plans] == [[3], [3]]
     assert plans[0].connections[0].filters[0] == "greenlang/acme/site-0/d000/telemetry"
+    seldom = plan(directory(SPLIT_DEVICES, sites=1), settings(1), 2, "gw")
+    assert [[len(c.filters) for c in p.connections] for p in seldom] == [[50], [50]]
 
 
 def test_a_site_that_one_shard_carries_with_ease_is_whole_and_hears_devices_that_are_new_to_it() -> (
