@@ -115,9 +115,8 @@ class InfluxHttp:
                 allow_redirects=False,
             ) as response:
                 whole = await self._whole(response)
-                if (
-                    self._login
-                ):  # some proxies echo the request, and commands print what was answered
+                if self._login and not response.ok:
+                    # some proxies echo the request, and commands print what was answered
                     whole = whole.replace(self._login, b"***")
                 return Answer(response.status, response.headers, whole)
         except TimeoutError as error:
