@@ -28,6 +28,7 @@ from greenlang_iot.alerts.episode import (
     begin,
     change,
     restored,
+    scope_in,
     scope_of,
 )
 from greenlang_iot.alerts.matching import Bools, Compiled, match_rules, words_of
@@ -387,8 +388,7 @@ class RuleEngine:
 
 
 def _watched(document: dict[str, Any]) -> tuple[str, Scope]:
-    scope = document["org"], document["site"], document["device"], document["metric"]
-    return document["rule"], scope
+    return document["rule"], scope_in(document)
 
 
 class _Memory:

@@ -136,7 +136,7 @@ def restored(saved: dict[str, Any]) -> Episode:
         rule=saved["rule"],
         detector=saved["detector"],
         severity=saved["severity"],
-        scope=(saved["org"], saved["site"], saved["device"], saved["metric"]),
+        scope=scope_in(saved),
         opened_ns=saved["opened"],
         state=saved["state"],
         number=saved["number"],
@@ -175,6 +175,11 @@ def change(alert: Episode, state: str, seen: Seen, at_ns: int) -> Transition:
         labels=alert.labels,
         runbook=alert.runbook,
     )
+
+
+def scope_in(document: dict[str, Any]) -> Scope:
+    """Of a transition as `Transition.as_dict`: what it is of."""
+    return document["org"], document["site"], document["device"], document["metric"]
 
 
 def scope_of(directory: Directory, series: int) -> Scope:

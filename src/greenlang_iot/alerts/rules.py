@@ -34,6 +34,7 @@ from greenlang_iot.alerts.episode import (
     begin,
     change,
     restored,
+    scope_in,
     scope_of,
     series_of,
 )
@@ -179,7 +180,7 @@ class Alerter:
         """
         result: list[Transition] = []
         told = [*open_alerts, *elsewhere, *(item.last for item in ended)]
-        scopes = {_scope(t) for t in told if t["rule"] in RESERVED and t["device"]}
+        scopes = {scope_in(t) for t in told if t["rule"] in RESERVED and t["device"]}
         index = series_of(self._directory, scopes)
         for saved in open_alerts:
             if saved["rule"] not in RESERVED:
@@ -202,7 +203,7 @@ class Alerter:
         return result + self._engine.restore(own, ended, elsewhere)
 
     def _over(self, index: dict[Scope, int], last: Document, until: int) -> None:
-        series = index.get(_scope(last))
+        series = index.get(scope_in(last))
         if series is None or last["rule"] not in RESERVED:
             return
         if ASIDE not in last["flags"] or not self._is_mine(series):
@@ -375,10 +376,6 @@ class Alerter:
 def _is_news(verdict: int, detector: str) -> bool:
     """Whether a suspect value opens an alert where none is."""
     return not verdict & TOLD or (detector == "shift" and not verdict & HABIT)
-
-
-def _scope(document: Document) -> Scope:
-    return document["org"], document["site"], document["device"], document["metric"]
 
 
 def _kind(document: Document) -> int:

@@ -153,10 +153,8 @@ def remind(book: Book, settings: Settings) -> None:
     there = {t["alert_id"] for t in known.open} | {end.last["alert_id"] for end in known.ended}
     missing: dict[str, list[Document]] = {}
     for alert_id, alert in live.items():
-        if (
-            alert_id in there or alert.last["rule"] == OFFLINE
-        ):  # presence looks into the book itself
-            continue
+        if alert_id in there or alert.last["rule"] == OFFLINE:
+            continue  # presence looks into the book itself
         owner = QUALITY_OUTBOX if alert.last["rule"] == QUALITY else "shard-0"
         state = "pending" if alert.last["state"] == "pending" else "open"
         number = {"number": alert.seen, "transition_id": f"{alert_id}-{alert.seen}"}

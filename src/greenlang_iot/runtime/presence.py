@@ -32,9 +32,8 @@ class PresenceWatch:
         self._settings = settings
         self._store = store
         self._directory = directory
-        self._news: dict[
-            str, tuple[str, str, bytes]
-        ] = {}  # by device: what it said last, not told yet
+        # by device: what it said last, not told yet (org, site, payload)
+        self._news: dict[str, tuple[str, str, bytes]] = {}
         self._heard = asyncio.Event()
 
     async def run(self) -> None:
