@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from greenlang_iot.cli.options import CONFIG_FILES, AsJson, ConfigFiles
+from greenlang_iot.cli.quality_words import figure_text, headline, site_name, skew_text
 from greenlang_iot.cli.terminal import console, print_json, say
 from greenlang_iot.model.errors import GatewayError, InputError
 
@@ -118,11 +119,6 @@ def _place(site: str, rows: list[dict[str, Any]]) -> tuple[str, str]:
     return found[0]
 
 
-def site_name(row: dict[str, Any]) -> str:
-    """org/site: two organisations may have sites of one name."""
-    return f"{row['org']}/{row['site']}"
-
-
 def _badness(row: dict[str, Any]) -> tuple[int, float, str]:
     """Most missed targets first, then the least complete."""
     complete = row["completeness"]
@@ -138,17 +134,6 @@ def _print(document: dict[str, Any]) -> None:
     shown, every = len(document["devices"]), document["devices_in_all"]
     title = f"Devices, the worst {shown} of {every:,}"
     out.print(_table(title, document["devices"], lambda row: str(row["device"])))
-
-
-def headline(document: dict[str, Any]) -> str:
-    """What the figures are about, in a sentence."""
-    import datetime as dt
-
-    to = dt.datetime.fromtimestamp(document["to"] / 1e9, dt.UTC)
-    return (
-        f"Quality of the {document['seconds'] / 60:.3g} min to {to:%Y-%m-%d %H:%M:%S} UTC; "
-        f"{document['devices_below']:,} of {document['devices_in_all']:,} devices miss a target (!)"
-    )
 
 
 def _table(title: str, rows: list[dict[str, Any]], name: Any) -> "Table":
@@ -168,15 +153,3 @@ def _table(title: str, rows: list[dict[str, Any]], name: Any) -> "Table":
         figures = [figure_text(row, figure) for figure in FIGURES]
         table.add_row(printable_block(name(row)), *figures, skew_text(row), f"{row['received']:,}")
     return table
-
-
-def figure_text(row: dict[str, Any], figure: str) -> str:
-    """`99.2 %`, with `!` where the target is missed; `–` where nothing is known."""
-    if row[figure] is None:
-        return "–"
-    return f"{row[figure]:.1%}{' !' if figure in row['below'] else ''}"
-
-
-def skew_text(row: dict[str, Any]) -> str:
-    """How far a clock is ahead."""
-    return "–" if row["skew"] is None else f"{round(row['skew'], 1) + 0.0:+.1f} s"

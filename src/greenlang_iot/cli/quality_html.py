@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-from greenlang_iot.cli.quality import figure_text, headline, site_name, skew_text
+from greenlang_iot.cli.quality_words import figure_text, headline, site_name, skew_text
 from greenlang_iot.quality.figures import FIGURES
 
 WIDTH, HEIGHT = 320, 90

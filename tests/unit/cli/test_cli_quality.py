@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from greenlang_iot.cli.main import app
-from greenlang_iot.cli.quality import skew_text
+from greenlang_iot.cli.quality_words import skew_text
 from greenlang_iot.encode.quality import quality_rows
 from greenlang_iot.model.errors import InputError
 from greenlang_iot.quality.figures import Scopes, widened
