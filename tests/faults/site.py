@@ -27,6 +27,7 @@ from confluent_kafka.admin import (
     ConfigResource,
     NewTopic,
 )
+from tests.fakes.ports import free_port
 from tests.faults.alerts import (
     ALARMS,
     Arrived,
@@ -258,8 +259,6 @@ class Field:
 
     def _settings(self, changes: dict[str, Any]) -> dict[str, Any]:
         site = self.site
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            admin = taken.getsockname()[1]
         if self._influx == "1":
             influx = {"version": "1", "url": site.influx.url, "bucket": self._database}
         else:
@@ -299,7 +298,7 @@ class Field:
             "detect": {"checkpoint_every": 2.0, "second_stage": {"enabled": False}},
             "alerts": {"mqtt": False},
             "runtime": {"shards": 2},
-            "admin": {"port": admin},
+            "admin": {"port": free_port()},
             "log": {"format": "json"},
         }
         return _merged(base, changes)

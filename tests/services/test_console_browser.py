@@ -7,7 +7,6 @@ import asyncio
 import json
 import shutil
 import signal
-import socket
 import time
 import urllib.request
 from collections.abc import AsyncIterator
@@ -19,6 +18,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, Route, async_playwright, expect
 from tests.fakes.mqtt_client import RawClient
+from tests.fakes.ports import free_port
 from tests.services.gateway_process import GatewayProcess
 
 from greenlang_iot.simulate.broker import Broker
@@ -67,9 +67,7 @@ class Stage:
         self.browser = browser
         registry = folder / "registry.json"
         registry.write_bytes(orjson.dumps(REGISTRY))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         settings: dict[str, Any] = {
             "instance": "stage",
             "data_dir": str(folder / "data"),

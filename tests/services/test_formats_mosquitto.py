@@ -17,9 +17,10 @@ import pytest
 import zstandard
 from tests.fakes import payload_formats as write
 from tests.fakes.payload_formats import metric, sparkplug
+from tests.fakes.ports import free_port
 from tests.services import mosquitto_server
 from tests.services.gateway_process import GatewayProcess, finished, simulate
-from tests.services.mosquitto_server import MosquittoServer, free_port
+from tests.services.mosquitto_server import MosquittoServer
 
 from greenlang_iot.model.outcomes import DeadLetter
 from greenlang_iot.simulate.formats import ENTRIES

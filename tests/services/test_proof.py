@@ -7,7 +7,6 @@ query API, the dead letter files. The gateway's own counters decide nothing.
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from confluent_kafka import Consumer, TopicPartition
+from tests.fakes.ports import free_port
 from tests.services import influxdb1, kafka_server, mosquitto_server
 from tests.services.gateway_process import GatewayProcess, finished, simulate
 from tests.services.influxdb1 import InfluxDB1, start_influxdb1
@@ -60,8 +60,6 @@ class Site:
         self._common = common
 
     def _settings(self) -> dict[str, Any]:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            admin = taken.getsockname()[1]
         return {
             "instance": "proof",
             "data_dir": str(self.folder / "data"),
@@ -87,7 +85,7 @@ class Site:
                 "lake": {"enabled": False},
             },
             "detect": {"checkpoint_every": 2.0},
-            "admin": {"port": admin},
+            "admin": {"port": free_port()},
             "log": {"format": "json"},
         }
 
