@@ -421,9 +421,14 @@ class Field:
         self.wait(good, timeout, "recovered")
         return time.monotonic() - (since or begun)
 
-    def settled(self, timeout: float = 60.0) -> None:
-        """Until nothing is unacknowledged, queued or spooled, for half a second."""
+    def settled(self, timeout: float = 60.0, *, forgotten: bool = False) -> None:
+        """Until nothing is unacknowledged, queued or spooled, for half a second.
+
+        forgotten: the broker may have lost messages that it had confirmed, and none is waited for.
+        """
         calm_since = 0.0
+        assert self.load is not None
+        owed = set() if forgotten else set(self.load.confirmed)
 
         def calm() -> bool:
             nonlocal calm_since
@@ -434,7 +439,9 @@ class Field:
             )
             busy += sum(s["messages_unacked"] or 0 for s in body.get("shards", []))
             recent = time.monotonic() - self.proxy.record.last_ack < 1.0
-            if status != 200 or busy or recent:
+            acked = self.proxy.record.acked
+            # a broker that stands still sends nothing either: what it has yet to send is known
+            if status != 200 or busy or recent or not all(key in acked for key in owed):
                 calm_since = 0.0
                 return False
             calm_since = calm_since or time.monotonic()

@@ -211,7 +211,7 @@ async def test_one_alert_has_one_id_everywhere_through_its_life(stage: Stage) ->
         alert_id = opened["alert_id"]
         await mqtt.until(1)
         await tail.until(1)
-        retained = stage.listener("--retained-only", "-C", "1", "-W", "10")
+        retained = stage.listener("--retained-only", "-C", "1", "-W", str(int(WITHIN)))
         await retained.start()
         (line,) = await retained.until(1)
         await retained.close()

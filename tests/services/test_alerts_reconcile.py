@@ -95,7 +95,8 @@ class Plant:
         await asyncio.to_thread(self.gateway.wait_ready)
 
     def told(self, state: str) -> int:
-        return int(self.gateway.get(f"/api/v1/alerts?rule=hot&state={state}&limit=1")[1]["total"])
+        _, found = self.gateway.get(f"/api/v1/alerts?rule=hot&state={state}&limit=1")
+        return int(found.get("total", 0))
 
     async def until_told(self, state: str, count: int) -> None:
         await asyncio.to_thread(
