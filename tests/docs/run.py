@@ -49,6 +49,7 @@ cp "$2" "$2.root" && echo "user root" >> "$2.root" && exec {mosquitto} -c "$2.ro
 SLEEP = """#!/bin/bash
 exec {never}<> <(:)
 for ((left = $(printf %.0f "$1e2"); left > 0; left--)); do read -r -t 0.01 -u $never; done
+exit 0
 """
 
 
