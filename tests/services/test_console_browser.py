@@ -532,11 +532,13 @@ async def test_a_picture_goes_by_the_gateways_clock(stage: Stage, hours: int) ->
 
 async def test_a_gateway_that_stands_still_is_not_shown_as_ready(stage: Stage) -> None:
     context = await stage.context()
+    await context.clock.install()
     page = await stage.page(context)
     state = page.locator(".tools .state")
     await expect(state).to_have_text("ready")
     stage.gateway.send(signal.SIGSTOP)
     try:
+        await page.clock.fast_forward(11_000)  # the page gives it ten seconds
         await expect(state).to_have_text("offline")
         await expect(page.get_by_text("No connection to the gateway")).to_be_visible()
     finally:
