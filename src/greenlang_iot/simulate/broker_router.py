@@ -1,23 +1,25 @@
-"""A small MQTT 5 broker on one event loop: for the demo, the tests and the bench.
+"""Who gets what at the embedded broker: sessions, subscriptions, retained messages, wills. No socket.
 
-QoS 0 and 1, wildcards, retained messages, last will, persistent sessions, `$share`, TLS. It never
-drops a QoS 1 message: beyond a bound it withholds PUBACKs from the publishers. State lives in
-memory and ends with the process; there is no access control beyond user and password. MQTT 3.1.1,
-QoS 2 and subscription identifiers are refused. A message's expiry interval is passed on unchanged.
+It never drops a QoS 1 message: where a session's queue is full, `publish` names it, and the connection
+withholds PUBACKs from the publishers.
 """
 
 import asyncio
-import contextlib
 import hmac
 import secrets
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import mqtt5
 
-from greenlang_iot.simulate.broker_connection import Connection, ProtocolError
-from greenlang_iot.simulate.broker_session import QOS_BITS, RETAIN, BrokerCounters, Message, Session
+from greenlang_iot.simulate.broker_session import (
+    QOS_BITS,
+    RETAIN,
+    BrokerCounters,
+    Message,
+    Outlet,
+    Session,
+)
 from greenlang_iot.simulate.broker_topics import (
     Options,
     Subscriptions,
@@ -27,8 +29,6 @@ from greenlang_iot.simulate.broker_topics import (
 )
 
 _NEVER = 0xFFFFFFFF
-_SWEEP_EVERY = 1.0
-_STOP_WAIT = 2.0
 _NONE: list[Session] = []
 
 Reason = mqtt5.DisconnectReasonCode
@@ -48,93 +48,34 @@ class BrokerOptions:
     users: Mapping[str, str] = field(default_factory=dict)  # empty: everybody may connect
 
 
-class Broker:
-    """`await start()`, then clients may connect to `host`:`port`; `await stop()` ends it."""
+class ProtocolError(Exception):
+    """The client broke the protocol; it is told why and disconnected."""
 
-    def __init__(
-        self,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        *,
-        tls: ssl.SSLContext | None = None,
-        options: BrokerOptions | None = None,
-    ) -> None:
-        self.host = host
-        self.port = port
-        self.options = options or BrokerOptions()
+    def __init__(self, reason: mqtt5.DisconnectReasonCode, words: str) -> None:
+        super().__init__(words)
+        self.reason = reason
+
+
+class Router:
+    """The sessions of a broker and what is published to them. Runs in an event loop, for its timers."""
+
+    def __init__(self, options: BrokerOptions) -> None:
+        self.options = options
         self.counters = BrokerCounters()
-        self._tls = tls
-        self._server: asyncio.Server | None = None
-        self._loop: asyncio.AbstractEventLoop
-        self._connections: set[Connection] = set()
-        self._flushing: list[Connection] = []
-        self._gone: asyncio.Event | None = None  # stop() waits for the last connection
         self._sessions: dict[str, Session] = {}
         self._subscriptions: Subscriptions[Session] = Subscriptions()
         self._retained: dict[bytes, Message] = {}
         self._ends: dict[str, asyncio.TimerHandle] = {}  # client id → end of its session
         self._wills: dict[str, asyncio.TimerHandle] = {}  # client id → delayed will
-        self._sweep: asyncio.TimerHandle | None = None
 
-    async def start(self) -> int:
-        """Listen; returns the port (`port=0`: any free one). OSError where that fails."""
-        self._loop = asyncio.get_running_loop()
-        self._server = await self._loop.create_server(
-            lambda: Connection(self, self._loop.time),
-            self.host,
-            self.port,
-            ssl=self._tls,
-            ssl_handshake_timeout=self.options.connect_timeout if self._tls else None,
-            ssl_shutdown_timeout=_STOP_WAIT if self._tls else None,
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
-        self._sweep = self._loop.call_later(_SWEEP_EVERY, self._sweep_connections)
-        return self.port
+    def close(self) -> None:
+        """No will is sent and no session ends any more."""
+        for timer in (*self._ends.values(), *self._wills.values()):
+            timer.cancel()
 
-    async def stop(self) -> None:
-        """Tell every client, close, forget all sessions; idempotent."""
-        if self._server is None:
-            return
-        self._server.close()
-        for connection in list(self._connections):
-            connection.disconnect(Reason.SERVER_SHUTTING_DOWN, "the broker is shutting down")
-        if self._connections:
-            self._gone = asyncio.Event()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._gone.wait(), _STOP_WAIT)
-        for connection in list(self._connections):
-            connection.abort()
-        for timer in (*self._ends.values(), *self._wills.values(), self._sweep):
-            if timer is not None:
-                timer.cancel()
-        await self._server.wait_closed()
-        self._server = None
+    # clients
 
-    # what connections tell
-
-    def opened(self, connection: Connection) -> None:
-        """A socket was accepted."""
-        self._connections.add(connection)
-
-    def closed(self, connection: Connection) -> None:
-        """The socket is gone."""
-        self._connections.discard(connection)
-        if not self._connections and self._gone is not None:
-            self._gone.set()
-
-    def to_flush(self, connection: Connection) -> None:
-        """`connection` has something to write at the end of this loop iteration."""
-        if not self._flushing:
-            self._loop.call_soon(self._flush)
-        self._flushing.append(connection)
-
-    def _flush(self) -> None:
-        flushing, self._flushing = self._flushing, []
-        for connection in flushing:
-            if not connection.closing:
-                connection.flush()
-
-    def connect(self, connection: Connection, packet: mqtt5.ConnectPacket) -> None:
+    def connect(self, connection: Outlet, packet: mqtt5.ConnectPacket) -> None:
         """Answer a CONNECT: refuse it, or give the connection its session."""
         refusal = self._refusal(packet)
         if refusal is not None:
@@ -197,7 +138,7 @@ class Broker:
             return code.QUOTA_EXCEEDED, "too many sessions"
         return None
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: Outlet) -> None:
         """The client is away: its will, and the end of its session, now or later; idempotent."""
         session, connection.session = connection.session, None
         if session is None:
@@ -206,18 +147,15 @@ class Broker:
         if not session.expiry:
             self._end(session)
             return
+        loop = asyncio.get_running_loop()
         if session.will is not None:
             delay = min(session.will.will_delay_interval, session.expiry)
             if delay:
-                self._wills[session.client_id] = self._loop.call_later(
-                    delay, self._send_will, session
-                )
+                self._wills[session.client_id] = loop.call_later(delay, self._send_will, session)
             else:
                 self._send_will(session)
         if session.expiry != _NEVER:
-            self._ends[session.client_id] = self._loop.call_later(
-                session.expiry, self._end, session
-            )
+            self._ends[session.client_id] = loop.call_later(session.expiry, self._end, session)
 
     def _end(self, session: Session) -> None:
         """The session is over: its will, its subscriptions, what it was owed."""
@@ -289,7 +227,7 @@ class Broker:
             self.counters.not_retained += 1
 
     def subscribe(
-        self, connection: Connection, session: Session, packet: mqtt5.SubscribePacket
+        self, connection: Outlet, session: Session, packet: mqtt5.SubscribePacket
     ) -> None:
         """Take the subscriptions over, answer, then send the retained messages they ask for."""
         if packet.subscription_id is not None:
@@ -335,18 +273,6 @@ class Broker:
             else:
                 codes.append(mqtt5.UnsubAckReasonCode.NO_SUBSCRIPTION_EXISTED)
         return mqtt5.UnsubAckPacket(packet.packet_id, codes)
-
-    def _sweep_connections(self) -> None:
-        """Once a second: keep-alive, clients that never connect, sockets that do not close."""
-        now = self._loop.time()
-        for connection in list(self._connections):
-            idle = now - connection.last_seen
-            if connection.session is None:
-                if idle > self.options.connect_timeout:
-                    connection.abort()
-            elif connection.keep_alive and idle > 1.5 * connection.keep_alive:
-                connection.disconnect(Reason.KEEP_ALIVE_TIMEOUT, "nothing heard in 1.5 keep-alives")
-        self._sweep = self._loop.call_later(_SWEEP_EVERY, self._sweep_connections)
 
 
 def _is_connected(session: Session) -> bool:

@@ -14,7 +14,8 @@ from greenlang_iot.model.errors import MqttError
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.mqtt.control import ControlPlane, alert_topic
 from greenlang_iot.settings.model import BrokerSettings
-from greenlang_iot.simulate.broker import Broker, BrokerOptions
+from greenlang_iot.simulate.broker import Broker
+from greenlang_iot.simulate.broker_router import BrokerOptions
 from greenlang_iot.simulate.ca import loopback, server_context
 
 OPEN = Transition(
