@@ -13,7 +13,6 @@ from typing import Protocol
 from mqtt5 import DisconnectReasonCode, Will
 
 RETAIN = 0x01
-QOS1 = 0x02
 QOS_BITS = 0x06
 DUP = 0x08
 _PUBLISH = 0x30
@@ -99,9 +98,10 @@ class Message:
 
 
 class Outlet(Protocol):
-    """The connection, as its session sees it."""
+    """The connection, as sessions and the router see it."""
 
     writable: bool
+    session: "Session | None"
 
     def send(self, *parts: bytes) -> None:
         """Write parts of packets, in order, at the end of this loop iteration."""
@@ -111,6 +111,9 @@ class Outlet(Protocol):
 
     def disconnect(self, reason: DisconnectReasonCode, words: str) -> None:
         """Tell the client why and close."""
+
+    def close(self) -> None:
+        """Write what was collected, then close."""
 
 
 class Session:

@@ -13,12 +13,12 @@ from typing import Final
 
 from greenlang_iot.decode.routes import Routes
 from greenlang_iot.encode.deadletter import decode, ident, resubmission
-from greenlang_iot.formats.catalog import routes
 from greenlang_iot.formats.maps import Json
 from greenlang_iot.formats.topics import NAMESPACE, TopicTemplate
 from greenlang_iot.model.errors import GatewayError, SinkError
 from greenlang_iot.model.flags import CUT
 from greenlang_iot.model.outcomes import DeadLetter
+from greenlang_iot.settings.formats import routes
 from greenlang_iot.settings.model import InfluxSettings, KafkaSettings, MqttSettings
 from greenlang_iot.sinks.deadletter import read_dead_letters
 from greenlang_iot.spool.files import OS_FILES

@@ -14,7 +14,8 @@ from greenlang_iot.model.errors import MqttError
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.mqtt.control import ControlPlane, alert_topic
 from greenlang_iot.settings.model import BrokerSettings
-from greenlang_iot.simulate.broker import Broker, BrokerOptions
+from greenlang_iot.simulate.broker import Broker
+from greenlang_iot.simulate.broker_router import BrokerOptions
 from greenlang_iot.simulate.ca import loopback, server_context
 
 OPEN = Transition(
@@ -98,21 +99,21 @@ async def test_alerts_are_retained_while_open_and_emptied_at_the_end(broker: Bro
     topic = alert_topic(OPEN)
     live = await watcher(broker, "greenlang/+/+/+/alert/#")
     async with running(plane):
-        await plane.publish_alert(replace(OPEN, state="pending", number=0))
+        await plane.publish_alerts([replace(OPEN, state="pending", number=0)])
         assert (await received(live))[1]["state"] == "pending"  # type: ignore[index]
         early = await RawClient.connected(broker.port, "early")
         await early.subscribe("greenlang/#")
         assert (await received(early))[0].startswith("greenlang/_gateway")
         await early.silent()
 
-        await plane.publish_alert(OPEN)
+        await plane.publish_alerts([OPEN])
         assert await received(live) == (topic, OPEN.as_dict())
         late = await RawClient.connected(broker.port, "late")
         await late.subscribe(topic)
         assert await received(late) == (topic, OPEN.as_dict())
 
         resolved = replace(OPEN, state="resolved", number=2)
-        await plane.publish_alert(resolved)
+        await plane.publish_alerts([resolved])
         assert await received(live) == (topic, resolved.as_dict())
         assert await received(live) == (topic, None)
         after = await RawClient.connected(broker.port, "after")
@@ -168,7 +169,7 @@ async def test_reconnects_and_raises_meanwhile() -> None:
 
         async def publish_until_it_fails() -> None:
             while True:
-                await plane.publish_alert(OPEN)
+                await plane.publish_alerts([OPEN])
 
         with pytest.raises(MqttError) as caught:
             await publish_until_it_fails()
@@ -176,7 +177,7 @@ async def test_reconnects_and_raises_meanwhile() -> None:
         second = Broker(port=port)
         await second.start()
         await asyncio.wait_for(plane.wait_connected(), 30)
-        await plane.publish_alert(OPEN)
+        await plane.publish_alerts([OPEN])
         client = await watcher(second, "greenlang/+/+/+/alert/#")
         assert await received(client) == (alert_topic(OPEN), OPEN.as_dict())
         await plane.close()
@@ -218,7 +219,7 @@ async def test_over_tls_with_user_and_password(tmp_path: Path) -> None:
     )
     plane = ControlPlane(settings, "gw")
     async with running(plane):
-        await plane.publish_alert(OPEN)
+        await plane.publish_alerts([OPEN])
     unverified = settings.model_copy(
         update={"tls": settings.tls.model_copy(update={"ca_file": None, "verify": False})}  # type: ignore[union-attr]
     )
@@ -253,6 +254,6 @@ async def test_a_refused_message_is_an_error() -> None:
     plane = ControlPlane(BrokerSettings(port=port), "gw")
     async with running(plane):
         with pytest.raises(MqttError, match="refused a message to greenlang/acme") as caught:
-            await plane.publish_alert(OPEN)
+            await plane.publish_alerts([OPEN])
         assert caught.value.reason == "publish_refused"
     server.close()
