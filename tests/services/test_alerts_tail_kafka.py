@@ -63,6 +63,7 @@ async def test_tail_prints_what_is_published_and_filters_by_device(tmp_path: Pat
                 for device in ("d1", "d2"):
                     body = json.dumps(transition(device, number).as_dict()).encode()
                     await sender.publish(settings.alerts_topic, device.encode(), body, 1)
+                await asyncio.wait({line}, timeout=0.1)  # the cores are for the one that starts
             assert await tail.wait() == 0
         await sender.close()
         shown = json.loads(line.result())

@@ -159,9 +159,10 @@ async def test_tail_reads_its_connection_from_the_settings_over_tls(tmp_path: Pa
 
 
 async def test_wrong_options_and_a_dead_broker_are_one_sentence() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    result = await tail("--broker", "127.0.0.1", "--port", str(port))
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        result = await tail("--broker", "127.0.0.1", "--port", str(port))
     assert isinstance(result.exception, GatewayError)
     assert f"127.0.0.1:{port}" in str(result.exception)
     result = await tail("--port", "1")
