@@ -156,7 +156,7 @@ async def from_mqtt(
     import aiomqtt
 
     from greenlang_iot.model.errors import GatewayError
-    from greenlang_iot.mqtt.client import client_options, client_words
+    from greenlang_iot.mqtt.client import Client, client_options, client_words
 
     topic = f"greenlang/+/{_level(site)}/{_level(device)}/alert/+"
     options = client_options(broker)
@@ -165,7 +165,7 @@ async def from_mqtt(
     connected = False
     while True:
         try:
-            async with aiomqtt.Client(**options) as client:
+            async with Client(**options) as client:
                 for code in await client.subscribe(topic, qos=1):
                     if getattr(code, "is_failure", code == 128):
                         raise GatewayError(
