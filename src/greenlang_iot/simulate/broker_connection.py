@@ -11,6 +11,7 @@ from typing import Final, cast
 
 import mqtt5
 
+from greenlang_iot.mqtt import codec5
 from greenlang_iot.simulate.broker_router import ProtocolError, Reason, Router
 from greenlang_iot.simulate.broker_session import PACKET_IDS, QOS_BITS, Message, Session
 
@@ -318,6 +319,6 @@ def variable_length(data: bytes, at: int) -> tuple[int, int]:
 
 def _read(packet: bytes) -> mqtt5.Packet:
     try:
-        return mqtt5.read(memoryview(packet))[0]
+        return codec5.parse(memoryview(packet))[0]
     except (ValueError, IndexError) as error:
         raise ProtocolError(Reason.MALFORMED_PACKET, str(error)) from error
