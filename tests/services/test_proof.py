@@ -18,6 +18,7 @@ import pytest
 import yaml
 from confluent_kafka import Consumer, TopicPartition
 from tests.fakes.ports import free_port
+from tests.faults.alerts import delivered
 from tests.services import influxdb1, kafka_server, mosquitto_server
 from tests.services.gateway_process import GatewayProcess, finished, simulate
 from tests.services.influxdb1 import InfluxDB1, start_influxdb1
@@ -230,6 +231,8 @@ def test_everything_published_is_in_both_sinks(site: Site) -> None:
     gateway = site.start()
     counts = finished(site.publish(), SECONDS + 120)
     site.wait_settled()
+    # where a machine stands still for seconds, everybody is silent: so many alerts take their time
+    gateway.wait(lambda: delivered(site.folder / "data"), 180, "alerts delivered")
     summary = gateway.stop()
     in_kafka, _ = site.check()
 
