@@ -35,7 +35,9 @@ def ask(
             f"cannot read {file} ({error.strerror}): run this as the gateway's user."
         ) from error
     if settings.admin.tls is None and not _runs(settings.data_dir):
-        raise GatewayError(f"no gateway runs with the data_dir {settings.data_dir}.")
+        raise GatewayError(
+            f"no gateway runs with the data_dir {settings.data_dir}; `greenlang-iot run` starts it."
+        )
     host, port = _address(settings)
     where = f"{host}:{port}"
     connection = _connection(settings.admin, host, port, timeout)
