@@ -86,6 +86,8 @@ SILENT = ("dropout", "late")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
+    """One fault in the data: a kind of KINDS, in one device, from a minute on."""
+
     kind: str
     device: int
     minute: int  # its first
@@ -134,6 +136,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Result:
+    """What both runs came to. seconds: wall time."""
+
     parts: dict[str, Part]
     """By kind of noise."""
     readings: int
@@ -254,6 +258,8 @@ def _values(noises: list[str], minutes: int, faults: list[Fault], rng: np.random
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
+    """The openings of one run, and how many readings and second-stage observations it took."""
+
     opened: list[Transition]
     readings: int
     observations: int
