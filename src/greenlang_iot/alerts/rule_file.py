@@ -106,6 +106,8 @@ def _calculated(value: object) -> object:
 
 
 class Grouping(_Part):
+    """From how many devices of a site on a rule's alerts are one incident, within `window` seconds; 0: never."""
+
     devices: int = Field(ge=0, le=1_000_000)
     window: Duration = 120.0
 

@@ -210,20 +210,7 @@ class Connection(asyncio.Protocol):
                 topic = self._aliases[publish.topic_alias]
             else:
                 raise ProtocolError(Reason.PROTOCOL_ERROR, "a topic alias never set")
-        plain = mqtt5.PublishPacket(
-            topic,
-            publish.payload,
-            qos=publish.qos,
-            retain=publish.retain,
-            packet_id=publish.packet_id,
-            payload_format_indicator=publish.payload_format_indicator,
-            message_expiry_interval=publish.message_expiry_interval,
-            content_type=publish.content_type,
-            response_topic=publish.response_topic,
-            correlation_data=publish.correlation_data,
-            user_properties=publish.user_properties,
-        )
-        return Message.from_packet(plain.write())
+        return Message.of(publish, topic)
 
     def _on_other(self, packet: mqtt5.Packet) -> None:
         assert self.session is not None

@@ -174,22 +174,8 @@ class Router:
 
     def _send_will(self, session: Session) -> None:
         will, session.will = session.will, None
-        if will is None:
-            return
-        packet = mqtt5.PublishPacket(
-            will.topic,
-            will.payload or b"",
-            qos=will.qos,
-            retain=will.retain,
-            packet_id=1 if int(will.qos) else None,
-            payload_format_indicator=will.payload_format_indicator,
-            message_expiry_interval=will.message_expiry_interval,
-            content_type=will.content_type,
-            response_topic=will.response_topic,
-            correlation_data=will.correlation_data,
-            user_properties=will.user_properties,
-        )
-        self.publish(Message.from_packet(packet.write()), session)
+        if will is not None:
+            self.publish(Message.of(will, will.topic), session)
 
     # messages
 
