@@ -36,7 +36,7 @@ def test_a_line_says_when_where_what_and_how_bad() -> None:
 
 
 def test_the_score_of_what_nobody_scored_is_left_out() -> None:
-    alert = replace(ALERT, rule="silence", value=None, expected=None, band=None, score=1.0)
+    alert = replace(SPIKE, rule="silence", value=None, expected=None, band=None, score=1.0)
     assert text(alert.as_dict()).endswith("silence   temperature of d1 jumped")
 
 
