@@ -24,6 +24,7 @@ from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.quality.breaches import RULE as QUALITY
 from greenlang_iot.runtime.folders import QUALITY_OUTBOX, lake_folder, outbox_folder
+from greenlang_iot.runtime.memory import give_back
 from greenlang_iot.settings.model import NotifierSettings, Settings
 from greenlang_iot.sinks.alert_store import AlertStore, Published
 from greenlang_iot.sinks.endings import end, to_its_end
@@ -47,6 +48,8 @@ MAX_BEHIND = 10_000
 """Transitions a target may be behind before the outbox is not read further (its bound is on disk)."""
 NOTIFICATIONS = 1_000
 """Transitions that wait for a notifier that is away; what is older is given up."""
+MANY = 1_000
+"""Transitions after which, once they are delivered, freed memory is given back: what a burst took stays fragmented."""
 BACKOFF_MAX = 4.0
 DRAIN_TIMEOUT = 5.0
 
@@ -186,6 +189,7 @@ class Courier:
         self._targets: list[_Target] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._given = 0  # transitions that the targets got
+        self._trimmed = 0  # those of them before the last time that memory was given back
         self._records: deque[tuple[int, int]] = deque()  # (transitions given, journal's record)
         self._ticked = self._looked = self._released = float("-inf")
         self._failing = False
@@ -202,6 +206,7 @@ class Courier:
         try:
             while True:
                 found = await self._move()
+                self._give_back()
                 if self._control is not None:
                     self._counters.set(cell("control_up"), float(self._control.connected))
                 await asyncio.sleep(POLL_EVERY * (GATHER if found else 1))
@@ -228,6 +233,13 @@ class Courier:
         except (TimeoutError, OSError):
             behind = {target.name: len(target.waiting) for target in self._targets}
             log.warning("alerts are left for the next start", waiting=behind)
+
+    def _give_back(self) -> None:
+        """What a burst of alerts took, once it is over."""
+        waiting = any(target.waiting for target in self._targets if not target.most)
+        if self._given - self._trimmed >= MANY and not waiting:
+            self._trimmed = self._given
+            give_back()
 
     @property
     def _behind(self) -> bool:
