@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from rich.text import Text
 
-from greenlang_iot.observe.catalog import SEVERITIES
+from greenlang_iot.model.severity import SEVERITIES
 from greenlang_iot.observe.printable import printable
 
 _STATE_STYLES = {

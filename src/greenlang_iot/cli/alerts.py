@@ -4,13 +4,14 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from greenlang_iot.cli import alerts_manage, alerts_try
 from greenlang_iot.cli.options import CONFIG, CONFIG_FILES, AsJsonLines
 from greenlang_iot.cli.terminal import console, say
+from greenlang_iot.model.severity import Severity
 
 if TYPE_CHECKING:
     from greenlang_iot.cli.alert_lines import Wanted
@@ -52,7 +53,7 @@ def tail(
     site: Annotated[str | None, typer.Option(help="Only this site.")] = None,
     device: Annotated[str | None, typer.Option(help="Only this device.")] = None,
     severity: Annotated[
-        Literal["info", "warning", "critical"] | None,
+        Severity | None,
         typer.Option(help="At least this severity."),
     ] = None,
     as_json: AsJsonLines = False,
@@ -155,7 +156,7 @@ async def from_mqtt(
     import aiomqtt
 
     from greenlang_iot.model.errors import GatewayError
-    from greenlang_iot.mqtt.client import client_options, client_words
+    from greenlang_iot.mqtt.client import Client, client_options, client_words
 
     topic = f"greenlang/+/{_level(site)}/{_level(device)}/alert/+"
     options = client_options(broker)
@@ -164,7 +165,7 @@ async def from_mqtt(
     connected = False
     while True:
         try:
-            async with aiomqtt.Client(**options) as client:
+            async with Client(**options) as client:
                 for code in await client.subscribe(topic, qos=1):
                     if getattr(code, "is_failure", code == 128):
                         raise GatewayError(

@@ -310,12 +310,13 @@ def _settings(
 
 def _read(settings: "Settings") -> tuple[list["Stored"], "Journal"]:
     from greenlang_iot.runtime.folders import dead_letter_folder
-    from greenlang_iot.sinks.replay import Journal, from_files, from_kafka, stored
+    from greenlang_iot.sinks.deadletter import read_dead_letters
+    from greenlang_iot.sinks.replay import Journal, from_kafka, stored
 
     folder = dead_letter_folder(settings)
     try:
         journal = Journal(folder)
-        letters = list(from_files(folder))
+        letters = list(read_dead_letters(folder))
     except OSError as error:
         raise GatewayError(f"cannot read the dead letters in {folder}: {error.strerror}") from error
     if settings.sinks.dead_letter.target == "kafka":

@@ -19,7 +19,8 @@ from greenlang_iot.alerts.book import Book, Document
 from greenlang_iot.alerts.presence import OFFLINE
 from greenlang_iot.model.errors import MqttError, SinkError
 from greenlang_iot.model.outcomes import Transition
-from greenlang_iot.observe.catalog import SEVERITIES, cell
+from greenlang_iot.model.severity import SEVERITIES
+from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.quality.breaches import RULE as QUALITY
 from greenlang_iot.runtime.folders import QUALITY_OUTBOX, lake_folder, outbox_folder

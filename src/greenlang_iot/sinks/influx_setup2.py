@@ -62,6 +62,7 @@ class InfluxSetup2(InfluxSetup):
     """InfluxDB 2.x, through its management API; the token must be allowed to manage the org."""
 
     async def downsampling(self) -> str:
+        """Whether the task is there and how its last run went, in words."""
         await self._http.open()
         task = await self._find("tasks", name=task_name(self._settings), org=self._settings.org)
         if task is None:

@@ -18,9 +18,9 @@ import structlog
 
 from greenlang_iot.alerts.book import FLAPPING, SILENCED, Book, Document, is_notified
 from greenlang_iot.model.errors import InputError, SinkError
+from greenlang_iot.model.severity import SEVERITIES
 from greenlang_iot.mqtt.tls import ssl_context
 from greenlang_iot.mqtt.words import system_words
-from greenlang_iot.observe.catalog import SEVERITIES
 from greenlang_iot.settings.model import NotifierSettings, TlsSettings
 from greenlang_iot.settings.template import render
 

@@ -13,14 +13,13 @@ from typing import Final
 
 from greenlang_iot.decode.routes import Routes
 from greenlang_iot.encode.deadletter import decode, ident, resubmission
-from greenlang_iot.formats.catalog import routes
 from greenlang_iot.formats.maps import Json
 from greenlang_iot.formats.topics import NAMESPACE, TopicTemplate
 from greenlang_iot.model.errors import GatewayError, SinkError
 from greenlang_iot.model.flags import CUT
 from greenlang_iot.model.outcomes import DeadLetter
+from greenlang_iot.settings.formats import routes
 from greenlang_iot.settings.model import InfluxSettings, KafkaSettings, MqttSettings
-from greenlang_iot.sinks.deadletter import read_dead_letters
 from greenlang_iot.spool.files import OS_FILES
 
 GROUP: Final = 1_000
@@ -88,10 +87,6 @@ def stored(letters: Iterable[DeadLetter], journal: Journal) -> list[Stored]:
     """Each letter once, though a crash may have left two copies."""
     named = {ident(letter): letter for letter in letters}
     return [Stored(name, letter, name in journal.done) for name, letter in named.items()]
-
-
-def from_files(folder: Path) -> Iterable[DeadLetter]:
-    return read_dead_letters(folder)
 
 
 async def from_kafka(settings: KafkaSettings) -> AsyncIterator[DeadLetter]:

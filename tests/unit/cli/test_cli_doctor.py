@@ -15,7 +15,8 @@ from typer.testing import CliRunner, Result
 from greenlang_iot.cli.main import app
 from greenlang_iot.model.errors import InputError, SinkError
 from greenlang_iot.settings.model import InfluxSettings
-from greenlang_iot.simulate.broker import Broker, BrokerOptions
+from greenlang_iot.simulate.broker import Broker
+from greenlang_iot.simulate.broker_router import BrokerOptions
 from greenlang_iot.simulate.ca import Authority, loopback, server_context
 from greenlang_iot.sinks.influx_setup import influx_setup
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.fakes.directory import directory
-from tests.fakes.rows import readings, scores
+from tests.fakes.readings import readings, scores
 
 from greenlang_iot.encode.arrow import ArrowEncoder
 from greenlang_iot.model.errors import InputError, SinkError
@@ -36,7 +36,7 @@ def body(first: int, count: int = 100, *, value: float = 0.5, ts: int = 1000) ->
     encoder = ArrowEncoder(DIRECTORY)
     numbers = list(range(first, first + count))
     encoder.append(
-        readings([n % 20 for n in numbers], [ts] * count, [value] * count, list(numbers)),
+        readings([n % 20 for n in numbers], [ts] * count, [value] * count, seq=list(numbers)),
         scores([0.0] * count),
     )
     return encoder.seal()

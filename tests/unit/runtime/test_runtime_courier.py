@@ -19,7 +19,7 @@ from greenlang_iot.runtime import courier as courier_module
 from greenlang_iot.runtime.courier import Courier, remind
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.alert_store import AlertStore
-from greenlang_iot.sinks.outbox import Outbox, OutboxReader, open_alerts
+from greenlang_iot.sinks.outbox import Outbox, OutboxReader, known_alerts
 from greenlang_iot.spool.files import OsFiles
 from greenlang_iot.spool.log import SpoolFull
 
@@ -464,10 +464,10 @@ async def test_an_alert_that_its_outbox_forgot_is_looked_after_again(
     book.take([t.as_dict() for t in (opened(1), replace(opened(1), number=2), *others)], 5)
     book.acknowledge("alert-1", "kim", "", 6)
     remind(book, settings)
-    (shards,) = open_alerts([folder])
+    (shards,) = known_alerts([folder]).open
     assert (shards["transition_id"], shards["state"]) == ("alert-1-2", "open")
     assert OutboxReader(folder).known == [shards]
-    (quality,) = open_alerts([tmp_path / "outbox" / "gateway"])
+    (quality,) = known_alerts([tmp_path / "outbox" / "gateway"]).open
     assert quality["alert_id"] == "alert-3"
     remind(Book(settings.alerts), settings)
     outbox = Outbox(folder, 1 << 20)  # what its shard goes on with ends it in the book
