@@ -7,11 +7,12 @@ start writes a class-data archive beside them, so that later ones take about two
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.fakes.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RELEASE = os.environ.get("KAFKA_RELEASE", "4.3")
@@ -34,7 +35,7 @@ def start_kafka(folder: Path, *, proxy_port: int = 0, **config: str) -> "KafkaSe
     proxy_port: clients of a second listener (`behind_proxy`) are told that the broker is there.
     config: broker settings with dots written as underscores, e.g. message_max_bytes="2000".
     """
-    port, controller, second = _free_ports(3)
+    port, controller, second = free_port(), free_port(), free_port()
     settings = {
         "process.roles": "broker,controller",
         "node.id": "1",
@@ -155,11 +156,3 @@ def _java(archive: bool = False) -> list[str]:
         command += [f"-XX:{option}={path}", "-Xlog:cds=off", "-Xlog:cds+dynamic=off"]
     # named one by one and sorted: a class-data archive belongs to one exact class path
     return [*command, "-cp", ":".join(str(jar) for jar in sorted(_jars().glob("*.jar")))]
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports

@@ -196,7 +196,7 @@ async def test_partitions_are_another_clients_choice(kafka: KafkaServer) -> None
             value=b"{}",
             on_delivery=lambda error, m: theirs.update({m.key(): m.partition()}),
         )
-    assert producer.flush(20) == 0
+    assert producer.flush(60) == 0
     assert theirs == ours
 
 
@@ -326,7 +326,7 @@ async def test_time_stamps_out_of_bounds_are_refused_alone(tmp_path: Path) -> No
 
 
 async def test_open_without_a_broker_fails_quickly_and_again(kafka: KafkaServer) -> None:
-    nobody = KafkaSettings(bootstrap_servers="127.0.0.1:1", timeout=5.0)
+    nobody = KafkaSettings(bootstrap_servers="127.0.0.1:1", timeout=60.0)
     sender = KafkaSender(nobody, "iot.readings")
     loop = asyncio.get_running_loop()
     for _ in range(2):
@@ -334,7 +334,7 @@ async def test_open_without_a_broker_fails_quickly_and_again(kafka: KafkaServer)
         with pytest.raises(SinkError) as caught:
             await sender.open()
         assert (caught.value.reason, caught.value.down) == ("no_brokers", True)
-        assert loop.time() - begin < 2.0
+        assert loop.time() - begin < nobody.timeout / 2, "it waited for an answer"
     await sender.close()
 
 

@@ -49,6 +49,7 @@ def try_on_history(
     """
     import time
 
+    from greenlang_iot.alerts.matching import unmatched
     from greenlang_iot.cli.alert_lines import line
     from greenlang_iot.cli.alerts_manage import seconds
     from greenlang_iot.cli.terminal import console, print_json, progress, say
@@ -77,7 +78,11 @@ def try_on_history(
         print_json(_document(trial))
         return
     out = console()
+    nowhere = unmatched(given.rules, directory)
     for name, result in trial.rules.items():
+        if name in nowhere:
+            out.print(f"{name}: matches nothing in this registry")
+            continue
         where = f" on {len(result.devices):,} devices" if result.opened else ""
         out.print(f"{name}: {result.opened:,} opened{where}, {result.resolved:,} resolved")
         for transition in result.examples:

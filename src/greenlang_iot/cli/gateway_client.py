@@ -35,7 +35,9 @@ def ask(
         ) from error
     # On the port of a gateway that is not there, any user may listen for the token.
     if settings.admin.tls is None and not is_locked(settings.data_dir):
-        raise GatewayError(f"no gateway runs with the data_dir {settings.data_dir}.")
+        raise GatewayError(
+            f"no gateway runs with the data_dir {settings.data_dir}; `greenlang-iot run` starts it."
+        )
     host, port = _address(settings)
     where = f"{host}:{port}"
     connection = _connection(settings.admin, host, port, timeout)

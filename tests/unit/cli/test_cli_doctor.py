@@ -51,7 +51,7 @@ class SetUp:
         path.chmod(0o600)
         return str(path)
 
-    async def call(self, command: str, *more: str) -> Result:
+    async def call(self, command: str, *more: str, fails: bool = False) -> Result:
         config = self.folder / "c.yaml"
         settings = {
             "data_dir": str(self.folder / "data"),
@@ -65,7 +65,8 @@ class SetUp:
         }
         config.write_text(yaml.safe_dump(settings))
         arguments = [command, "--config", str(config), *more]
-        return await asyncio.to_thread(CliRunner().invoke, app, arguments, catch_exceptions=False)
+        invoke = CliRunner().invoke
+        return await asyncio.to_thread(invoke, app, arguments, catch_exceptions=fails)
 
     async def doctor(self, *more: str) -> Result:
         return await self.call("doctor", "--devices-file", str(REGISTRY), *more)
@@ -231,6 +232,14 @@ async def test_setup_says_what_differs_and_then_nothing(setup: SetUp) -> None:
     assert again == {"applied": True, "differences": [], "notes": [note]}
     said = (await setup.call("setup", "--dry-run")).stdout
     assert said == f"Nothing to do: everything is as the settings say.\n{note}\n"
+
+
+async def test_setup_says_what_it_made_before_another_service_failed(setup: SetUp) -> None:
+    setup.kafka = {"enabled": True, "bootstrap_servers": "127.0.0.1:1", "timeout": 2}
+    said = await setup.call("setup", "--json", fails=True)
+    assert str(said.exception) == "Kafka at 127.0.0.1:1: connection refused"
+    differences = json.loads(said.stdout)["differences"]
+    assert "influxdb: bucket iot_data: kept for ever → kept 30d" in differences
 
 
 async def test_kafka_that_is_not_there(setup: SetUp) -> None:

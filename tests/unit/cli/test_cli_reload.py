@@ -147,11 +147,14 @@ def test_whoever_took_the_port_of_a_gateway_that_does_not_run_gets_no_token(
 def test_no_gateway_is_one_sentence(tmp_path: Path) -> None:
     with gateway(tmp_path, (True, {})) as config:
         document = yaml.safe_load(config.read_text())
-        with socket.create_server(("127.0.0.1", 0)) as other:
+        with socket.socket() as other:  # bound, and nobody listens
+            other.bind(("127.0.0.1", 0))
             document["admin"]["port"] = other.getsockname()[1]
-        config.write_text(yaml.safe_dump(document))
-        with pytest.raises(GatewayError, match=r"no gateway answers at 127\.0\.0\.1:\d+ \(conn"):
-            reload(config)
+            config.write_text(yaml.safe_dump(document))
+            with pytest.raises(
+                GatewayError, match=r"no gateway answers at 127\.0\.0\.1:\d+ \(conn"
+            ):
+                reload(config)
     (tmp_path / "data" / "admin-token").unlink()
     with pytest.raises(InputError, match="no gateway was started on this data_dir yet"):
         reload(config)

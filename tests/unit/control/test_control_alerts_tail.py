@@ -35,6 +35,11 @@ def test_a_line_says_when_where_what_and_how_bad() -> None:
     )
 
 
+def test_the_score_of_what_nobody_scored_is_left_out() -> None:
+    alert = replace(SPIKE, rule="silence", value=None, expected=None, band=None, score=1.0)
+    assert text(alert.as_dict()).endswith("silence   temperature of d1 jumped")
+
+
 def test_a_site_alert_without_numbers() -> None:
     alert = replace(SPIKE, device="", metric="", value=None, expected=None, band=None, summary="")
     assert "acme/north/_" in text(alert.as_dict())
@@ -140,9 +145,10 @@ async def test_tail_reads_its_connection_from_the_settings_over_tls(tmp_path: Pa
 
 
 async def test_wrong_options_and_a_dead_broker_are_one_sentence() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    result = await tail("--broker", "127.0.0.1", "--port", str(port))
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        result = await tail("--broker", "127.0.0.1", "--port", str(port))
     assert isinstance(result.exception, GatewayError)
     assert f"127.0.0.1:{port}" in str(result.exception)
     result = await tail("--port", "1")

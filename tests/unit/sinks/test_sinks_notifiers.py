@@ -188,6 +188,13 @@ async def test_a_certificate_that_is_not_there_is_a_receiver_that_is_away(tmp_pa
         await desk.notifier.close()
 
 
+async def test_a_receiver_that_is_away_in_the_systems_words() -> None:
+    http = _Http(NotifierSettings(name="n", kind="webhook"))
+    with pytest.raises(SinkError, match=r"^notifier n: 127\.0\.0\.1:1: connection refused$"):
+        await http.post("http://127.0.0.1:1/services/planted", b"{}", {})
+    await http.close()
+
+
 async def test_a_page_that_names_the_webhook_tells_no_secret(receiver: Receiver) -> None:
     """`Cannot POST /services/…` is what many servers say: for many services the path is the password."""
     receiver.answers = [404]

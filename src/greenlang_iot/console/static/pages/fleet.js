@@ -42,7 +42,7 @@ function Site({ site, open, toggle }) {
       <td class="n ${site.silent ? "critical" : ""}">${count(site.silent)}</td>
       <td class="n roomy">${count(site.never)}</td>
       <td class="n roomy">${count(site.disabled)}</td>
-      <td class="right"><button class="button slim" aria-expanded=${open} disabled=${site.silent === 0} onClick=${toggle}>Who<span class="roomy"> is silent</span></button></td>
+      <td class="right"><button class="button slim" aria-expanded=${open} disabled=${site.silent === 0} onClick=${toggle}><span>Who<span class="roomy"> is silent</span></span></button></td>
     </tr>
     ${open && html`<tr><td colspan="8"><${Silent} site=${name} /></td></tr>`}`;
 }
