@@ -15,7 +15,9 @@ from greenlang_iot.alerts.book import Book
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
+from greenlang_iot.runtime import alert_targets
 from greenlang_iot.runtime import courier as courier_module
+from greenlang_iot.runtime.alert_targets import Deliver, Target
 from greenlang_iot.runtime.courier import Courier, remind
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.alert_store import AlertStore
@@ -23,7 +25,11 @@ from greenlang_iot.sinks.outbox import Outbox, OutboxReader, known_alerts
 from greenlang_iot.spool.files import OsFiles
 from greenlang_iot.spool.log import SpoolFull
 
-Deliver = Callable[[list[dict[str, Any]]], Awaitable[None]]
+Close = Callable[[], Awaitable[None]]
+
+
+async def closes() -> None:
+    return
 
 
 class Desk:
@@ -33,7 +39,7 @@ class Desk:
         self, folder: Path, deliver: Deliver, monkeypatch: pytest.MonkeyPatch, **alerts: object
     ) -> None:
         monkeypatch.setattr(courier_module, "POLL_EVERY", 0.001)
-        monkeypatch.setattr(courier_module, "BACKOFF_MAX", 0.001)
+        monkeypatch.setattr(alert_targets, "BACKOFF_MAX", 0.001)
         settings = Settings.model_validate(
             {
                 "data_dir": folder,
@@ -46,12 +52,11 @@ class Desk:
         self.courier = Courier(settings, self.counters, self.store)
         self.folder = folder / "outbox" / "shard-0"
         self.outbox = Outbox(self.folder, 1 << 20)
-
-        async def close() -> None:
-            return
-
-        self.courier._add("kafka", deliver, close)
+        self.add("kafka", deliver)
         self.task = asyncio.ensure_future(self.courier.run())
+
+    def add(self, name: str, deliver: Deliver, close: Close = closes) -> None:
+        self.courier._targets.append(Target(name, deliver, close, self.counters))
 
     async def put(self, *numbers: int) -> None:
         for number in numbers:
@@ -262,8 +267,8 @@ async def test_a_target_that_cannot_be_closed_holds_up_no_other(
         closed.append("another")
 
     desk = Desk(tmp_path, deliver, monkeypatch)
-    desk.courier._add("lake", deliver, fails)
-    desk.courier._add("another", deliver, close)
+    desk.add("lake", deliver, fails)
+    desk.add("another", deliver, close)
     await asyncio.sleep(0)
     desk.task.cancel()
     (ended,) = await asyncio.gather(desk.task, return_exceptions=True)
@@ -353,7 +358,7 @@ async def test_what_kafka_still_has_of_a_try_ends_before_the_next_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An old state that came after the newer one said for ever that a resolved alert is open."""
-    monkeypatch.setattr(courier_module, "BACKOFF_MAX", 0.001)
+    monkeypatch.setattr(alert_targets, "BACKOFF_MAX", 0.001)
     seen: list[str] = []
     slow = asyncio.Event()
 
@@ -452,7 +457,7 @@ async def test_a_slow_target_gets_fewer_at_once_until_they_arrive_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Kafka answers one alert of a partition after the other: 500 of them may take longer than its time-out."""
-    monkeypatch.setattr(courier_module.random, "uniform", lambda low, high: 0.0)
+    monkeypatch.setattr(alert_targets.random, "uniform", lambda low, high: 0.0)
     got: list[int] = []
     asked: list[int] = []
 
@@ -462,7 +467,7 @@ async def test_a_slow_target_gets_fewer_at_once_until_they_arrive_in_time(
             raise SinkError("not in time", reason="timeout")
         got.extend(item["n"] for item in items)
 
-    target = courier_module._Target("kafka", deliver, Counters.local())
+    target = Target("kafka", deliver, closes, Counters.local())
     target.add([{"n": n} for n in range(600)])
     task = asyncio.ensure_future(target.run())
     async with asyncio.timeout(10):

@@ -210,7 +210,8 @@ async def test_the_command_counts_and_shows(
     (tmp_path / "rules.yaml").write_text(
         "version: 1\nrules: [{name: hot, match: {type: pmp}, range: {above: 90}}]\n"
     )
-    assert call("test", *where).stdout == "hot: matches nothing in this registry\n"
+    matched = call("test", "--since", "1h", *where)
+    assert matched.stdout == "hot: matches nothing in this registry\n"
     (tmp_path / "rules.yaml").write_text("version: 1\nrules: [{name: hot}]\n")
     wrong = call("test", *where)
     assert "has no condition" in wrong.exception.problems[0]

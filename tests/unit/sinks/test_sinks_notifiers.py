@@ -18,6 +18,7 @@ from greenlang_iot.alerts.silences import new_silence
 from greenlang_iot.model.errors import InputError, SinkError
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
+from greenlang_iot.runtime import alert_targets
 from greenlang_iot.runtime import courier as courier_module
 from greenlang_iot.runtime.courier import Courier
 from greenlang_iot.settings.load import load
@@ -304,7 +305,7 @@ async def test_a_dead_notifier_holds_nothing_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(courier_module, "POLL_EVERY", 0.001)
-    monkeypatch.setattr(courier_module, "NOTIFICATIONS", 3)
+    monkeypatch.setattr(alert_targets, "NOTIFICATIONS", 3)
     monkeypatch.setattr(courier_module, "MAX_BEHIND", 3)
     notifier = {"name": "dead", "kind": "webhook", "url": "http://127.0.0.1:1/"}
     settings = Settings.model_validate(
