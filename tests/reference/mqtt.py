@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 import mqtt5
 
-from greenlang_iot.model.errors import MqttError
 from greenlang_iot.model.flags import FRAME_DUP, FRAME_RETAIN
-from greenlang_iot.mqtt import codec5
 
 
 @dataclass
@@ -102,9 +100,14 @@ def _read5(
     packet: bytes, body: bytes, aliases: dict[int, bytes]
 ) -> tuple[bytes, bytes, int, int] | None:
     try:
-        read = codec5.read_publish(memoryview(packet))
-    except MqttError:
+        read, _ = mqtt5.read(packet)
+    except (ValueError, IndexError):
         return None
+    except BaseException as error:  # a text that is not UTF-8 panics in Rust
+        if type(error).__name__ != "PanicException":
+            raise
+        return None
+    assert isinstance(read, mqtt5.PublishPacket)
     topic = read.topic.encode()
     # mqtt5 lets the last property run over the end of the properties, into the payload
     known = body[2 + len(topic) + (2 if read.packet_id is not None else 0) :]

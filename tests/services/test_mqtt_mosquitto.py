@@ -214,3 +214,17 @@ async def test_client_certificate(tmp_path: Path, authority: Authority) -> None:
             await handler.until(up=1)
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_listener_that_wants_tls_or_has_none_is_not_called_a_second_client(
+    tls: bool, mosquitto: MosquittoServer, authority: Authority
+) -> None:
+    port, options, says = mosquitto.tls_port, {}, "it may want TLS there (`tls`)"
+    if tls:
+        port, options = mosquitto.port, {"tls": TlsSettings(ca_file=authority.ca_file)}
+        says = "it may have no TLS at this port"
+    async with connected(port, "mismatch", Recorder(), **options) as (connection, _):
+        while connection.problem is None:
+            await asyncio.sleep(0.01)
+        assert says in str(connection.problem)

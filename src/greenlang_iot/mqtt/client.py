@@ -4,6 +4,8 @@ import re
 from typing import Any
 
 import aiomqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from greenlang_iot.mqtt.tls import ssl_context
 from greenlang_iot.mqtt.words import network_words
@@ -13,7 +15,7 @@ _PROTOCOLS = {"5": aiomqtt.ProtocolVersion.V5, "3.1.1": aiomqtt.ProtocolVersion.
 
 
 def client_options(broker: BrokerSettings) -> dict[str, Any]:
-    """Keyword arguments of `aiomqtt.Client` for a clean session at `broker`.
+    """Keyword arguments of `Client` for a clean session at `broker`.
 
     Raises InputError where a certificate cannot be read.
     """
@@ -26,6 +28,7 @@ def client_options(broker: BrokerSettings) -> dict[str, Any]:
         "protocol": _PROTOCOLS[broker.protocol],
         # MQTT 5 clients say "clean start" by default, and paho refuses this argument for them
         "clean_session": None if broker.protocol == "5" else True,
+        "maximum_packet_size": broker.maximum_packet_size,
         "timeout": broker.connect_timeout,
         "keepalive": broker.keep_alive,
         "tls_context": tls,
@@ -45,7 +48,11 @@ def client_words(error: Exception, host: str) -> str:
 
 
 class Client(aiomqtt.Client):
-    """Keeps what aiomqtt drops: the reasons of PUBACK and DISCONNECT, the properties of CONNACK."""
+    """Keeps what aiomqtt drops: the reasons of PUBACK and DISCONNECT, the properties of CONNACK.
+
+    maximum_packet_size: bytes of the largest packet that is taken. In MQTT 5 the broker is told, and drops
+    what is larger; from one that sends it nevertheless not a byte more is read, and the connection ends.
+    """
 
     refusal: str | None = None
     """Why a message was refused, the last one that was."""
@@ -54,6 +61,28 @@ class Client(aiomqtt.Client):
     goodbye: int = 0
     limits: Any = None
     """CONNACK properties: `ReceiveMaximum`, `MaximumPacketSize` … where the broker sent them."""
+
+    def __init__(
+        self, hostname: str, *, maximum_packet_size: int = 262_144, **options: Any
+    ) -> None:
+        if options.get("protocol") == aiomqtt.ProtocolVersion.V5:
+            told = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            told.MaximumPacketSize = maximum_packet_size
+            options["properties"] = told
+        super().__init__(hostname, **options)
+        receive = self._client._sock_recv
+
+        def bounded(size: int) -> bytes:
+            if size > maximum_packet_size:  # all that is left of a packet is asked for at once
+                error = OSError(
+                    f"it sent a packet of more than {maximum_packet_size} bytes (maximum_packet_size)"
+                )
+                if self._connected.done() and not self._disconnected.done():
+                    self._disconnected.set_exception(error)  # what ended it, for `client_words`
+                raise error
+            return receive(size)
+
+        self._client._sock_recv = bounded  # type: ignore[assignment, method-assign]
 
     def forget_refusal(self) -> None:
         """`refusal` is then of what is published from now on."""

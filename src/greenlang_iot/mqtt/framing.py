@@ -104,6 +104,11 @@ class Framer:
         """Bytes that are not framed."""
         return self._end - self._start
 
+    @property
+    def next_byte(self) -> int:
+        """The first byte that is not framed; only with `unframed`."""
+        return self._view[self._start]
+
     def space(self) -> memoryview:
         """Where the next bytes go: the free end of the receive region (may be empty)."""
         return self._view[self._end : self._last]
@@ -222,26 +227,32 @@ class Framer:
         qos = (self._view[start] >> 1) & 3
         if qos == 2:
             raise MqttError("the broker sent QoS 2, which was not asked", reason="protocol_error")
-        if not self._version5:
+        if not self._version5 or qos == 3:
             raise _malformed("a PUBLISH")
-        packet = codec5.read_publish(self._view[start:end])
-        topic = packet.topic.encode()
-        known = self._variable_byte_integer(body + 2 + len(topic) + 2 * qos)
-        if known is None or sum(known) + len(packet.payload) != end:
-            raise _malformed("its properties do not fill their length")  # mqtt5 does not check that
-        if qos and not packet.packet_id:
+        topic = body + 2
+        topic_end = topic + (self._view[body] << 8 | self._view[body + 1])
+        try:
+            packet, at = self._view[start:end], topic_end + 2 * qos - start
+            alias, payload = codec5.alias_and_payload(packet, at)
+        except (ValueError, IndexError) as error:
+            raise _malformed(f"a PUBLISH: {error}") from error
+        payload += start
+        packet_id = (self._view[topic_end] << 8 | self._view[topic_end + 1]) if qos else 0
+        if qos == 1 and not packet_id:
             raise _malformed("a packet id of 0")
-        place: tuple[int, int] | None = (body + 2, len(topic))
-        if packet.topic_alias is not None:
-            place = self._place(packet.topic_alias, topic, body + 2)
+        place: tuple[int, int] | None = (topic, topic_end - topic)
+        if alias is not None:
+            place = self._place(alias, bytes(self._view[topic:topic_end]), topic)
+        elif topic == topic_end:
+            raise _malformed("a PUBLISH without a topic")
         if place is None:
             return False
         n = self._n
         self._topic_off[n], self._topic_len[n] = place
-        self._payload_off[n] = end - len(packet.payload)
-        self._payload_len[n] = len(packet.payload)
-        self._packet_id[n] = packet.packet_id or 0
-        self._flags[n] = FRAME_RETAIN * packet.retain + FRAME_DUP * packet.duplicate
+        self._payload_off[n], self._payload_len[n] = payload, end - payload
+        self._packet_id[n] = packet_id
+        head = self._view[start]
+        self._flags[n] = FRAME_RETAIN * (head & 1) | FRAME_DUP * (head >> 3 & 1)
         self._n += 1
         self.unacknowledged += qos
         self._start = end

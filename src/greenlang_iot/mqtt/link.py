@@ -21,7 +21,6 @@ import numpy as np
 from greenlang_iot.model.batches import U8, U16
 from greenlang_iot.model.errors import MqttError
 from greenlang_iot.model.protocols import ConnectionHandler
-from greenlang_iot.mqtt import words
 from greenlang_iot.mqtt.linger import Linger
 from greenlang_iot.mqtt.session import Event, Session, State
 
@@ -158,11 +157,11 @@ class Link(asyncio.BufferedProtocol):
         for timer in (self._tick_timer, self._cut_timer):
             if timer is not None:
                 timer.cancel()
+        connection = self._session.connection
+        lost = self._session.lost(exc)
         if not self._ending:
-            self._error = words.lost_connection(exc)
+            self._error = lost
         self._ending = True
-        connection, self._session.connection = self._session.connection, 0
-        self._session.state = State.IDLE
         for milestone in (self.accepted, self.ready):
             if not milestone.done():
                 milestone.set_result(None)

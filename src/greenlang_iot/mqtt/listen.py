@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import aiomqtt
 
 from greenlang_iot.model.errors import GatewayError
-from greenlang_iot.mqtt.client import client_options, client_words
+from greenlang_iot.mqtt.client import Client, client_options, client_words
 from greenlang_iot.settings.model import BrokerSettings
 
 Received = Callable[[str, bytes], None]
@@ -23,7 +23,7 @@ async def listen(
     """
     where = f"{broker.host}:{broker.port}"
     try:
-        async with aiomqtt.Client(**client_options(broker)) as client:
+        async with Client(**client_options(broker)) as client:
             granted = await client.subscribe([(topic_filter, 0) for topic_filter in filters])
             codes = granted if isinstance(granted, tuple | list) else ()
             for topic_filter, code in zip(filters, codes, strict=False):

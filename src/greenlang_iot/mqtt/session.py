@@ -37,6 +37,8 @@ ANSWER_WITHIN = 0.5
 
 
 class State(Enum):
+    """How far the session is; see the picture above."""
+
     IDLE = auto()
     CONNECTING = auto()
     SUBSCRIBING = auto()
@@ -151,6 +153,8 @@ class Session:
         """Go through the bytes received up to the next event. MqttError ends the connection."""
         while True:
             connecting = self.state is State.CONNECTING
+            if connecting and self.framer.unframed and self.framer.next_byte not in _FROM_BROKERS:
+                raise words.no_mqtt(self.framer.next_byte)
             stop = Stop.CONTROL if connecting else self.framer.scan()
             if stop is Stop.INCOMPLETE:
                 return Event.NEED_DATA
@@ -202,6 +206,18 @@ class Session:
         expiry = 0 if forget else None
         self._send(mqtt5.DisconnectPacket(reason_code=code, session_expiry_interval=expiry))
         self.state = State.IDLE
+
+    def lost(self, error: Exception | None) -> MqttError:
+        """The network connection ended, not by us. error: what the system said, None: an orderly end."""
+        before = {State.CONNECTING: "CONNECT", State.SUBSCRIBING: "SUBSCRIBE"}.get(self.state, "")
+        if before == "SUBSCRIBE" and self._retire:
+            before = "UNSUBSCRIBE"
+        self.state = State.IDLE
+        self.connection = 0
+        broker = self._broker
+        return words.lost_connection(
+            error, before, version5=broker.protocol == "5", tls=broker.tls is not None
+        )
 
     def reading(self, on: bool, now: float) -> None:
         """Reading was paused or goes on: without reading nobody hears an answer."""
@@ -363,6 +379,11 @@ class Session:
             )
         self._out += data
 
+
+_FROM_BROKERS = frozenset(
+    (0x20, *range(0x30, 0x40), 0x40, 0x50, 0x62, 0x70, 0x90, 0xB0, 0xD0, 0xE0, 0xF0)
+)
+"""First bytes of the packets that a broker may send at all."""
 
 _OUR_ERRORS = {
     "packet_too_large": mqtt5.DisconnectReasonCode.PACKET_TOO_LARGE,

@@ -193,7 +193,8 @@ class Connection:
         except OSError as error:
             if self._link is link:
                 link.abort()
-            raise words.no_connection(broker.host, broker.port, error) from error
+            tls = context is not None
+            raise words.no_connection(broker.host, broker.port, error, tls=tls) from error
         except asyncio.CancelledError:
             if self._link is link:
                 link.abort()

@@ -125,22 +125,54 @@ def system_words(error: OSError) -> str:
     return os.strerror(error.errno).lower()
 
 
-def no_connection(host: str, port: int, error: OSError) -> MqttError:
+def no_connection(host: str, port: int, error: OSError, *, tls: bool = False) -> MqttError:
     """TCP or TLS could not be established (any OSError, also ssl.SSLError and TimeoutError)."""
     reason, why = network_words(error, host)
+    if tls and reason == "connection_lost":
+        why += " during the TLS handshake; it may have no TLS at this port"
     return MqttError(f"no connection to the broker at {host}:{port}: {why}", reason=reason)
 
 
-def lost_connection(error: Exception | None) -> MqttError:
-    """The broker closed the connection without a word of MQTT."""
-    if error is None:
-        return MqttError(
-            "the broker closed the connection and did not say why (if that repeats, another "
-            "client may use the same client id)",
-            reason="connection_lost",
+def lost_connection(
+    error: Exception | None, before: str, *, version5: bool, tls: bool
+) -> MqttError:
+    """The connection ended without a word of MQTT.
+
+    before: the packet whose answer was still to come (CONNECT, SUBSCRIBE), "" when none was.
+    tls: it was a connection with TLS.
+    """
+    if error is not None and not isinstance(error, ConnectionResetError | BrokenPipeError):
+        reason, why = network_words(error, "the broker")
+        return MqttError(f"the connection was lost: {why}", reason=reason)
+    cut = "closed" if error is None else "cut"
+    if before == "CONNECT":
+        other = "3.1.1" if version5 else "5"
+        may = f"speak MQTT {other} only (`protocol`), or have no room for another client"
+        may = (
+            f"trust no client without a certificate, {may}"
+            if tls
+            else f"want TLS there (`tls`), {may}"
         )
-    reason, why = network_words(error, "the broker")
-    return MqttError(f"the connection was lost: {why}", reason=reason)
+        why = f"the broker {cut} the connection instead of answering CONNECT; it may {may}"
+    elif before:
+        why = (
+            f"the broker {cut} the connection instead of answering {before}; often its ACL forbids a "
+            "topic filter"
+        )
+    else:  # also in MQTT 5, where a broker has to say so, some do not
+        why = (
+            f"the broker {cut} the connection and did not say why; if that repeats, another client "
+            "may use the same client id"
+        )
+    return MqttError(why, reason="connection_lost")
+
+
+def no_mqtt(first: int) -> MqttError:
+    """An answer to CONNECT that begins with a byte with which no packet of a broker does."""
+    what = "not MQTT; check `host` and `port` of the broker"
+    if first == 0x15:  # an alert
+        what = "TLS; set `tls` of the broker"
+    return MqttError(f"what answers there speaks {what}", reason="malformed_packet")
 
 
 def network_words(error: Exception, host: str) -> tuple[str, str]:

@@ -13,12 +13,12 @@ import aiomqtt
 import numpy as np
 import structlog
 
-from greenlang_iot.formats.catalog import templates
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import InputError
-from greenlang_iot.mqtt.client import client_options, client_words
+from greenlang_iot.mqtt.client import Client, client_options, client_words
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
+from greenlang_iot.settings.formats import templates
 from greenlang_iot.settings.model import BrokerSettings, MqttSettings
 
 log = structlog.get_logger(__name__)
@@ -72,7 +72,7 @@ class Discovery:
         try:
             async with (
                 asyncio.timeout(self._watch + broker.connect_timeout),
-                aiomqtt.Client(
+                Client(
                     **client_options(broker),
                     max_queued_incoming_messages=1_000,  # more is dropped: this is a sample
                     logger=_SILENT,

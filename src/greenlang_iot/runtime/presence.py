@@ -11,7 +11,7 @@ import structlog
 from greenlang_iot.alerts.presence import Presence
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import InputError
-from greenlang_iot.mqtt.client import client_options, client_words
+from greenlang_iot.mqtt.client import Client, client_options, client_words
 from greenlang_iot.settings.model import BrokerSettings, Settings
 from greenlang_iot.sinks.alert_store import AlertStore
 from greenlang_iot.spool.log import SpoolFull
@@ -54,7 +54,7 @@ class PresenceWatch:
         wait, said = 0.1, ""
         while True:
             try:
-                async with aiomqtt.Client(**client_options(broker)) as client:
+                async with Client(**client_options(broker)) as client:
                     await client.subscribe(FILTER, qos=1)
                     wait, said = 0.1, ""
                     async for message in client.messages:

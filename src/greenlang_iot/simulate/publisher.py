@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import mqtt5
 
 from greenlang_iot.model.errors import MqttError
+from greenlang_iot.mqtt import codec5
 from greenlang_iot.mqtt.words import no_connection
 from greenlang_iot.simulate.manifest import Message
 
@@ -218,7 +219,8 @@ class _Link(asyncio.Protocol):
         except (OSError, TimeoutError) as error:
             if transport is not None:
                 transport.abort()
-            raise no_connection(target.host, target.port, error) from error
+            tls = target.tls is not None
+            raise no_connection(target.host, target.port, error, tls=tls) from error
         if connack.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
             transport.abort()
             words = connack.reason_code.name.lower().replace("_", " ")
@@ -346,7 +348,7 @@ class _Link(asyncio.Protocol):
         at = 0
         while at < len(view):
             try:
-                packet, size = mqtt5.read(view[at:])
+                packet, size = codec5.parse(view[at:])
             except IndexError:
                 break  # the rest has not come yet
             at += size

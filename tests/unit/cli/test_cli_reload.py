@@ -17,7 +17,7 @@ from greenlang_iot.cli.main import app
 from greenlang_iot.model.errors import GatewayError, InputError
 from greenlang_iot.observe.access import Tokens
 from greenlang_iot.observe.admin import AdminServer, Status
-from greenlang_iot.runtime.gateway import _InstanceLock
+from greenlang_iot.runtime.instance_lock import InstanceLock
 from greenlang_iot.settings.model import AdminSettings
 from greenlang_iot.simulate.ca import Authority
 
@@ -28,7 +28,7 @@ Answer = tuple[bool, dict[str, Any]]
 def gateway(folder: Path, answer: Answer, **admin: Any) -> Iterator[Path]:
     """The settings file of a running admin endpoint, and of its data_dir."""
     data = folder / "data"
-    lock = _InstanceLock(data / "run" / "gateway.pid", "gateway")
+    lock = InstanceLock(data)
     lock.__enter__()
     loop = asyncio.new_event_loop()
 

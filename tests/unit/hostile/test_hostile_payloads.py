@@ -12,7 +12,7 @@ import pytest
 from tests.fakes import lineprotocol
 from tests.fakes.decode_frames import frame_batch
 from tests.fakes.directory import directory
-from tests.fakes.rows import scores
+from tests.fakes.readings import scores
 
 from greenlang_iot.decode.decoder import Decoder
 from greenlang_iot.decode.warm import warm

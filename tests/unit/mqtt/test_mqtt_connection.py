@@ -63,6 +63,11 @@ def connect(
     return connection
 
 
+def connection_of(handler: Recorder) -> Connection:
+    assert handler.connection is not None
+    return handler.connection
+
+
 @asynccontextmanager
 async def running(connection: Connection) -> AsyncIterator[asyncio.Task[None]]:
     """Run it for the time of a test, ten seconds at most."""
@@ -330,6 +335,40 @@ async def test_connect_timeout_in_words() -> None:
             assert connection.problem.reason == "timeout"
             assert await first.closed()
             assert handler.down == []
+
+
+@pytest.mark.parametrize("answer", [b"", b"\x20\x03\x00\x00\x00"])
+async def test_a_broker_that_closes_without_an_answer_is_not_called_a_second_client(
+    answer: bytes,
+) -> None:
+    handler = Recorder()
+    async with fake_broker() as broker, running(connect(broker.port, handler)):
+        peer = await broker.peer()
+        await peer.expect(CONNECT)
+        if answer:
+            peer.send(answer)
+            await peer.expect(SUBSCRIBE)
+        peer.close()
+        await broker.peer()  # it comes again, and has said why
+        says = "CONNECT; it may want TLS" if not answer else "SUBSCRIBE; often its ACL"
+        assert f"instead of answering {says}" in str(connection_of(handler).problem)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n", "speaks not MQTT; check `host` and `port`"),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "speaks TLS; set `tls` of the broker"),
+    ],
+)
+async def test_what_is_no_broker_is_said_at_its_first_byte(answer: bytes, says: str) -> None:
+    handler = Recorder()
+    async with fake_broker() as broker, running(connect(broker.port, handler)):
+        peer = await broker.peer()
+        await peer.expect(CONNECT)
+        peer.send(answer[:1])
+        await broker.peer()
+        assert says in str(connection_of(handler).problem)
 
 
 async def test_taken_over_stops_for_good() -> None:

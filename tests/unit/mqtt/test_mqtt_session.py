@@ -1,8 +1,12 @@
 """The session without I/O: its packets byte by byte, its transitions, its timers, its words."""
 
+from contextlib import suppress
+
 import mqtt5
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import SecretStr
 from tests.reference.mqtt import publish
 
@@ -351,13 +355,119 @@ def test_a_broker_that_sends_something_before_its_connack() -> None:
         feed(s, publish(b"t", b""))
 
 
-# the Rust codec's panic leaves the UnicodeDecodeError behind it unraised
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_string_that_is_not_utf_8_is_malformed() -> None:
+BAD_TEXT = b"\xc3\x28"
+_USER = [("k", "QQ")]
+_CODE = mqtt5.DisconnectReasonCode.SERVER_BUSY
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        mqtt5.DisconnectPacket(reason_code=_CODE, reason_str="QQ"),
+        mqtt5.DisconnectPacket(reason_code=_CODE, server_reference="QQ"),
+        mqtt5.DisconnectPacket(reason_code=_CODE, user_properties=_USER),
+        mqtt5.SubAckPacket(1, [mqtt5.SubAckReasonCode(1)], reason_str="QQ"),
+        mqtt5.UnsubAckPacket(1, [mqtt5.UnsubAckReasonCode(0)], user_properties=_USER),
+        mqtt5.PubAckPacket(1, reason_str="QQ"),
+        mqtt5.AuthPacket(authentication_method="QQ"),
+    ],
+)
+def test_a_text_that_is_not_utf_8_ends_the_connection_and_nothing_else(
+    packet: mqtt5.Packet, capfd: pytest.CaptureFixture[str]
+) -> None:
     s = active(session())
-    with pytest.raises(MqttError, match="not UTF-8") as error:
-        feed(s, b"\xe0\x06\x8b\x04\x1f\x00\x01\xff")
-    assert error.value.reason == "malformed_packet"
+    with pytest.raises(MqttError, match=r"malformed packet of type .*: a text is not UTF-8$"):
+        feed(s, publish(b"t", b"x", 1) + packet.write().replace(b"QQ", BAD_TEXT))
+    assert s.take(0).packet_id.tolist() == [1], "what came before it counts"
+    s.disconnect(error=MqttError("", reason="malformed_packet"))
+    assert s.outgoing(0.0) == b"\xe0\x01\x81", "malformed packet"
+    assert capfd.readouterr() == ("", ""), "Rust panics, and says so on stderr"
+
+
+def test_texts_of_a_publish_that_nobody_reads_need_not_be_utf_8() -> None:
+    """A broker of a kept session would send the message again after each new connection."""
+    s = active(session(topic_alias_maximum=8))
+    texts = b"\x26\x00\x01k\x00\x02" + BAD_TEXT + b"\x03\x00\x02" + BAD_TEXT
+    alias = b"\x23\x00\x03"
+    feed(s, publish(b"t", b"x", 1, properties=texts + alias))
+    feed(s, publish(b"", b"y", 2, properties=texts + alias))
+    feed(s, publish(b"t" + BAD_TEXT, b"z", 3, properties=alias))
+    frames = s.take(0)
+    read = [(frames.topic(i), frames.payload(i)) for i in range(frames.n)]
+    assert read == [(b"t", b"x"), (b"t", b"y"), (b"t" + BAD_TEXT, b"z")]
+    assert frames.packet_id.tolist() == [1, 2, 3]
+
+
+_GRANTED = [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE]
+_FULL = [
+    mqtt5.ConnAckPacket(
+        assigned_client_id="id",
+        server_keep_alive=9,
+        authentication_method="m",
+        authentication_data=b"d",
+        response_info="i",
+        server_reference="s",
+        reason_str="r",
+        receive_max=9,
+        user_properties=_USER,
+    ).write(),
+    mqtt5.SubAckPacket(1, _GRANTED, reason_str="r", user_properties=_USER).write(),
+    mqtt5.PubAckPacket(1, reason_str="r", user_properties=_USER).write(),
+    mqtt5.DisconnectPacket(
+        reason_code=_CODE, server_reference="s", reason_str="r", user_properties=_USER
+    ).write(),
+    mqtt5.PublishPacket(
+        "t/a",
+        b"payload",
+        qos=mqtt5.QoS.AT_LEAST_ONCE,
+        packet_id=5,
+        topic_alias=3,
+        content_type="c",
+        response_topic="r",
+        correlation_data=b"d",
+        subscription_ids=[5, 300],
+        user_properties=_USER,
+    ).write(),
+]
+_WRONG = st.tuples(
+    st.sampled_from(["put", "insert", "remove"]), st.integers(0, 99), st.integers(0, 255)
+)
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    packet=st.sampled_from(_FULL),
+    wrong=st.lists(_WRONG, max_size=4),
+    fits=st.booleans(),
+    first=st.booleans(),
+)
+def test_a_packet_in_which_anything_is_wrong_ends_the_connection_at_most(
+    capfd: pytest.CaptureFixture[str],
+    packet: bytes,
+    wrong: list[tuple[str, int, int]],
+    fits: bool,
+    first: bool,
+) -> None:
+    data = bytearray(packet)
+    for kind, at, byte in wrong:
+        at %= len(data)
+        data[at : at + (kind != "insert")] = (
+            b"" if kind == "remove" and len(data) > 2 else bytes([byte])
+        )
+    if fits:
+        data[1] = min(127, len(data) - 2)
+    s = session(topic_alias_maximum=8)
+    s.connect(0.0)
+    if not first:
+        feed(s, CONNACK)
+        feed(s, publish(b"t", b"before", 7))
+    with suppress(MqttError):
+        feed(s, bytes(data))
+    if not first:
+        assert s.take(0).payload(0) == b"before", "what came before it is handed over"
+    assert capfd.readouterr().err == ""
 
 
 def test_goodbye_keeps_or_forgets_the_session() -> None:

@@ -19,11 +19,14 @@ def tls_error(reason: str) -> ssl.SSLError:
     return error
 
 
+CUT = ConnectionResetError(104, "Connection reset by peer")
+
+
 @pytest.mark.parametrize(
     ("error", "reason", "says"),
     [
-        (None, "connection_lost", "did not say why"),
-        (ConnectionResetError(104, "Connection reset by peer"), "connection_lost", "it cut the"),
+        (None, "connection_lost", "closed the connection and did not say why"),
+        (CUT, "connection_lost", "cut the connection and did not say why"),
         (tls_error("TLSV13_ALERT_CERTIFICATE_REQUIRED"), "tls_client_certificate", "tls.cert_file"),
         (tls_error("TLSV1_ALERT_UNKNOWN_CA"), "tls_client_certificate", "unknown ca"),
         (tls_error("NO_PROTOCOLS_AVAILABLE"), "tls", "see tls.minimum_version"),
@@ -32,10 +35,31 @@ def tls_error(reason: str) -> ssl.SSLError:
     ],
 )
 def test_lost_connection(error: Exception | None, reason: str, says: str) -> None:
-    lost = words.lost_connection(error)
+    lost = words.lost_connection(error, "", version5=True, tls=True)
     assert lost.reason == reason
     assert says in str(lost)
     assert lost.retryable
+
+
+@pytest.mark.parametrize(
+    ("before", "version5", "tls", "says"),
+    [
+        ("CONNECT", True, False, "may want TLS there (`tls`), speak MQTT 3.1.1 only"),
+        ("CONNECT", False, False, "may want TLS there (`tls`), speak MQTT 5 only"),
+        ("CONNECT", True, True, "may trust no client without a certificate, speak MQTT 3.1.1 only"),
+        ("SUBSCRIBE", True, True, "instead of answering SUBSCRIBE; often its ACL"),
+        ("SUBSCRIBE", False, False, "instead of answering SUBSCRIBE; often its ACL"),
+        ("", True, True, "another client may use the same client id"),
+        ("", False, True, "another client may use the same client id"),
+    ],
+)
+def test_what_a_connection_that_ended_without_a_word_may_mean(
+    before: str, version5: bool, tls: bool, says: str
+) -> None:
+    for error in (None, CUT):
+        lost = str(words.lost_connection(error, before, version5=version5, tls=tls))
+        assert says in lost
+        assert ("same client id" in lost) == (not before)
 
 
 async def test_a_broker_that_is_not_there_is_said_without_numbers() -> None:
