@@ -191,9 +191,7 @@ def replay(
             say("  → log in as who may publish there: --username and --password-file")
         say(f"{done:,} replayed, {len(refused):,} refused again")
         if set(taken).intersection(item.ident for item in can if item.target == "mqtt"):
-            say(
-                "what the gateway still rejects is a new dead letter: greenlang-iot dead-letter list"
-            )
+            say("what it rejects again is a new dead letter: greenlang-iot dead-letter list")
         if digests:
             say(
                 f"{digests:,} cannot be replayed: only a digest or the beginning was kept, or no replay "

@@ -149,7 +149,7 @@ async def test_messages_are_published_again_without_what_was_accepted(place: Pla
         told = (await place.run("replay", "--all", "--again", "--reason", "not_a_number")).stderr
         assert told.splitlines() == [
             "1 replayed, 0 refused again",
-            "what the gateway still rejects is a new dead letter: greenlang-iot dead-letter list",
+            "what it rejects again is a new dead letter: greenlang-iot dead-letter list",
         ]
         again = await place.run("replay", "--all", "--sink", "", "--json")
         assert json.loads(again.stdout)["replayed"] == 0
