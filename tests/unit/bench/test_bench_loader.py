@@ -123,7 +123,7 @@ async def test_it_publishes_to_a_real_broker_until_that_has_acknowledged_all(
         assert told == 0
         loader = Loader(process, port, ca_file)
         await client.subscribe("greenlang/+/+/+/telemetry", qos=1)
-        await loader.ask("rate 500")
+        await loader.ask("rate 100")  # a starved machine does not keep up with more
         await loader.ask("go")
         topics = set()
         async for message in client.messages:
