@@ -127,9 +127,10 @@ FUZZ_INPUTS ?= 0
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --inputs $(FUZZ_INPUTS)
 
-# The same for a moment with every index of every kernel checked, in a kernel cache of its own.
+# The same for a moment with every index of every kernel checked, in a kernel cache of its own; with the same
+# inputs in every run.
 fuzz-bounds: setup
-	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m tests.fuzz --seconds 10
+	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m tests.fuzz --seconds 10 --seed 1
 	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest tests/unit/decode/test_decode_fuzz.py tests/unit/mqtt/test_mqtt_framing.py
 
 # What the wheel brings with it: a CycloneDX document of the pinned, hashed packages.

@@ -1,5 +1,6 @@
-"""For all tests: hypothesis judges values, not the speed of the machine it runs on; and what every worker
-would do for nothing while it collects."""
+"""For all tests: hypothesis judges values, not the speed of the machine it runs on, and every run has the same
+examples (`--hypothesis-profile random` looks for new ones); and what every worker would do for nothing while
+it collects."""
 
 import gc
 import logging
@@ -8,11 +9,16 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from greenlang_iot.model.imports import import_without
 
-settings.register_profile("project", deadline=None)
+settings.register_profile(
+    "random", derandomize=False, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "project", settings.get_profile("random"), derandomize=True, database=None
+)
 settings.load_profile("project")
 
 # it brings a grammar of Unicode that takes 1.6 s to build, for a format that no schema of ours has

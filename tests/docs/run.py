@@ -2,9 +2,10 @@
 
 The network is a new namespace in which only loopback exists, so the ports of the page are free, whatever runs
 on this machine. The page finds what it says that its reader has: a clone in `greenlang-iot/` (with the
-environment that `make setup` makes) and the servers that are asked for. Two commands are stood in for:
+environment that `make setup` makes) and the servers that are asked for. Three commands are stood in for:
 `kafka-console-consumer.sh` (Kafka's own comes with its archive, not with its jars) reads with confluent-kafka,
-and `mosquitto` run by root is told to stay root, because it could not read the page's files otherwise.
+`mosquitto` run by root is told to stay root, because it could not read the page's files otherwise, and `sleep`
+counts only the time in which the machine did not stand still.
 """
 
 import argparse
@@ -44,6 +45,11 @@ consumer.close()
 """
 MOSQUITTO = """#!/bin/sh
 cp "$2" "$2.root" && echo "user root" >> "$2.root" && exec {mosquitto} -c "$2.root"
+"""
+SLEEP = """#!/bin/bash
+exec {never}<> <(:)
+for ((left = $(printf %.0f "$1e2"); left > 0; left--)); do read -r -t 0.01 -u $never; done
+exit 0
 """
 
 
@@ -99,7 +105,7 @@ def _clone(folder: Path) -> Path:
 def _environment(folder: Path) -> dict[str, str]:
     programs = folder / "bin"
     programs.mkdir()
-    tools = {"kafka-console-consumer.sh": CONSUMER.format(python=sys.executable)}
+    tools = {"kafka-console-consumer.sh": CONSUMER.format(python=sys.executable), "sleep": SLEEP}
     mosquitto = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
     if os.geteuid() == 0:
         tools["mosquitto"] = MOSQUITTO.format(mosquitto=mosquitto)

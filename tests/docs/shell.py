@@ -119,7 +119,11 @@ class Shell:
         elif block.language == "output" and kind == "Ctrl-C":
             self._interrupt(rest, block)
         elif block.language == "output" and block.marker.startswith("output of "):
-            self._compare(block, self._terminals[block.marker.removeprefix("output of ")].text)
+            terminal = self._terminals[block.marker.removeprefix("output of ")]
+            deadline = time.monotonic() + _PATIENCE
+            while not fits(block.text, terminal.text) and time.monotonic() < deadline:
+                time.sleep(0.02)  # what the page shows may be on its way there
+            self._compare(block, terminal.text)
         elif block.language == "output":
             self._compare(block, self._shown)
             wide = [x for x in self._shown.splitlines() if len(x) > _WIDTH and x[0] != "{"]
@@ -146,18 +150,20 @@ class Shell:
         script = f"set -e\n{text}\n{{ set +e; }} 2>/dev/null\necho {end}\n"
         self._process.stdin.write(script)
         self._process.stdin.flush()
-        said = ""
+        said = b""
         deadline = time.monotonic() + _PATIENCE
-        while end not in said:
+        while end.encode() not in said:
             ready, _, _ = select.select([self._process.stdout], [], [], 0.5)
             if ready:
-                part = os.read(self._process.stdout.fileno(), 65_536).decode(errors="replace")
+                part = os.read(self._process.stdout.fileno(), 65_536)
                 if not part:
-                    raise Mistake(f"a command failed; this came\n{said}")
+                    raise Mistake(f"a command failed; this came\n{said.decode(errors='replace')}")
                 said += part
             elif time.monotonic() > deadline:
-                raise Mistake(f"took more than {_PATIENCE:.0f} s; this came\n{said}")
-        return said.replace(end + "\n", "")
+                raise Mistake(
+                    f"took more than {_PATIENCE:.0f} s; this came\n{said.decode(errors='replace')}"
+                )
+        return said.decode(errors="replace").replace(end + "\n", "")
 
     def terminals(self) -> str:
         """What the terminals show."""

@@ -1,11 +1,33 @@
 """Alert transitions as a shard writes them into its outbox."""
 
+from dataclasses import replace
 from typing import Any
 
 from greenlang_iot.model.outcomes import Transition
 
 SECOND = 1_000_000_000
 T0 = 1_800_000_000 * SECOND
+
+
+SPIKE = Transition(
+    alert_id="a1",
+    number=1,
+    state="open",
+    rule="spike",
+    severity="warning",
+    org="acme",
+    site="north",
+    device="d1",
+    metric="temperature",
+    opened_ns=1_700_000_000_000_000_000,
+    at_ns=1_700_000_000_123_000_000,
+    value=41.5,
+    expected=20.0,
+    band=1.25,
+    score=0.999,
+    detector="spike",
+    summary="temperature of d1 jumped",
+)
 
 
 def change(
@@ -46,22 +68,12 @@ def change(
 
 def opened(number: int, summary: str = "a spike") -> Transition:
     """Alert `alert-NUMBER`, opened NUMBER ns after 1970."""
-    return Transition(
+    return replace(
+        SPIKE,
         alert_id=f"alert-{number}",
-        number=1,
-        state="open",
-        rule="spike",
-        severity="warning",
-        org="acme",
         site="site-0",
         device="d000",
-        metric="temperature",
         opened_ns=number,
         at_ns=number,
-        value=1.5,
-        expected=1.0,
-        band=0.25,
-        score=0.9999,
-        detector="spike",
         summary=summary,
     )

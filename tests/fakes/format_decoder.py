@@ -6,9 +6,9 @@ from tests.fakes.decode_frames import frame_batch
 from tests.fakes.directory import directory
 
 from greenlang_iot.decode.decoder import Decoder
-from greenlang_iot.formats.catalog import routes
 from greenlang_iot.model.batches import Decoded
 from greenlang_iot.model.flags import HAS_SEQ, TEXT_IN_ARENA
+from greenlang_iot.settings.formats import routes
 from greenlang_iot.settings.model import FormatSettings, LimitSettings, MqttSettings
 
 NOW = 1_714_566_896_789_000_000

@@ -98,7 +98,7 @@ def run_row(site: Site, row: Row, *, seeded: bool = False) -> Result:
         field_.run_for(AFTER)
         load.stop()
         if row.drains:
-            field_.settled()
+            field_.settled(forgotten=row.loses_broker)
         result.counts = {name: field_.count(name) for name in COUNTED}
         field_.gateway.stop()
         result.verdict = field_.verdict()

@@ -80,10 +80,7 @@ class OutboxWatch:
         self._look()
 
     def delivered(self) -> bool:
-        """Whether the parent's journal says that every target has everything."""
-        journal = self._data_dir / "alerts" / "journal"
-        newest = max((number for number, _ in row_counts(journal)), default=0)
-        return newest_released(journal) >= newest
+        return delivered(self._data_dir)
 
     def _run(self) -> None:
         while not self._end.wait(0.1):
@@ -95,6 +92,23 @@ class OutboxWatch:
             for item in reader.poll():
                 if isinstance(item, Record):
                     self.durable += [t | {"outbox": folder.name} for t in json.loads(item.body)]
+
+
+def delivered(data_dir: Path) -> bool:
+    """Whether the parent says that it took every transition from the outboxes, and that every target has all of
+    its journal."""
+    for outbox in (data_dir / "outbox").glob("*"):
+        state = outbox / "open.json"
+        position = json.loads(state.read_text())["position"] if state.exists() else 0
+        if position <= _newest(outbox):
+            return False
+    journal = data_dir / "alerts" / "journal"
+    return newest_released(journal) >= _newest(journal)
+
+
+def _newest(log: Path) -> int:
+    """Number of a log's newest record; -1: it has none."""
+    return max((number for number, _ in row_counts(log)), default=-1)
 
 
 @dataclass(slots=True)

@@ -420,7 +420,7 @@ def strike(plan: list[Planned], seed: int, f: Field) -> float:
     f.run_for(3 * CYCLE)  # alerts that are open resolve
     assert f.load is not None
     f.load.stop()
-    f.settled(BAR * 4)
+    f.settled(BAR * 4, forgotten="broker" in {planned.part for planned in plan})
     f.alerts_settled(BAR * 4)
     _, trace, rest = f.gateway.log.read_text().partition("\nTraceback")
     assert not trace, f"a stack trace in the log: {rest[:6_000]}"

@@ -49,7 +49,7 @@ class Record:
 class Proxy:
     """Listens on `port` in a thread of its own; `close()` ends it.
 
-    hold: nothing passes in either direction, connections stay. dribble: bytes go one at a time.
+    hold: nothing passes in either direction, connections stay. hold_new: who connects is let in later. dribble: bytes go one at a time.
     delay: seconds before each piece is passed on. swallow_acks: PUBACKs are recorded and dropped.
     hide_dup: the DUP flag is cleared. last_word: what the gateway is told when the broker ends a
     connection (a broker's own last packet is lost where its close resets the connection). network: it listens at the far end of it.
@@ -60,6 +60,7 @@ class Proxy:
     ) -> None:
         self.record = Record()
         self.hold = False
+        self.hold_new = False
         self.dribble = False
         self.delay = 0.0
         self.swallow_acks = False
@@ -123,6 +124,8 @@ class Proxy:
             link.cut()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while self.hold_new:
+            await asyncio.sleep(0.02)
         try:
             upstream = await asyncio.open_connection(
                 "127.0.0.1", self._broker_port, ssl=self._upstream_tls

@@ -87,7 +87,10 @@ def no_fault(f: Field) -> None:
 )
 def shard_killed(f: Field) -> float:
     killed = time.monotonic()
+    f.proxy.hold_new = True  # else it may be back before anybody has asked /readyz
     f.replaced(f.kill_shard(), 40)
+    f.wait(lambda: bool(f.said), 10, "found not ready")
+    f.proxy.hold_new = False
     return f.recovered(killed)
 
 

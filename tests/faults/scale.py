@@ -268,7 +268,7 @@ def _run(
                 load = f.publish(seconds=86_400.0)
                 report = act(f)
                 load.stop()
-                f.settled(240)
+                f.settled(240, forgotten=row.loses_broker)
                 f.gateway.stop()
                 result = Result(row, f.verdict())
                 reused = f.proxy.record.reused_ids

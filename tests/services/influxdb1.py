@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -10,6 +9,8 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.fakes.ports import free_port
 
 _START_TIMEOUT = 60.0
 
@@ -94,8 +95,7 @@ def start_influxdb1(
     max_body: bytes of a body that it takes before it answers 413. port: default: a free one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    free, rpc_port = _free_ports(2)
-    port = port or free
+    port, rpc_port = port or free_port(), free_port()
     (folder / "influxdb.conf").write_text(f"""reporting-disabled = true
 bind-address = "127.0.0.1:{rpc_port}"
 [meta]
@@ -119,13 +119,3 @@ level = "warn"
     server = InfluxDB1(folder, port, rpc_port)
     server.start()
     return server
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

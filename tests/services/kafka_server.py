@@ -7,16 +7,19 @@ start writes a class-data archive beside them, so that later ones take about two
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.fakes.ports import free_port
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 RELEASE = os.environ.get("KAFKA_RELEASE", "4.3")
 _CLUSTER_ID = "bG9vcGJhY2stb25seS10MQ"
 _START_TIMEOUT = 120.0
+_formatted: dict[str, bytes] = {}
+"""Files of a formatted folder, by name."""
 
 
 def missing() -> str | None:
@@ -34,7 +37,7 @@ def start_kafka(folder: Path, *, proxy_port: int = 0, **config: str) -> "KafkaSe
     proxy_port: clients of a second listener (`behind_proxy`) are told that the broker is there.
     config: broker settings with dots written as underscores, e.g. message_max_bytes="2000".
     """
-    port, controller, second = _free_ports(3)
+    port, controller, second = free_port(), free_port(), free_port()
     settings = {
         "process.roles": "broker,controller",
         "node.id": "1",
@@ -63,15 +66,24 @@ def start_kafka(folder: Path, *, proxy_port: int = 0, **config: str) -> "KafkaSe
     folder.mkdir(parents=True, exist_ok=True)
     properties = folder / "server.properties"
     properties.write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
-    subprocess.run(
-        [*_java(), "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(properties)],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        timeout=_START_TIMEOUT,
-    )
+    _format(folder / "data", properties)
     server = KafkaServer(folder, port, second)
     server.start()
     return server
+
+
+def _format(data: Path, properties: Path) -> None:
+    """By Kafka's tool once in a process, which takes a JVM two seconds; what it wrote is the same for every server."""
+    if not _formatted:
+        tool = ["kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(properties)]
+        subprocess.run(
+            [*_java(), *tool], check=True, stdout=subprocess.DEVNULL, timeout=_START_TIMEOUT
+        )
+        _formatted.update({path.name: path.read_bytes() for path in data.iterdir()})
+        return
+    data.mkdir()
+    for name, content in _formatted.items():
+        (data / name).write_bytes(content)
 
 
 @dataclass
@@ -155,11 +167,3 @@ def _java(archive: bool = False) -> list[str]:
         command += [f"-XX:{option}={path}", "-Xlog:cds=off", "-Xlog:cds+dynamic=off"]
     # named one by one and sorted: a class-data archive belongs to one exact class path
     return [*command, "-cp", ":".join(str(jar) for jar in sorted(_jars().glob("*.jar")))]
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports

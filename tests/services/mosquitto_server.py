@@ -8,6 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.fakes.ports import free_port
+
 from greenlang_iot.simulate.ca import Identity, loopback
 
 _START_TIMEOUT = 60.0
@@ -161,10 +163,3 @@ class Mosquitto:
 
 def _command() -> str | None:
     return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

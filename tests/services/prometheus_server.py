@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tests.fakes.ports import free_port
 
 SHIPPED = Path(__file__).resolve().parents[2] / "config" / "prometheus"
 
@@ -39,9 +39,7 @@ class Prometheus:
         config = folder / "prometheus.yaml"
         config.write_text(yaml.safe_dump(settings))
         subprocess.run(["promtool", "check", "config", str(config)], check=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
+        self.port = free_port()
         self._log = folder / "prometheus.log"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.fakes.alerts import change
+from tests.fakes.ports import free_port
 
 from greenlang_iot.alerts.book import Book
 from greenlang_iot.settings.model import AlertSettings, NotifierSettings
@@ -26,10 +26,7 @@ PROGRAM = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager"
 def url(tmp_path: Path) -> Iterator[str]:
     if PROGRAM is None:
         pytest.skip("prometheus-alertmanager is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = tmp_path / "config.yml"
+    port, config = free_port(), tmp_path / "config.yml"
     config.write_text("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
     command = [PROGRAM, f"--config.file={config}", f"--storage.path={tmp_path / 'data'}"]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address="]

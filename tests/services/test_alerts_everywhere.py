@@ -6,7 +6,6 @@ Real Mosquitto and Kafka; MQTT is read by `mosquitto_sub`, Kafka by confluent-ka
 import asyncio
 import json
 import shutil
-import socket
 import sys
 import time
 import urllib.request
@@ -17,6 +16,7 @@ from typing import Any
 import orjson
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from tests.fakes.ports import free_port
 from tests.services import kafka_server, mosquitto_server
 from tests.services.gateway_process import GatewayProcess
 
@@ -95,8 +95,7 @@ class Stage:
         self.kafka = kafka_server.start_kafka(folder / "kafka")
         (folder / "rules.yaml").write_text(RULES)
         (folder / "registry.json").write_bytes(orjson.dumps(REGISTRY))
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            self.port = taken.getsockname()[1]
+        self.port = free_port()
         settings: dict[str, Any] = {
             "instance": "stage",
             "data_dir": str(folder / "data"),
@@ -212,7 +211,7 @@ async def test_one_alert_has_one_id_everywhere_through_its_life(stage: Stage) ->
         alert_id = opened["alert_id"]
         await mqtt.until(1)
         await tail.until(1)
-        retained = stage.listener("--retained-only", "-C", "1", "-W", "10")
+        retained = stage.listener("--retained-only", "-C", "1", "-W", str(int(WITHIN)))
         await retained.start()
         (line,) = await retained.until(1)
         await retained.close()

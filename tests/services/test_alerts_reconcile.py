@@ -7,7 +7,6 @@ known. Readers are independent of the gateway, apart from the lake's.
 import asyncio
 import hashlib
 import json
-import socket
 import time
 import urllib.request
 from collections.abc import AsyncIterator
@@ -19,6 +18,7 @@ import orjson
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from tests.fakes.mqtt_client import RawClient
+from tests.fakes.ports import free_port
 from tests.services import influxdb1, kafka_server
 from tests.services.gateway_process import GatewayProcess
 
@@ -67,8 +67,7 @@ class Plant:
         self.influx = influxdb1.start_influxdb1(folder / "influxdb")
         (folder / "rules.yaml").write_text(RULES)
         (folder / "registry.json").write_bytes(orjson.dumps(REGISTRY))
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            self.port = taken.getsockname()[1]
+        self.port = free_port()
         self.influx_settings = {"version": "1", "url": self.influx.url, "bucket": "iot_data"}
 
     async def start(self) -> None:
@@ -96,7 +95,8 @@ class Plant:
         await asyncio.to_thread(self.gateway.wait_ready)
 
     def told(self, state: str) -> int:
-        return int(self.gateway.get(f"/api/v1/alerts?rule=hot&state={state}&limit=1")[1]["total"])
+        _, found = self.gateway.get(f"/api/v1/alerts?rule=hot&state={state}&limit=1")
+        return int(found.get("total", 0))
 
     async def until_told(self, state: str, count: int) -> None:
         await asyncio.to_thread(

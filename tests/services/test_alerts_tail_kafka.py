@@ -3,9 +3,11 @@
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.fakes.alerts import SPIKE
 from tests.services.kafka_server import missing, start_kafka
 
 from greenlang_iot.model.outcomes import Transition
@@ -20,25 +22,7 @@ pytestmark = [
 
 
 def transition(device: str, number: int) -> Transition:
-    return Transition(
-        alert_id=f"alert-{device}",
-        number=number,
-        state="open",
-        rule="spike",
-        severity="critical",
-        org="acme",
-        site="north",
-        device=device,
-        metric="temperature",
-        opened_ns=1_795_000_000_000_000_000,
-        at_ns=1_795_000_000_000_000_000,
-        value=95.0,
-        expected=21.0,
-        band=2.0,
-        score=0.9999,
-        detector="spike",
-        summary=f"temperature of {device} read 95 Cel",
-    )
+    return replace(SPIKE, alert_id=f"alert-{device}", number=number, device=device)
 
 
 async def test_tail_prints_what_is_published_and_filters_by_device(tmp_path: Path) -> None:
@@ -63,9 +47,37 @@ async def test_tail_prints_what_is_published_and_filters_by_device(tmp_path: Pat
                 for device in ("d1", "d2"):
                     body = json.dumps(transition(device, number).as_dict()).encode()
                     await sender.publish(settings.alerts_topic, device.encode(), body, 1)
+                await asyncio.wait({line}, timeout=0.1)  # the cores are for the one that starts
             assert await tail.wait() == 0
         await sender.close()
         shown = json.loads(line.result())
-        assert (shown["device"], shown["state"], shown["value"]) == ("d2", "open", 95.0)
+        assert (shown["device"], shown["state"], shown["value"]) == ("d2", "open", 41.5)
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_tail_begins_with_the_alerts_that_are_not_resolved(tmp_path: Path) -> None:
+    server = await asyncio.to_thread(start_kafka, tmp_path)
+    try:
+        settings = KafkaSettings(enabled=True, bootstrap_servers=server.bootstrap)
+        await KafkaSetup(settings).apply()
+        topic = settings.alerts_state_topic
+        sender = KafkaSender(settings, topic)
+        for device, number in (("d1", 0), ("d2", 0), ("d2", 1)):
+            body = json.dumps(transition(device, number).as_dict()).encode()
+            await sender.publish(topic, f"alert-{device}".encode(), body, 1)
+        await sender.publish(topic, b"alert-d1", None, 1)  # resolved
+        await sender.close()
+        tail = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *["-m", "greenlang_iot", "alerts", "tail", "--kafka", server.bootstrap],
+            *["--json", "--count", "1"],
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(60):
+            shown, said = await tail.communicate()
+        assert json.loads(shown)["transition_id"] == "alert-d2-1"
+        assert said.decode() == f"following iot.alerts at {server.bootstrap}; Ctrl-C ends it\n"
     finally:
         await asyncio.to_thread(server.stop)

@@ -30,7 +30,7 @@ def test_every_message_is_timed_and_held_by_the_real_servers(tmp_path: Path) -> 
         options = ("--seconds", "0.5", "--json", "--kafka", kafka.bootstrap, "--results", results)
         told = [sys.executable, "-m", "greenlang_iot", "bench", "ladder", "latency", *options]
         done = subprocess.run(
-            [*told, "--influxdb", influxdb.url], capture_output=True, text=True, timeout=300
+            [*told, "--influxdb", influxdb.url], capture_output=True, text=True, timeout=900
         )
     finally:
         influxdb.stop()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.fakes.ports import free_port
 from tests.services import mosquitto_server
 from typer.testing import CliRunner
 
@@ -47,8 +48,7 @@ def port(secrets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[in
         source, target, *_ = text.split(":")
         inside[target] = str(ROOT / source) if source[0] == "." else str(folder)
     config = inside.pop("/etc/mosquitto/mosquitto.conf")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        number = free.getsockname()[1]
+    number = free_port()
     said = Path(config).read_text()
     for target, path in inside.items():
         said, count = re.subn(rf"(?m) {re.escape(target)}(?=/?$)", f" {path}", said)

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.fakes.ports import free_port
 from tests.services import influxdb1, mosquitto_server, prometheus_server
 from tests.services.gateway_process import GatewayProcess, finished, simulate
 from tests.services.influxdb1 import start_influxdb1
-from tests.services.mosquitto_server import Mosquitto, free_port
+from tests.services.mosquitto_server import Mosquitto
 from tests.services.prometheus_server import Prometheus
 
 pytestmark = [

@@ -10,13 +10,12 @@ its `required` mask has settled it; its packets are then released for PUBACK. In
    memory, each when it settles.
 5. Settling is idempotent: what a sink reports twice, late or out of order changes nothing twice.
 6. `messages`, `nbytes` and `tickets` are exactly what is still held, and 0 when nothing is.
-7. Every operation is amortised O(1) per ticket it names (`require` on a ticket that `oldest` has
-   passed: O(log n)), and nothing is kept per message but its packet id.
+7. Every operation is amortised O(1) per ticket it names, and nothing is kept per message but its
+   packet id.
 """
 
 from collections import deque
 from dataclasses import dataclass
-from heapq import heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
@@ -41,16 +40,6 @@ class _Entry:
     opened: float
 
 
-class _Clock:
-    """Finds the oldest ticket that one sink has not settled."""
-
-    __slots__ = ("late", "next")
-
-    def __init__(self, first: int) -> None:
-        self.next = first  # no ticket below it waits for the sink, but for those in `late`
-        self.late: list[int] = []  # heap of tickets required after `next` had passed them
-
-
 class Ledger:
     """Tickets of one shard. Sinks are bits: 1, 2, 4 …; pure, `now` is passed in.
 
@@ -65,7 +54,7 @@ class Ledger:
         self._newest = 0
         self._floor = 1  # every ticket below it is gone
         self._queues: dict[int, deque[int]] = {}  # tickets of live connections, in receive order
-        self._clocks: dict[int, _Clock] = {}
+        self._passed: dict[int, int] = {}  # sink → no ticket below it waits for that sink
         self._released: list[Release] = []
 
     @property
@@ -94,17 +83,6 @@ class Ledger:
         if not required:
             self._settled(ticket)
         return ticket
-
-    def require(self, ticket: int, sink: int) -> bool:
-        """Let an unsettled ticket wait for `sink` too; False: it has settled, it is too late."""
-        entry = self._entries.get(ticket)
-        if entry is None or not entry.pending:
-            return False
-        entry.pending |= sink
-        clock = self._clocks.get(sink)
-        if clock is not None and ticket < clock.next:
-            heappush(clock.late, ticket)
-        return True
 
     def settle(self, sink: int, first: int, last: int) -> list[Release]:
         """`sink` is done with the tickets first..last (inclusive; none if first > last).
@@ -138,15 +116,10 @@ class Ledger:
 
     def oldest(self, sink: int) -> float | None:
         """`now` of the opening of the oldest ticket that waits for `sink`; None: there is none."""
-        clock = self._clocks.get(sink)
-        if clock is None:
-            clock = self._clocks[sink] = _Clock(self._floor)
-        clock.next = max(clock.next, self._floor)
-        while clock.next <= self._newest and not self._waits(clock.next, sink):
-            clock.next += 1
-        while clock.late and not self._waits(clock.late[0], sink):
-            heappop(clock.late)
-        ticket = min(clock.next, clock.late[0]) if clock.late else clock.next
+        ticket = max(self._passed.get(sink, 0), self._floor)
+        while ticket <= self._newest and not self._waits(ticket, sink):
+            ticket += 1
+        self._passed[sink] = ticket
         return self._entries[ticket].opened if ticket <= self._newest else None
 
     def _waits(self, ticket: int, sink: int) -> bool:

@@ -23,11 +23,11 @@ from greenlang_iot.alerts.episode import ASIDE
 from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
 from greenlang_iot.alerts.silences import Silence
 from greenlang_iot.model.errors import InputError
+from greenlang_iot.model.severity import SEVERITIES
 from greenlang_iot.settings.model import AlertSettings
 
 SILENCED: Final = "silenced"
 FLAPPING: Final = "flapping"
-LIVE: Final = ("pending", "open", "acknowledged")
 HISTORY: Final = 32
 """Transitions kept of one alert: the first one and the newest."""
 MEMBERS_SHOWN: Final = 1_000
@@ -37,7 +37,6 @@ INCIDENT: Final = "incident"
 MOST_OPENINGS: Final = 64
 """Openings remembered of one rule and scope: alerts.flap_count is at most this."""
 _VALUE_RULES: Final = frozenset({"spike", "shift", "rate", "river", "context", "swing"})
-_SEVERITIES: Final = ("info", "warning", "critical")
 
 Document: TypeAlias = dict[str, Any]
 Entry: TypeAlias = dict[str, Any]
@@ -456,7 +455,7 @@ def _incident_id(place: _Place, first: tuple[int, str]) -> str:
 
 
 def _worst(severities: Sequence[str]) -> str:
-    return max(severities, key=_SEVERITIES.index)
+    return max(severities, key=SEVERITIES.index)
 
 
 def _severity(alert: Alert | None) -> list[str]:

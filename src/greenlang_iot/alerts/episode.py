@@ -149,6 +149,7 @@ def restored(saved: dict[str, Any]) -> Episode:
 
 
 def change(alert: Episode, state: str, seen: Seen, at_ns: int) -> Transition:
+    """Put the alert in `state`; the transition, with its next number. at_ns: event time of `seen`."""
     alert.state = state
     alert.number += 1
     org, site, device, metric = alert.scope
@@ -183,6 +184,7 @@ def scope_in(document: dict[str, Any]) -> Scope:
 
 
 def scope_of(directory: Directory, series: int) -> Scope:
+    """(org, site, device, metric) of a series, by its index."""
     d, device = directory, int(directory.series_device[series])
     return (
         d.org[int(d.org_of[device])],

@@ -79,17 +79,27 @@ def _baseline(opening: dict[str, Any], unit: str) -> list[str]:
 
 
 def _limits(directory: Directory, series: int, detector: str, unit: str) -> list[str]:
-    low, high = float(directory.warn_low[series]), float(directory.warn_high[series])
     step, every = float(directory.step[series]), int(directory.interval_ns[series])
     if detector == "range":
-        if math.isinf(low) and math.isinf(high):
-            low, high = float(directory.low[series]), float(directory.high[series])
-        return [f"The registry allows {number(low)} to {number(high)}{unit}."]
+        valid = _span(float(directory.low[series]), float(directory.high[series]), unit)
+        usual = _span(float(directory.warn_low[series]), float(directory.warn_high[series]), unit)
+        told = [f"{valid} is valid"] if valid else []
+        told += [f"{usual} is the operating range"] if usual else []
+        return [f"By the registry {' and '.join(told)}."] if told else []
     if detector == "rate" and math.isfinite(step):
         return [f"The registry allows a change of {number(step)}{unit} a second."]
     if detector == "silence" and every > 0:
         return [f"The registry expects a reading every {duration(every)}."]
     return []
+
+
+def _span(low: float, high: float, unit: str) -> str:
+    """`0 to 50 °C`, `at most 50 °C`; nothing where both ends are open."""
+    if math.isinf(low):
+        return "" if math.isinf(high) else f"at most {number(high)}{unit}"
+    if math.isinf(high):
+        return f"at least {number(low)}{unit}"
+    return f"{number(low)} to {number(high)}{unit}"
 
 
 def _share(opening: dict[str, Any]) -> list[str]:

@@ -47,6 +47,12 @@ def match_rules(rules: Sequence[Rule], directory: Directory) -> list[Compiled]:
     return [_match(rule, number, names) for number, rule in enumerate(rules)]
 
 
+def unmatched(rules: Sequence[Rule], directory: Directory) -> list[str]:
+    """Names of the rules that no series of this registry is under: often a word that is misspelt."""
+    found = match_rules(rules, directory)
+    return [match.rule.name for match in found if not match.series.any()]
+
+
 def words_of(found: Sequence[Compiled], n_series: int) -> U64:
     """Bit `number` of column `series`: does the rule concern the series. Shape (words, n_series)."""
     words = np.zeros((max(1, -(-len(found) // 64)), n_series), np.uint64)

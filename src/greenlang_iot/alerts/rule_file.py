@@ -19,6 +19,7 @@ from pydantic import (
 from greenlang_iot.alerts.expressions import ExpressionError, compiled
 from greenlang_iot.model.errors import InputError
 from greenlang_iot.model.flags import DETECTOR_NAMES
+from greenlang_iot.model.severity import Severity
 
 RESERVED: Final = frozenset(
     {*DETECTOR_NAMES, "outage", "clock", "value", "incident", "offline", "quality"}
@@ -105,6 +106,8 @@ def _calculated(value: object) -> object:
 
 
 class Grouping(_Part):
+    """From how many devices of a site on a rule's alerts are one incident, within `window` seconds; 0: never."""
+
     devices: int = Field(ge=0, le=1_000_000)
     window: Duration = 120.0
 
@@ -122,7 +125,7 @@ class Rule(_Part):
     expression: Annotated[Calculated, BeforeValidator(_calculated)] | None = None
     for_: Duration = Field(0.0, alias="for")
     cooldown: Duration = 0.0
-    severity: Literal["info", "warning", "critical"] = "warning"
+    severity: Severity = "warning"
     summary: Text = ""
     labels: dict[Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]{0,62}$")], Text] = {}
     runbook: Text = ""

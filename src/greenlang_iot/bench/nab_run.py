@@ -11,9 +11,9 @@ from greenlang_iot.bench import nab
 from greenlang_iot.bench.nab import Profile, Score, Series
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.devices import registry
-from greenlang_iot.model.batches import F64, ReadingBatch
+from greenlang_iot.model.batches import F64
 from greenlang_iot.model.directory import Directory
-from greenlang_iot.model.flags import HAS_SEQ
+from greenlang_iot.model.numbers import batch_of_numbers
 from greenlang_iot.settings.model import DetectSettings
 
 BATCH = 1_000
@@ -90,32 +90,17 @@ def second_stage(corpus: Sequence[Series], settings: DetectSettings | None = Non
 def _feed(detector: Detector, index: int, file: Series) -> F64:
     parts = [np.zeros(0)]
     for start in range(0, len(file.value), BATCH):
-        rows = slice(start, start + BATCH)
-        batch = _batch(index, file, rows, start)
+        ts_ns, value = file.ts_ns[start : start + BATCH], file.value[start : start + BATCH]
+        n = len(value)
+        batch = batch_of_numbers(
+            np.full(n, index, np.int32),
+            ts_ns.copy(),
+            value.copy(),
+            seq=np.arange(start, start + n, dtype=np.int64),  # some share a time stamp
+            received_ns=int(ts_ns[-1]),
+        )
         parts.append(detector.score(batch).score.astype(np.float64))
     return np.concatenate(parts)
-
-
-def _batch(index: int, file: Series, rows: slice, start: int) -> ReadingBatch:
-    """Rows of a file as readings; seq counts them, because some share a time stamp."""
-    value = file.value[rows]
-    n = len(value)
-    empty = np.zeros(64, np.uint8)
-    return ReadingBatch(
-        n=n,
-        series=np.full(n, index, np.int32),
-        ts_ns=file.ts_ns[rows].copy(),
-        value=value.copy(),
-        seq=np.arange(start, start + n, dtype=np.int64),
-        flags=np.full(n, HAS_SEQ, np.uint16),
-        frame=np.zeros(n, np.int32),
-        text_off=np.zeros(n, np.int32),
-        text_len=np.zeros(n, np.int16),
-        buffer=empty,
-        arena=empty,
-        connection=1,
-        received_ns=int(file.ts_ns[rows][-1]),
-    )
 
 
 def _directory(files: int) -> Directory:

@@ -26,14 +26,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
 from greenlang_iot.alerts.rules import Alerter
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.devices import registry
-from greenlang_iot.model.batches import F64, ReadingBatch
+from greenlang_iot.model.batches import F64
 from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.numbers import batch_of_numbers
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.settings.model import AlertSettings, DetectSettings
 
@@ -86,6 +86,8 @@ SILENT = ("dropout", "late")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
+    """One fault in the data: a kind of KINDS, in one device, from a minute on."""
+
     kind: str
     device: int
     minute: int  # its first
@@ -134,6 +136,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Result:
+    """What both runs came to. seconds: wall time."""
+
     parts: dict[str, Part]
     """By kind of noise."""
     readings: int
@@ -254,6 +258,8 @@ def _values(noises: list[str], minutes: int, faults: list[Fault], rng: np.random
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
+    """The openings of one run, and how many readings and second-stage observations it took."""
+
     opened: list[Transition]
     readings: int
     observations: int
@@ -287,35 +293,18 @@ def _simulate(
             mine = np.arange(fault.device * METRICS, (fault.device + 1) * METRICS)
             series = np.concatenate([np.tile(mine, len(late)), series])
             when = np.concatenate([np.repeat(late, METRICS), when])
-        batch = _batch(series, when, x[when, series], minute)
+        batch = batch_of_numbers(
+            series.astype(np.int32),
+            START_NS + when.astype(np.int64) * MINUTE_NS,
+            x[when, series],
+            received_ns=START_NS + minute * MINUTE_NS,
+        )
         changes = alerter.evaluate(batch, detector.score(batch))
         now = START_NS + minute * MINUTE_NS + 1_000_000_000
         changes += alerter.evaluate_silence(detector.silent(now), now)
         opened += [change for change in changes if change.state == "open" and change.number == 1]
         readings += len(series)
     return Simulated(opened, readings, detector.observations)
-
-
-def _batch(
-    series: npt.NDArray[np.intp], when: npt.NDArray[np.intp], value: F64, minute: int
-) -> ReadingBatch:
-    n = len(series)
-    nothing = np.zeros(0, np.uint8)
-    return ReadingBatch(
-        n=n,
-        series=series.astype(np.int32),
-        ts_ns=START_NS + when.astype(np.int64) * MINUTE_NS,
-        value=value,
-        seq=np.zeros(n, np.int64),
-        flags=np.zeros(n, np.uint16),
-        frame=np.zeros(n, np.int32),
-        text_off=np.zeros(n, np.int32),
-        text_len=np.zeros(n, np.int16),
-        buffer=nothing,
-        arena=nothing,
-        connection=1,
-        received_ns=START_NS + minute * MINUTE_NS,
-    )
 
 
 def _match(

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from rich.text import Text
 
-from greenlang_iot.observe.catalog import SEVERITIES
+from greenlang_iot.model.severity import SEVERITIES
 from greenlang_iot.observe.printable import printable
 
 _STATE_STYLES = {
@@ -73,7 +73,7 @@ def line(alert: dict[str, Any]) -> Text:
         "  ",
         (f"{_word(alert, 'rule'):<8}", "magenta"),
         (f"  {_flags(alert)}".rstrip(), "yellow"),
-        f"  {_measured(alert)}",
+        f"  {_measured(alert)}".rstrip(),
         (f"  {_word(alert, 'summary')}".rstrip(), "dim"),
     )
 
@@ -99,7 +99,7 @@ def _measured(alert: dict[str, Any]) -> str:
         words.append(value)
     if expected:
         words.append(f"({expected} ± {band})" if band else f"({expected})")
-    if score:
+    if score not in ("", "1"):  # 1 is a limit or a silence: nothing was judged
         words.append(f"score {score}")
     return " ".join(words)
 

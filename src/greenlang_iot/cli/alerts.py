@@ -4,13 +4,14 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from greenlang_iot.cli import alerts_manage, alerts_try
 from greenlang_iot.cli.options import CONFIG, CONFIG_FILES, AsJsonLines
 from greenlang_iot.cli.terminal import console, say
+from greenlang_iot.model.severity import Severity
 
 if TYPE_CHECKING:
     from greenlang_iot.cli.alert_lines import Wanted
@@ -52,7 +53,7 @@ def tail(
     site: Annotated[str | None, typer.Option(help="Only this site.")] = None,
     device: Annotated[str | None, typer.Option(help="Only this device.")] = None,
     severity: Annotated[
-        Literal["info", "warning", "critical"] | None,
+        Severity | None,
         typer.Option(help="At least this severity."),
     ] = None,
     as_json: AsJsonLines = False,
@@ -199,21 +200,28 @@ def _level(name: str | None) -> str:
 
 
 async def from_kafka(settings: "KafkaSettings") -> AsyncIterator[bytes]:
-    """Records of the alerts topic from now on. Raises GatewayError where Kafka cannot be reached."""
-    import logging
+    """The alerts that are not resolved, then every transition from now on.
 
+    Raises GatewayError where Kafka cannot be reached. What changes meanwhile may come twice.
+    """
     from aiokafka import AIOKafkaConsumer
     from aiokafka.errors import KafkaError
 
     from greenlang_iot.model.errors import GatewayError
     from greenlang_iot.sinks.kafka_client import client_options, sink_error, why_unreachable
+    from greenlang_iot.sinks.replay import records
 
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it says is said here
     consumer = AIOKafkaConsumer(
         settings.alerts_topic, auto_offset_reset="latest", **client_options(settings)
     )
     try:
         await consumer.start()
+        await consumer.seek_to_end()
+        say(f"following {settings.alerts_topic} at {settings.bootstrap_servers}; Ctrl-C ends it")
+        states = records(settings, settings.alerts_state_topic)
+        unresolved = {key: value async for key, value in states}
+        for value in filter(None, unresolved.values()):
+            yield value
         async for record in consumer:
             if record.value:
                 yield record.value

@@ -4,7 +4,7 @@ import getpass
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 import typer
@@ -12,6 +12,7 @@ import typer
 from greenlang_iot.cli.gateway_client import ask
 from greenlang_iot.cli.options import CONFIG_FILES, AsJson, ConfigFiles
 from greenlang_iot.model.errors import GatewayError, InputError
+from greenlang_iot.model.severity import Severity
 
 By = Annotated[str | None, typer.Option(help="Who does it. [default: the login name]")]
 _PAGE = 1_000
@@ -34,9 +35,7 @@ def list_alerts(
     ] = "open,acknowledged",
     site: Annotated[str | None, typer.Option(help="Only this site.")] = None,
     device: Annotated[str | None, typer.Option(help="Only this device.")] = None,
-    severity: Annotated[
-        Literal["info", "warning", "critical"] | None, typer.Option(help="Only this severity.")
-    ] = None,
+    severity: Annotated[Severity | None, typer.Option(help="Only this severity.")] = None,
     rule: Annotated[str | None, typer.Option(help="Only this rule.")] = None,
     search: Annotated[str | None, typer.Option(help="Words that all occur in it.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,7 +11,10 @@ from greenlang_iot.model.errors import GatewayError, InputError
 
 if TYPE_CHECKING:
     from greenlang_iot.alerts.rule_file import RuleSet
-    from greenlang_iot.settings.model import AlertSettings
+    from greenlang_iot.model.directory import Directory
+    from greenlang_iot.runtime.rule_history import History
+    from greenlang_iot.runtime.rule_trial import Trial
+    from greenlang_iot.settings.model import AlertSettings, Settings
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -46,28 +49,18 @@ def try_on_history(
     """
     import time
 
+    from greenlang_iot.alerts.matching import unmatched
     from greenlang_iot.cli.alert_lines import line
     from greenlang_iot.cli.alerts_manage import seconds
     from greenlang_iot.cli.terminal import console, print_json, progress, say
     from greenlang_iot.devices.registry import load as load_registry
-    from greenlang_iot.runtime.folders import lake_folder
-    from greenlang_iot.runtime.rule_history import History, InfluxHistory, LakeHistory
     from greenlang_iot.runtime.rule_trial import try_rules
     from greenlang_iot.settings.load import load
 
     settings = load(config, os.environ).settings
     given = _rules(settings.alerts, rules)
     directory = load_registry(devices_file)
-    if lake is not None and source == "influxdb":
-        raise InputError("--lake goes without --source influxdb.")
-    in_lake = source == "lake" or lake is not None or settings.sinks.lake.enabled
-    history: History
-    if source != "influxdb" and in_lake:
-        history = LakeHistory(lake or lake_folder(settings), directory)
-    elif settings.sinks.influxdb.enabled or source == "influxdb":
-        history = InfluxHistory(settings.sinks.influxdb, directory)
-    else:
-        raise InputError("neither sinks.lake nor sinks.influxdb is enabled: there is no history.")
+    history = _history(settings, directory, source, lake)
     to_ns = time.time_ns()
     from_ns = to_ns - int(seconds(since) * 1e9)
     with progress("history", to_ns - from_ns) as advance:
@@ -82,25 +75,14 @@ def try_on_history(
             advance=advance,
         )
     if as_json:
-        print_json(
-            {
-                "readings": trial.readings,
-                "unknown": trial.unknown,
-                "incidents": trial.incidents,
-                "rules": {
-                    name: {
-                        "opened": result.opened,
-                        "resolved": result.resolved,
-                        "devices": len(result.devices),
-                        "examples": [t.as_dict() for t in result.examples],
-                    }
-                    for name, result in trial.rules.items()
-                },
-            }
-        )
+        print_json(_document(trial))
         return
     out = console()
+    nowhere = unmatched(given.rules, directory)
     for name, result in trial.rules.items():
+        if name in nowhere:
+            out.print(f"{name}: matches nothing in this registry")
+            continue
         where = f" on {len(result.devices):,} devices" if result.opened else ""
         out.print(f"{name}: {result.opened:,} opened{where}, {result.resolved:,} resolved")
         for transition in result.examples:
@@ -108,6 +90,39 @@ def try_on_history(
             out.print(line(transition.as_dict()))
     more = f", {trial.unknown:,} of series that are not registered" if trial.unknown else ""
     say(f"{trial.readings:,} readings{more}; {trial.incidents:,} incidents")
+
+
+def _history(
+    settings: "Settings", directory: "Directory", source: str | None, lake: Path | None
+) -> "History":
+    from greenlang_iot.runtime.folders import lake_folder
+    from greenlang_iot.runtime.rule_history import InfluxHistory, LakeHistory
+
+    if lake is not None and source == "influxdb":
+        raise InputError("--lake goes without --source influxdb.")
+    in_lake = source == "lake" or lake is not None or settings.sinks.lake.enabled
+    if source != "influxdb" and in_lake:
+        return LakeHistory(lake or lake_folder(settings), directory)
+    if settings.sinks.influxdb.enabled or source == "influxdb":
+        return InfluxHistory(settings.sinks.influxdb, directory)
+    raise InputError("neither sinks.lake nor sinks.influxdb is enabled: there is no history.")
+
+
+def _document(trial: "Trial") -> dict[str, Any]:
+    return {
+        "readings": trial.readings,
+        "unknown": trial.unknown,
+        "incidents": trial.incidents,
+        "rules": {
+            name: {
+                "opened": result.opened,
+                "resolved": result.resolved,
+                "devices": len(result.devices),
+                "examples": [t.as_dict() for t in result.examples],
+            }
+            for name, result in trial.rules.items()
+        },
+    }
 
 
 def notify_test(

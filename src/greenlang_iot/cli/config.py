@@ -174,11 +174,7 @@ def _summary(settings: "Settings", directory: "Directory", rules: "RuleSet") -> 
 
 def _unmatched(directory: "Directory", rules: "RuleSet") -> tuple[str, ...]:
     """Rules that no series of the registry is under: often a name that is misspelt."""
-    from greenlang_iot.alerts.matching import match_rules
+    from greenlang_iot.alerts.matching import unmatched
 
-    matches = zip(rules.rules, match_rules(rules.rules, directory), strict=True)
-    return tuple(
-        f"alert rule {rule.name} matches nothing in this registry"
-        for rule, match in matches
-        if not match.series.any()
-    )
+    found = unmatched(rules.rules, directory)
+    return tuple(f"alert rule {name} matches nothing in this registry" for name in found)

@@ -121,7 +121,8 @@ def show(
     for name, value in document.items():
         if name == "paths":
             for path in document["paths"]:
-                out.print(f"{path['reason']:>10}  at {printable(path['path']) or 'the message'}")
+                where = printable(path["path"]) or "the message"
+                out.print(f"{'at':>10}  {where}: {path['reason']}")
         elif value not in ("", None, [], 0):
             text = ", ".join(value) if isinstance(value, list) else str(value)
             out.print(f"{name:>10}  {printable(text)}")
@@ -189,6 +190,10 @@ def replay(
         if "Not authorized" in refused.values():
             say("  → log in as who may publish there: --username and --password-file")
         say(f"{done:,} replayed, {len(refused):,} refused again")
+        if set(taken).intersection(item.ident for item in can if item.target == "mqtt"):
+            say(
+                "what the gateway still rejects is a new dead letter: greenlang-iot dead-letter list"
+            )
         if digests:
             say(
                 f"{digests:,} cannot be replayed: only a digest or the beginning was kept, or no replay "
@@ -305,12 +310,13 @@ def _settings(
 
 def _read(settings: "Settings") -> tuple[list["Stored"], "Journal"]:
     from greenlang_iot.runtime.folders import dead_letter_folder
-    from greenlang_iot.sinks.replay import Journal, from_files, from_kafka, stored
+    from greenlang_iot.sinks.deadletter import read_dead_letters
+    from greenlang_iot.sinks.replay import Journal, from_kafka, stored
 
     folder = dead_letter_folder(settings)
     try:
         journal = Journal(folder)
-        letters = list(from_files(folder))
+        letters = list(read_dead_letters(folder))
     except OSError as error:
         raise GatewayError(f"cannot read the dead letters in {folder}: {error.strerror}") from error
     if settings.sinks.dead_letter.target == "kafka":
@@ -332,6 +338,8 @@ def _wanted(
     since: str | None,
 ) -> list["Stored"]:
     earliest = _since_ns(since) if since is not None else 0
+    if reason is not None:
+        _check_reason(reason, items)
     return [
         item
         for item in items
@@ -340,6 +348,16 @@ def _wanted(
         and sink in (None, item.letter.sink)
         and item.letter.ts_ns >= earliest
     ]
+
+
+def _check_reason(reason: str, items: Sequence["Stored"]) -> None:
+    """A word that is no reason finds nothing, which would read as though there were nothing."""
+    from greenlang_iot.devices.metrics import suggest
+    from greenlang_iot.model.reasons import Reason
+
+    known = {str(known) for known in Reason}.union(*(item.reasons for item in items))
+    if reason not in known:
+        raise InputError(f"there is no reason {reason!r}{suggest(reason, known)}")
 
 
 def _since_ns(text: str) -> int:

@@ -50,7 +50,7 @@ def discover(
     Exit codes: 0 written, 1 nothing was heard or the broker cannot be reached, 2 wrong input.
     """
     from greenlang_iot.devices.propose import Heard
-    from greenlang_iot.formats.catalog import templates
+    from greenlang_iot.settings.formats import templates
     from greenlang_iot.settings.load import load
 
     if output.exists():
@@ -90,9 +90,9 @@ def discover(
 
 async def _listen(settings: "Settings", name: str | None, seconds: float, heard: "Heard") -> None:
     from greenlang_iot.decode.routes import Routes
-    from greenlang_iot.formats.catalog import routes, templates
     from greenlang_iot.formats.topics import TopicTemplate
     from greenlang_iot.mqtt.listen import listen
+    from greenlang_iot.settings.formats import routes, templates
 
     brokers = {b.name: b for b in settings.mqtt.brokers}
     if name is not None and name not in brokers:

@@ -32,9 +32,9 @@ def doctor(
     Exit codes: 0 nothing failed (there may be warnings), 1 something failed, 2 wrong settings.
     """
     from greenlang_iot.devices.registry import load as load_registry
-    from greenlang_iot.formats.catalog import templates
     from greenlang_iot.observe.logs import configure
     from greenlang_iot.runtime.layout import plan
+    from greenlang_iot.settings.formats import templates
     from greenlang_iot.settings.load import load as load_settings
 
     loaded = load_settings(config, os.environ)

@@ -9,8 +9,6 @@ from urllib.parse import urlsplit
 from greenlang_iot.model.errors import GatewayError, InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from greenlang_iot.settings.model import AdminSettings, Settings
 
 
@@ -22,6 +20,7 @@ def ask(
     Raises InputError where its token cannot be read, GatewayError where it does not answer.
     """
     from greenlang_iot.observe.access import ADMIN_TOKEN
+    from greenlang_iot.runtime.instance_lock import is_locked
 
     file = settings.data_dir / ADMIN_TOKEN
     try:
@@ -34,8 +33,11 @@ def ask(
         raise InputError(
             f"cannot read {file} ({error.strerror}): run this as the gateway's user."
         ) from error
-    if settings.admin.tls is None and not _runs(settings.data_dir):
-        raise GatewayError(f"no gateway runs with the data_dir {settings.data_dir}.")
+    # On the port of a gateway that is not there, any user may listen for the token.
+    if settings.admin.tls is None and not is_locked(settings.data_dir):
+        raise GatewayError(
+            f"no gateway runs with the data_dir {settings.data_dir}; `greenlang-iot run` starts it."
+        )
     host, port = _address(settings)
     where = f"{host}:{port}"
     connection = _connection(settings.admin, host, port, timeout)
@@ -72,20 +74,6 @@ def _address(settings: "Settings") -> tuple[str, int]:
         url = local_url(settings.admin, settings.admin.port)
     parts = urlsplit(url)
     return parts.hostname or "", parts.port or 0
-
-
-def _runs(data_dir: "Path") -> bool:
-    """Whether a gateway holds the lock there: on the port of one that does not, any user may listen for the token."""
-    import fcntl
-
-    try:
-        with (data_dir / "run" / "gateway.pid").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        pass
-    return False
 
 
 def _connection(admin: "AdminSettings", host: str, port: int, timeout: float) -> HTTPConnection:

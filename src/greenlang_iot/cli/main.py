@@ -4,6 +4,8 @@ Exit codes: 0 done, 1 failed, 2 wrong input. Commands import what they need when
 `--help` answers at once and the fork server starts before anything else.
 """
 
+import inspect
+import logging
 import platform
 import sys
 from typing import Annotated
@@ -80,6 +82,19 @@ def version(as_json: AsJson = False) -> None:
         typer.echo(f"greenlang-iot {__version__} (Python {platform.python_version()})")
 
 
+def _flow(group: typer.Typer) -> None:
+    """Help without the line breaks of the source: the terminal makes its own."""
+    for command in group.registered_commands:
+        told = inspect.getdoc(command.callback) or ""
+        command.help = "\n\n".join(text.replace("\n", " ") for text in told.split("\n\n"))
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            _flow(inner.typer_instance)
+
+
+_flow(app)
+
+
 def _is_broken(argument: str) -> bool:
     """Python keeps bytes that are no UTF-8 as halves of surrogate pairs, which nothing else takes."""
     return any("\ud800" <= letter <= "\udfff" for letter in argument)
@@ -90,6 +105,7 @@ def main() -> None:
     if any(map(_is_broken, sys.argv)):
         say("The command line holds bytes that are not UTF-8 text.")
         sys.exit(2)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL + 1)  # what it says is said here
     try:
         app()
     except InputError as error:

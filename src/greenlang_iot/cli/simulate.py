@@ -7,7 +7,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -120,6 +120,8 @@ def simulate(
         _write(registry_out, document)
     if seconds == 0:
         return
+    if manifest is not None and payload_format == "plain":
+        raise InputError("plain numbers have no time: what to expect cannot be written down")
     if seconds <= options.backlog_seconds:
         needed = f"more than {options.backlog_seconds:g} seconds at this rate"
         raise InputError(
@@ -132,15 +134,7 @@ def simulate(
         sys.stdin.readline()
     run = scenario(options, time.time_ns(), waterflow=waterflow)
     if payload_format != "json":
-        if manifest is not None and payload_format == "plain":
-            raise InputError("plain numbers have no time: what to expect cannot be written down")
-        from greenlang_iot.cli.terminal import say
-        from greenlang_iot.simulate.formats import ENTRIES, in_format, places
-
-        where = places(registry(options, waterflow=waterflow))
-        run.messages = in_format(payload_format, run.messages, where)
-        entry = orjson.dumps(ENTRIES[payload_format].model_dump(exclude_unset=True)).decode()
-        say(f"the gateway reads it with this item of mqtt.formats:\n  - {entry}")
+        _put_in_format(run, payload_format, registry(options, waterflow=waterflow))
         if payload_format == "sparkplug-b":
             connections = 1  # the messages of an edge node are numbered in one row
     try:
@@ -158,6 +152,18 @@ def simulate(
     elif summary == "text":
         for name, value in done.items():
             sys.stdout.write(f"{name:>18}  {value}\n")
+
+
+def _put_in_format(run: "Scenario", payload_format: str, document: dict[str, Any]) -> None:
+    """The run's messages in another format, and what the gateway needs to read it."""
+    import orjson
+
+    from greenlang_iot.cli.terminal import say
+    from greenlang_iot.simulate.formats import ENTRIES, in_format, places
+
+    run.messages = in_format(payload_format, run.messages, places(document))
+    entry = orjson.dumps(ENTRIES[payload_format].model_dump(exclude_unset=True)).decode()
+    say(f"the gateway reads it with this item of mqtt.formats:\n  - {entry}")
 
 
 def _target(

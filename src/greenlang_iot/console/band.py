@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from greenlang_iot.model.batches import F32, ReadingBatch
+from greenlang_iot.model.batches import F32
 from greenlang_iot.model.directory import Directory, Texts
+from greenlang_iot.model.numbers import batch_of_numbers
 from greenlang_iot.settings.model import DetectSettings, SecondStageSettings
 
 
@@ -33,23 +34,10 @@ def bands(
     """(expected, band) per reading, NaN while learning. ts_ns, value: oldest first."""
     from greenlang_iot.detect.ensemble import Detector  # takes a second: only when somebody looks
 
-    n, nothing = len(ts_ns), np.zeros(0, np.uint8)
     alone = settings.model_copy(update={"second_stage": SecondStageSettings(enabled=False)})
     scores = Detector(only(registry, series), alone).score(
-        ReadingBatch(
-            n=n,
-            series=np.zeros(n, np.int32),
-            ts_ns=np.array(ts_ns, np.int64),
-            value=np.array(value, np.float64),
-            seq=np.zeros(n, np.int64),
-            flags=np.zeros(n, np.uint16),
-            frame=np.zeros(n, np.int32),
-            text_off=np.zeros(n, np.int32),
-            text_len=np.zeros(n, np.int16),
-            buffer=nothing,
-            arena=nothing,
-            connection=1,
-            received_ns=0,
+        batch_of_numbers(
+            np.zeros(len(ts_ns), np.int32), np.array(ts_ns, np.int64), np.array(value, np.float64)
         )
     )
     return scores.expected, scores.band

@@ -97,16 +97,12 @@ class ControlPlane:
                 _log.warning("offline status not published", why=str(error))
         self._closing.set()
 
-    async def publish_alert(self, transition: Transition) -> None:
-        """Publish one transition; returns when the broker has it (at least once).
-
-        Retained from opening to resolution, then the topic is emptied. Raises MqttError: publish
-        the same transition again, unless the error is not retryable.
-        """
-        await self.publish_alerts([transition])
-
     async def publish_alerts(self, transitions: Sequence[Transition]) -> None:
-        """Publish transitions in their order, several round trips at a time; else as publish_alert."""
+        """Publish transitions in their order; returns when the broker has them (at least once).
+
+        Each is retained from opening to resolution, then its topic is emptied. Raises MqttError: publish
+        the same transitions again, unless the error is not retryable.
+        """
         messages: list[_Message] = []
         for transition in transitions:
             topic = alert_topic(transition)

@@ -38,6 +38,8 @@ ANSWER_WITHIN = 0.5
 
 
 class State(Enum):
+    """How far the session is; see the picture above."""
+
     IDLE = auto()
     CONNECTING = auto()
     SUBSCRIBING = auto()

@@ -19,6 +19,7 @@ from itertools import product
 from typing import Literal
 
 from greenlang_iot.model.reasons import Reason
+from greenlang_iot.model.severity import SEVERITIES
 from greenlang_iot.quality.figures import FIGURES
 
 PREFIX = "greenlang_iot_"
@@ -37,7 +38,6 @@ SINKS = ("influxdb", "kafka", "lake", "dead_letter")
 TARGETS = ("mqtt", "kafka", "influxdb", "lake", "alertmanager", "webhook", "log")
 STAGES = ("decode", "score", "alert", "encode")
 STATES = ("pending", "open", "acknowledged", "resolved")
-SEVERITIES = ("info", "warning", "critical")
 MESSAGE_REASONS = tuple(r.value for r in Reason if r.is_message)
 READING_REASONS = tuple(
     r.value for r in Reason if not r.is_message and r is not Reason.SINK_REFUSED

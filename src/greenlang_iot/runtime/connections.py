@@ -13,6 +13,7 @@ from greenlang_iot.mqtt.linger import Linger
 from greenlang_iot.mqtt.transport import Connection
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
+from greenlang_iot.runtime.earlier_layouts import mark_drained
 from greenlang_iot.runtime.gauges import ShardGauges
 from greenlang_iot.runtime.layout import ConnectionPlan
 from greenlang_iot.runtime.spec import ShardSpec
@@ -178,7 +179,7 @@ class Connections:
             self.all.remove(connection)
         if not self._closing:  # else it was closed, not drained
             log.info("retired a client id of an earlier layout", client_id=item.client_id)
-            (self._spec.settings.data_dir / "run" / f"retired-{item.client_id}").touch()
+            mark_drained(self._spec.settings.data_dir, item.client_id)
 
     def _peers_up(self) -> bool:
         up = cell("connections_up")

@@ -1,36 +1,32 @@
 """The parent's alert courier: shards' outboxes ─▶ the book of alerts ─▶ MQTT, Kafka, InfluxDB, the lake.
 
 Every transition of the book goes to every enabled target at least once, in order. Targets do not wait for
-each other: each has its own queue, and one that is down holds back only the durable position (what it has
-not seen is delivered again after a restart, under the same transition id).
+each other (`alert_targets.py`): one that is down holds back only the durable position (what it has not seen is
+delivered again after a restart, under the same transition id).
 """
 
 import asyncio
-import random
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import structlog
 
 from greenlang_iot.alerts.book import Book, Document
 from greenlang_iot.alerts.presence import OFFLINE
-from greenlang_iot.model.errors import MqttError, SinkError
-from greenlang_iot.model.outcomes import Transition
-from greenlang_iot.observe.catalog import SEVERITIES, cell
+from greenlang_iot.model.severity import SEVERITIES
+from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.quality.breaches import RULE as QUALITY
-from greenlang_iot.runtime.folders import QUALITY_OUTBOX, lake_folder, outbox_folder
-from greenlang_iot.settings.model import NotifierSettings, Settings
+from greenlang_iot.runtime.alert_targets import Target, targets
+from greenlang_iot.runtime.folders import QUALITY_OUTBOX, outbox_folder
+from greenlang_iot.runtime.memory import give_back
+from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.alert_store import AlertStore, Published
 from greenlang_iot.sinks.endings import end, to_its_end
 from greenlang_iot.sinks.outbox import OutboxReader, known_alerts, remember
 from greenlang_iot.spool.log import SpoolFull
-
-if TYPE_CHECKING:
-    from greenlang_iot.mqtt.control import ControlPlane
 
 log = structlog.get_logger(__name__)
 POLL_EVERY = 0.1
@@ -40,106 +36,11 @@ TICK_EVERY = 1.0
 """Seconds after which the book hears that time goes on, so that silences end, and new outboxes are looked for."""
 RELEASE_EVERY = 5.0
 """Seconds between two snapshots of the book; what was delivered since comes again after a crash."""
-AT_ONCE = 500
-"""Transitions given to a target in one call."""
 MAX_BEHIND = 10_000
 """Transitions a target may be behind before the outbox is not read further (its bound is on disk)."""
-NOTIFICATIONS = 1_000
-"""Transitions that wait for a notifier that is away; what is older is given up."""
-BACKOFF_MAX = 4.0
+MANY = 1_000
+"""Transitions after which, once they are delivered, freed memory is given back: what a burst took stays fragmented."""
 DRAIN_TIMEOUT = 5.0
-
-Deliver = Callable[[list[dict[str, Any]]], Awaitable[None]]
-
-
-class _Target:
-    """One destination with its queue. label: its name in metrics.
-
-    most: transitions that may wait; beyond it the oldest are given up, loudly. 0: all are kept, and
-    nothing new is taken from the shards while MAX_BEHIND wait.
-
-    `deliver` raises SinkError, MqttError, SpoolFull or OSError to be tried again; a SinkError that says
-    no for good costs the one transition that it is about, loudly.
-    """
-
-    def __init__(
-        self, name: str, deliver: Deliver, counters: Counters, label: str = "", most: int = 0
-    ) -> None:
-        self.name = name
-        self.label = label or name
-        self.most = most
-        self._in_flight = 0
-        self.done = 0
-        """Transitions that are delivered, or refused for good."""
-        self.waiting: list[dict[str, Any]] = []
-        self.wake = asyncio.Event()
-        self._deliver = deliver
-        self._counters = counters
-        self._at_once = AT_ONCE
-
-    def add(self, items: list[dict[str, Any]]) -> None:
-        self.waiting += items
-        over = len(self.waiting) - self._in_flight - self.most
-        if self.most and over > 0:
-            # a receiver that is away must not hold up what is kept for the others
-            del self.waiting[self._in_flight : self._in_flight + over]
-            self.done += over
-            self._counters.add(cell("alerts_failed", target=self.label), over)
-            log.error("alerts are given up: too many wait", target=self.name, given_up=over)
-        self.wake.set()
-
-    async def run(self) -> None:
-        backoff = 0.1
-        failing = False
-        while True:
-            await self.wake.wait()
-            batch = self.waiting[: self._at_once]
-            self._in_flight = len(batch)
-            try:
-                await self._deliver(batch)
-            except (SinkError, MqttError, SpoolFull, OSError) as error:
-                if isinstance(error, SinkError) and not (error.retryable or error.down):
-                    self._refused(batch, error)
-                    continue
-                self._counters.add(cell("alerts_failed", target=self.label))
-                if not failing:
-                    log.warning("alerts wait for a target", target=self.name, why=str(error))
-                failing = True
-                self._at_once = max(1, len(batch) // 2)  # so many may take longer than a time-out
-                backoff = min(random.uniform(0.1, backoff * 3), BACKOFF_MAX)
-                await asyncio.sleep(backoff)
-                continue
-            failing, backoff = False, 0.1
-            self._counters.add(cell("alerts_delivered", target=self.label), len(batch))
-            self._at_once = min(AT_ONCE, 2 * self._at_once)
-            self._done(len(batch))
-
-    def _refused(self, batch: list[dict[str, Any]], error: SinkError) -> None:
-        """Find the transition that is refused by giving them one at a time; it is not tried again."""
-        self._at_once = 1
-        if len(batch) > 1:
-            return
-        self._counters.add(cell("alerts_failed", target=self.label))
-        log.error(
-            "an alert is refused by a target and will not arrive there",
-            target=self.name,
-            transition_id=batch[0]["transition_id"],
-            why=str(error),
-        )
-        self._done(1)
-
-    def _done(self, count: int) -> None:
-        del self.waiting[:count]
-        self._in_flight = 0
-        self.done += count
-        if not self.waiting:
-            self.wake.clear()
-
-
-def _say_why(what: str, ended: asyncio.Future[None]) -> None:
-    """What ran beside a target and does not come back by itself."""
-    if not ended.cancelled() and (error := ended.exception()) is not None:
-        log.error(what, why=str(error) or repr(error))
 
 
 def remind(book: Book, settings: Settings) -> None:
@@ -182,27 +83,27 @@ class Courier:
         self._store = store
         self._on_transition = on_transition
         self._readers: dict[str, OutboxReader] = {}
-        self._targets: list[_Target] = []
-        self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._targets: list[Target] = []
         self._given = 0  # transitions that the targets got
+        self._trimmed = 0  # those of them before the last time that memory was given back
         self._records: deque[tuple[int, int]] = deque()  # (transitions given, journal's record)
         self._ticked = self._looked = self._released = float("-inf")
         self._failing = False
         self._taken: OutboxReader | None = None  # the book has what it gave, if not its journal yet
         self._one_at_a_time = asyncio.Lock()
-        self._control: ControlPlane | None = None
 
     async def run(self) -> None:
         """Until cancelled. Whatever is away, it goes on trying; only a mistake of ours is raised."""
-        self._connect()
+        self._targets += targets(self._settings, self._counters, self._store.book)
         stop_listening = self._store.listen(self._publish, again=True)
         self._count()
         tasks = [asyncio.ensure_future(target.run()) for target in self._targets]
         try:
             while True:
                 found = await self._move()
-                if self._control is not None:
-                    self._counters.set(cell("control_up"), float(self._control.connected))
+                self._give_back()
+                for target in self._targets:
+                    target.look()
                 await asyncio.sleep(POLL_EVERY * (GATHER if found else 1))
                 for task in tasks:
                     if task.done():
@@ -210,9 +111,9 @@ class Courier:
         finally:
             stop_listening()
             await end(tasks)
-            for close in self._closers:
+            for target in self._targets:
                 try:
-                    await close()
+                    await target.close()
                 except OSError as error:  # what is not delivered comes again
                     log.error("a target of alerts was not closed in order", why=str(error))
 
@@ -227,6 +128,13 @@ class Courier:
         except (TimeoutError, OSError):
             behind = {target.name: len(target.waiting) for target in self._targets}
             log.warning("alerts are left for the next start", waiting=behind)
+
+    def _give_back(self) -> None:
+        """What a burst of alerts took, once it is over."""
+        waiting = any(target.waiting for target in self._targets if not target.most)
+        if self._given - self._trimmed >= MANY and not waiting:
+            self._trimmed = self._given
+            give_back()
 
     @property
     def _behind(self) -> bool:
@@ -321,100 +229,3 @@ class Courier:
         """Alerts that the outbox knows and the book does not: it is new, or was lost."""
         known = self._store.book.alerts
         await self._store.take([t for t in reader.known if t["alert_id"] not in known])
-
-    # ---- targets ------------------------------------------------------------------------------------
-
-    def _connect(self) -> None:
-        settings = self._settings
-        if settings.alerts.mqtt:
-            self._add_mqtt()
-        if settings.alerts.kafka and settings.sinks.kafka.enabled:
-            self._add_kafka()
-        if settings.sinks.influxdb.enabled:
-            self._add_influxdb()
-        if settings.sinks.lake.enabled:
-            self._add_lake()
-        for notifier in settings.alerts.notifiers:
-            self._add_notifier(notifier)
-
-    def _add_notifier(self, settings: NotifierSettings) -> None:
-        from greenlang_iot.sinks.notifiers import make_notifier
-
-        notifier = make_notifier(settings, self._store.book, self._settings.instance)
-        running = asyncio.ensure_future(notifier.run())
-        running.add_done_callback(partial(_say_why, f"{settings.name} is not told again of alerts"))
-
-        async def close() -> None:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-            await notifier.close()
-
-        target = _Target(
-            settings.name, notifier.deliver, self._counters, settings.kind, NOTIFICATIONS
-        )
-        self._targets.append(target)
-        self._closers.append(close)
-
-    def _add(self, name: str, deliver: Deliver, close: Callable[[], Awaitable[None]]) -> None:
-        self._targets.append(_Target(name, deliver, self._counters))
-        self._closers.append(close)
-
-    def _add_mqtt(self) -> None:
-        from greenlang_iot.mqtt.control import ControlPlane
-
-        self._control = control = ControlPlane(
-            self._settings.mqtt.brokers[0], self._settings.instance
-        )
-        running = asyncio.ensure_future(control.run())
-        running.add_done_callback(partial(_say_why, "alerts do not go to MQTT any more"))
-
-        async def deliver(items: list[dict[str, Any]]) -> None:
-            await control.publish_alerts([Transition.from_dict(item) for item in items])
-
-        async def close() -> None:
-            await control.close()
-            await end([running])
-
-        self._add("mqtt", deliver, close)
-
-    def _add_kafka(self) -> None:
-        from greenlang_iot.sinks.kafka import KafkaSender
-        from greenlang_iot.sinks.kafka_alerts import KafkaAlerts
-
-        kafka = self._settings.sinks.kafka
-        sender = KafkaSender(kafka, kafka.alerts_topic)
-        alerts = KafkaAlerts(sender, kafka, self._settings.instance)
-        self._add("kafka", alerts.deliver, sender.close)
-
-    def _add_influxdb(self) -> None:
-        from greenlang_iot.encode.alert_lines import alert_line
-        from greenlang_iot.sinks.influx import InfluxSender
-
-        sender = InfluxSender(self._settings.sinks.influxdb)
-        is_open = False
-
-        async def deliver(items: list[dict[str, Any]]) -> None:
-            nonlocal is_open
-            if not is_open:  # here, and not before: it may be away when the gateway starts
-                await sender.open()
-                is_open = True
-            lines = b"\n".join(alert_line(Transition.from_dict(item)) for item in items)
-            outcome = await sender.send(lines, len(items))
-            for refused in outcome.refused:
-                why = "InfluxDB refused an alert; it will not arrive there"
-                log.error(why, line=refused.body.decode(errors="replace"), why=refused.answer)
-
-        self._add("influxdb", deliver, sender.close)
-
-    def _add_lake(self) -> None:
-        from greenlang_iot.sinks.lake import Lake
-
-        lake = Lake(lake_folder(self._settings), self._settings.sinks.lake)
-
-        async def deliver(items: list[dict[str, Any]]) -> None:
-            await asyncio.to_thread(lake.append_alerts, items)
-
-        async def close() -> None:
-            lake.close()
-
-        self._add("lake", deliver, close)

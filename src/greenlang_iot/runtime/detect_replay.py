@@ -13,15 +13,15 @@ from greenlang_iot.console.band import only
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.detect.limits import limits
 from greenlang_iot.devices import registry
-from greenlang_iot.model.batches import F32, F64, I64, U8, U16, ReadingBatch
+from greenlang_iot.model.batches import F32, F64, I64, U8, U16
 from greenlang_iot.model.directory import PROFILES, Directory
-from greenlang_iot.model.flags import DETECTOR_NAMES, HAS_SEQ, LEARNING, NOT_LEARNT, SHED, SUSPECT
+from greenlang_iot.model.flags import DETECTOR_NAMES, LEARNING, NOT_LEARNT, SHED, SUSPECT
+from greenlang_iot.model.numbers import batch_of_numbers
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.settings.model import AlertSettings, DetectSettings
 
 BATCH: Final = 1_000
 """Readings given at a time; what comes out does not depend on it."""
-NOTHING: Final = np.zeros(0, np.uint8)
 
 
 @dataclass(slots=True)
@@ -151,7 +151,14 @@ def replay(
     if len(ts_ns):
         detector.silent(int(ts_ns[0]))  # from here on silence counts
     for rows in _batches(ts_ns, patience):
-        batch = _batch(ts_ns[rows], value[rows], rows.start)
+        # Each is a reading of its own, also where two share a time stamp: seq counts them.
+        batch = batch_of_numbers(
+            np.zeros(rows.stop - rows.start, np.int32),
+            np.ascontiguousarray(ts_ns[rows]),
+            np.ascontiguousarray(value[rows]),
+            seq=np.arange(rows.start, rows.stop, dtype=np.int64),
+            received_ns=int(ts_ns[rows.stop - 1]),
+        )
         scores = detector.score(batch)
         seen += alerter.evaluate(batch, scores)
         for name in ("score", "expected", "band", "detector", "verdict"):
@@ -189,26 +196,6 @@ def _batches(ts_ns: I64, patience: int) -> Iterator[slice]:
     edges = sorted(cuts)
     for first, end in itertools.pairwise(edges):
         yield slice(first, end)
-
-
-def _batch(ts_ns: I64, value: F64, first: int) -> ReadingBatch:
-    """Each is a reading of its own, also where two share a time stamp: seq counts them."""
-    n = len(ts_ns)
-    return ReadingBatch(
-        n=n,
-        series=np.zeros(n, np.int32),
-        ts_ns=np.ascontiguousarray(ts_ns),
-        value=np.ascontiguousarray(value),
-        seq=np.arange(first, first + n, dtype=np.int64),
-        flags=np.full(n, HAS_SEQ, np.uint16),
-        frame=np.zeros(n, np.int32),
-        text_off=np.zeros(n, np.int32),
-        text_len=np.zeros(n, np.int16),
-        buffer=NOTHING,
-        arena=NOTHING,
-        connection=1,
-        received_ns=int(ts_ns[-1]),
-    )
 
 
 def _episodes(seen: list[Transition]) -> list[Episode]:

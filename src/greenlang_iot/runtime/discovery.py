@@ -13,12 +13,12 @@ import aiomqtt
 import numpy as np
 import structlog
 
-from greenlang_iot.formats.catalog import templates
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import InputError
 from greenlang_iot.mqtt.client import Client, client_options, client_words
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
+from greenlang_iot.settings.formats import templates
 from greenlang_iot.settings.model import BrokerSettings, MqttSettings
 
 log = structlog.get_logger(__name__)

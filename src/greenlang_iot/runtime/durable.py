@@ -68,6 +68,8 @@ class OutboxPort:
         return not self._waiting and self._settler.idle
 
     def submit(self, transitions: Sequence[Transition], ticket: int) -> None:
+        """Write them to the outbox, AT_ONCE in a record or more of one alert; `ticket` settles when all are
+        durable."""
         first = 0
         while first < len(transitions):
             end = min(first + AT_ONCE, len(transitions))

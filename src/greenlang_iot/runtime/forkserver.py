@@ -1,4 +1,4 @@
-"""Starts the fork server: imports nothing heavy, so that it is the first thing a command does."""
+"""The fork server, and what a process forked from it runs. Imports nothing heavy, so that a command can start it first."""
 
 import contextlib
 import multiprocessing
@@ -7,6 +7,11 @@ import signal
 import sys
 from importlib.machinery import ModuleSpec
 from multiprocessing import forkserver
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from greenlang_iot.runtime.reload import Control
+    from greenlang_iot.runtime.spec import ShardSpec
 
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
@@ -49,3 +54,10 @@ def end_forkserver() -> None:
     if server._forkserver_pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(server._forkserver_pid, signal.SIGKILL)
+
+
+def shard_process(spec: "ShardSpec", control: "Control", window: "Control") -> None:
+    """What a forked process runs: a shard, which the fork server has loaded already."""
+    from greenlang_iot.runtime.shard import run_shard
+
+    run_shard(spec, control, window)

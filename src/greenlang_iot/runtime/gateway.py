@@ -4,13 +4,10 @@
 """
 
 import asyncio
-import contextlib
 import gc
-import json
 import os
-import stat
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +29,15 @@ from greenlang_iot.observe.counters import Counters
 from greenlang_iot.observe.exporter import Exporter
 from greenlang_iot.runtime.courier import Courier, remind
 from greenlang_iot.runtime.discovery import Discovery
+from greenlang_iot.runtime.earlier_layouts import retired_connections
 from greenlang_iot.runtime.folders import (
     admin_url_file,
     alerts_folder,
     dead_letter_folder,
     lake_folder,
 )
-from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan, plan
+from greenlang_iot.runtime.instance_lock import InstanceLock
+from greenlang_iot.runtime.layout import ShardPlan, plan
 from greenlang_iot.runtime.memory import SharedRegistry, give_back
 from greenlang_iot.runtime.presence import PresenceWatch
 from greenlang_iot.runtime.quality import QualityWatch
@@ -50,7 +49,6 @@ from greenlang_iot.runtime.supervisor import Supervisor, install_signals
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.alert_store import AlertStore
 from greenlang_iot.sinks.endings import end
-from greenlang_iot.spool.files import OS_FILES, replace_durably
 from greenlang_iot.spool.format import FormatError
 from greenlang_iot.spool.store import LogInUse
 from greenlang_iot.spool.threads import use_workers
@@ -110,7 +108,7 @@ class Gateway:
         settings = self.settings
         use_workers(WORKERS)
         run = settings.data_dir / "run"
-        with _InstanceLock(run / "gateway.pid", settings.instance):
+        with InstanceLock(settings.data_dir):
             columns = self._share_registry(run)
             own = Counters.create(run / "gateway.counters")
             supervisor = self._supervisor(run, columns)
@@ -207,8 +205,8 @@ class Gateway:
 
     def _supervisor(self, run: Path, columns: Columns) -> Supervisor:
         plans = self.plans
-        retired = _retire(
-            self.settings.data_dir, plans, [b.name for b in self.settings.mqtt.brokers]
+        retired = retired_connections(
+            self.settings.data_dir, plans, [broker.name for broker in self.settings.mqtt.brokers]
         )
         specs = []
         paths = {item.index: run / f"shard-{item.index}.counters" for item in plans}
@@ -347,128 +345,6 @@ def _write_address(path: Path, url: str) -> None:
         raise GatewayError(
             f"{path} cannot be written ({error.strerror}): make room there, or choose another data_dir."
         ) from error
-
-
-class _InstanceLock:
-    """Two gateways on one data_dir would tear each other's spool apart: the second is refused.
-
-    Whoever else may write there is shut out, or told of.
-    """
-
-    def __init__(self, path: Path, instance: str) -> None:
-        self._path = path
-        self._instance = instance
-
-    def __enter__(self) -> None:
-        folder = self._path.parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _shut(folder.parent)
-            self._file = open(self._path, "a+")
-        except OSError as error:
-            raise GatewayError(
-                f"The data_dir {folder.parent} cannot be written ({error.strerror}): make it, give "
-                "it to the gateway's user, or choose another."
-            ) from error
-        try:
-            self._lock()
-        except OSError as error:
-            self._file.seek(0)
-            pid = self._file.read().strip() or "unknown"
-            raise GatewayError(
-                f"Another gateway (process {pid}) uses the data_dir {folder.parent}: "
-                "stop it, or give this one its own data_dir."
-            ) from error
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
-
-    def _lock(self) -> None:
-        """Tried again for a moment: a command may just look whether a gateway runs. OSError."""
-        import fcntl
-
-        for _ in range(10):
-            with contextlib.suppress(BlockingIOError):
-                return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            time.sleep(0.01)
-        return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-
-def _shut(data_dir: Path) -> None:
-    """Whoever can write there can put a token of their own there. OSError."""
-    found = data_dir.stat()
-    if found.st_uid not in (0, os.geteuid()):
-        said = "the data_dir belongs to another user, who can take the gateway over"
-        log.warning(said, data_dir=str(data_dir), owner=found.st_uid)
-    elif found.st_mode & stat.S_IWOTH and found.st_uid == os.geteuid():
-        data_dir.chmod(stat.S_IMODE(found.st_mode) & ~stat.S_IWOTH)
-        said = "every user of this machine could write to the data_dir: not any more"
-        log.warning(said, data_dir=str(data_dir))
-    elif found.st_mode & stat.S_IWOTH:
-        said = "every user of this machine can write to the data_dir, and take the gateway over: chmod o-w"
-        log.warning(said, data_dir=str(data_dir))
-
-
-def _retire(data_dir: Path, plans: Sequence[ShardPlan], brokers: list[str]) -> list[ConnectionPlan]:
-    """Client ids of earlier layouts that still have to be drained; remembers the present ones.
-
-    A retired id is forgotten once its shard has left `run/retired-<client id>` behind, or when its
-    broker is not in the settings any more. brokers: names, by index.
-    """
-    path = data_dir / "layout.json"
-    try:
-        known = _known_layout(path, brokers)
-        for client_id in list(known):
-            marker = data_dir / "run" / f"retired-{client_id}"
-            if marker.exists():
-                marker.unlink()
-                del known[client_id]
-    except OSError as error:
-        raise GatewayError(
-            f"{error.filename or path} cannot be read or moved ({error.strerror}), so that the sessions of an earlier "
-            "layout are not known: see to the disk, or choose another data_dir."
-        ) from error
-    current = {c.client_id: (brokers[c.broker], c.filters) for p in plans for c in p.connections}
-    known |= current
-    document = [
-        {"client_id": client_id, "broker": broker, "filters": filters}
-        for client_id, (broker, filters) in known.items()
-    ]
-    try:
-        replace_durably(OS_FILES, path, json.dumps(document, indent=1).encode())
-    except OSError as error:
-        raise GatewayError(
-            f"{path} cannot be written ({error.strerror}): make room there, or choose another data_dir."
-        ) from error
-    return [
-        ConnectionPlan(brokers.index(broker), client_id, filters)
-        for client_id, (broker, filters) in known.items()
-        if client_id not in current
-    ]
-
-
-def _known_layout(path: Path, brokers: list[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Client id → (broker, filters), of every layout that is not drained yet."""
-    try:
-        return {
-            item["client_id"]: (item["broker"], tuple(item["filters"]))
-            for item in json.loads(path.read_text())
-            if item["broker"] in brokers
-        }
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError) as error:
-        aside = path.with_suffix(".damaged")
-        path.replace(aside)
-        log.error(
-            "the earlier layout is unreadable: if it was another one, end its sessions at the broker",
-            file=str(aside),
-            why=str(error),
-        )
-        return {}
 
 
 def run_gateway(gateway: Callable[[], Gateway]) -> Summary:

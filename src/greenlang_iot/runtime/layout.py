@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from greenlang_iot.formats.catalog import templates
 from greenlang_iot.formats.topics import TopicTemplate
 from greenlang_iot.model.batches import F64, I64
 from greenlang_iot.model.directory import Directory
+from greenlang_iot.settings.formats import templates
 from greenlang_iot.settings.model import MqttSettings
 
 MAX_DEVICE_FILTERS = 2_000

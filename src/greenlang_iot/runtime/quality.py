@@ -22,7 +22,7 @@ from greenlang_iot.quality.record import slot_ns
 from greenlang_iot.runtime.folders import QUALITY_OUTBOX, lake_folder, outbox_folder
 from greenlang_iot.runtime.quality_windows import joined, load_window, wait_until, window_file
 from greenlang_iot.settings.model import Settings
-from greenlang_iot.sinks.outbox import Outbox, open_alerts
+from greenlang_iot.sinks.outbox import Outbox, known_alerts
 from greenlang_iot.spool.log import SpoolFull
 from greenlang_iot.spool.store import LogInUse
 
@@ -66,7 +66,7 @@ class QualityWatch:
         if not settings.quality.enabled:
             await asyncio.Event().wait()
         folder = outbox_folder(settings) / QUALITY_OUTBOX
-        for saved in open_alerts([folder]):
+        for saved in known_alerts([folder]).open:
             self._alerts.keep(restored(saved))
         outbox = Outbox(folder, settings.alerts.outbox_max_bytes)
         slot = slot_ns(settings.quality)

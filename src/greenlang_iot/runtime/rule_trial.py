@@ -11,6 +11,7 @@ from greenlang_iot.alerts.engine import RuleEngine
 from greenlang_iot.alerts.rule_file import RuleSet
 from greenlang_iot.model.batches import F64, I32, I64, ReadingBatch, ScoreBatch
 from greenlang_iot.model.directory import Directory
+from greenlang_iot.model.numbers import batch_of_numbers
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.runtime.rule_history import History
 from greenlang_iot.settings.model import AlertSettings
@@ -89,27 +90,11 @@ def try_rules(
 def _batch(series: I32, ts: I64, value: F64, score: F64) -> tuple[ReadingBatch, ScoreBatch]:
     """Columns of the lake as a shard has them; what no rule looks at is empty."""
     n = len(series)
-    none = np.zeros(0, np.uint8)
     with np.errstate(divide="ignore"):
         tail = np.minimum(-np.log10(1.0 - np.nan_to_num(score)), SURE).astype(np.float32)
-    batch = ReadingBatch(
-        n=n,
-        series=series,
-        ts_ns=ts,
-        value=value,
-        seq=np.zeros(n, np.int64),
-        flags=np.zeros(n, np.uint16),
-        frame=np.zeros(n, np.int32),
-        text_off=np.zeros(n, np.int32),
-        text_len=np.zeros(n, np.int16),
-        buffer=none,
-        arena=none,
-        connection=0,
-        received_ns=0,
-    )
     zeros = np.zeros(n, np.uint8)
     nothing = np.full(n, np.nan, np.float32)
-    return batch, ScoreBatch(n, tail, zeros, zeros, nothing, nothing)
+    return batch_of_numbers(series, ts, value), ScoreBatch(n, tail, zeros, zeros, nothing, nothing)
 
 
 def _count(result: RuleResult, transition: Transition, examples: int) -> None:

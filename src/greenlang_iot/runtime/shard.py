@@ -22,7 +22,6 @@ from greenlang_iot.decode.guests import GUEST_TYPE
 from greenlang_iot.detect.ensemble import Detector
 from greenlang_iot.devices.columns import Columns
 from greenlang_iot.devices.reload import Reloaded, reloaded
-from greenlang_iot.formats.catalog import routes
 from greenlang_iot.model.batches import FrameBatch, Reject
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.errors import GatewayError
@@ -44,6 +43,7 @@ from greenlang_iot.runtime.reload import Control, answer_reloads
 from greenlang_iot.runtime.sinks import SinkFactory, kafka_publisher
 from greenlang_iot.runtime.spec import ShardSpec
 from greenlang_iot.runtime.watches import Watches
+from greenlang_iot.settings.formats import routes
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.settings.secrets import secrets
 from greenlang_iot.sinks.deadletter import DeadLetterStats, DeadLetterWriter

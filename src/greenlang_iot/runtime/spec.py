@@ -1,4 +1,4 @@
-"""What a shard is told at its start. Light to import: the parent needs nothing else of a shard."""
+"""What a shard is told at its start. Light to import: the parent makes it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,6 @@ from greenlang_iot.alerts.rule_file import NO_RULES, RuleSet
 from greenlang_iot.devices.columns import Columns
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.runtime.layout import ConnectionPlan, ShardPlan
-from greenlang_iot.runtime.reload import Control
 from greenlang_iot.settings.model import Settings
 
 
@@ -28,10 +27,3 @@ class ShardSpec:
     supervisor: int = 0
     rules: RuleSet = NO_RULES
     peers: tuple[tuple[Path, int], ...] = ()
-
-
-def shard_process(spec: ShardSpec, control: Control, window: Control) -> None:
-    """Entry point in the forked process, which has everything loaded that this needs."""
-    from greenlang_iot.runtime.shard import run_shard
-
-    run_shard(spec, control, window)

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from greenlang_iot.model.severity import SEVERITIES
 from greenlang_iot.observe.catalog import (
     MESSAGE_REASONS,
     READING_REASONS,
-    SEVERITIES,
     STATES,
     cell,
 )

@@ -20,8 +20,9 @@ from greenlang_iot.alerts.rule_file import RuleSet
 from greenlang_iot.console.questions import Question
 from greenlang_iot.devices.columns import Columns
 from greenlang_iot.model.errors import GatewayError
+from greenlang_iot.runtime.forkserver import shard_process
 from greenlang_iot.runtime.reload import Answer, Control, ask
-from greenlang_iot.runtime.spec import ShardSpec, shard_process
+from greenlang_iot.runtime.spec import ShardSpec
 from greenlang_iot.runtime.window import Window
 from greenlang_iot.settings.model import RuntimeSettings, Settings
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from greenlang_iot.formats.catalog import PLAIN, entry_problem
+from greenlang_iot.formats.catalog import PLAIN
 from greenlang_iot.formats.topics import TopicTemplate, template_problem
 from greenlang_iot.settings.expect import Place, show
+from greenlang_iot.settings.formats import entry_problem
 from greenlang_iot.settings.model import (
     AdminSettings,
     BrokerSettings,

@@ -198,7 +198,8 @@ def _read_secret(
         secret = path.read_text(encoding="utf-8").strip("\r\n")
         mode = path.stat().st_mode
     except OSError as error:
-        problems.append((place, f"cannot read {path}: {error.strerror}"))
+        whole = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"
+        problems.append((place, f"cannot read {path}: {error.strerror}{whole}"))
     except UnicodeDecodeError:
         problems.append((place, f"{path} is not UTF-8 text"))
     else:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from greenlang_iot.model.severity import Severity
+
 # The bounds stand with each field: one that stood here would replace the field's.
 Seconds = Annotated[float, Field(json_schema_extra={"unit": "seconds"})]
 WholeSeconds = Annotated[int, Field(json_schema_extra={"unit": "seconds"})]
@@ -368,7 +370,7 @@ class NotifierSettings(Section):
     """What it is."""
     url: str = ""
     """Of Alertmanager (without /api/v2) or the webhook."""
-    severity: Literal["info", "warning", "critical"] = "warning"
+    severity: Severity = "warning"
     """The least severity that is told."""
     flapping: bool = False
     """Flapping alerts are told, too."""

@@ -8,44 +8,15 @@ QoS 2 and subscription identifiers are refused. A message's expiry interval is p
 
 import asyncio
 import contextlib
-import hmac
-import secrets
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
-import mqtt5
+from greenlang_iot.simulate.broker_connection import Connection, Connections
+from greenlang_iot.simulate.broker_router import BrokerOptions, Reason, Router
 
-from greenlang_iot.simulate.broker_connection import Connection, ProtocolError
-from greenlang_iot.simulate.broker_session import QOS_BITS, RETAIN, BrokerCounters, Message, Session
-from greenlang_iot.simulate.broker_topics import (
-    Options,
-    Subscriptions,
-    matches,
-    split_share,
-    valid_topic,
-)
-
-_NEVER = 0xFFFFFFFF
 _SWEEP_EVERY = 1.0
+"""Seconds between two looks for clients that are silent."""
 _STOP_WAIT = 2.0
-_NONE: list[Session] = []
-
-Reason = mqtt5.DisconnectReasonCode
-
-
-@dataclass(slots=True, frozen=True)
-class BrokerOptions:
-    """Bounds and access of a broker."""
-
-    receive_maximum: int = 65_535  # unacknowledged messages a publisher may have
-    max_packet_size: int = 1_048_576  # bytes
-    topic_alias_maximum: int = 1_024  # of publishers
-    max_queued_bytes: int = 268_435_456  # per session; beyond it PUBACKs are withheld
-    max_retained: int = 100_000  # topics
-    max_sessions: int = 100_000
-    connect_timeout: float = 10.0  # seconds from TCP connect to CONNECT
-    users: Mapping[str, str] = field(default_factory=dict)  # empty: everybody may connect
+"""Seconds that clients have to close, at the end."""
 
 
 class Broker:
@@ -61,34 +32,27 @@ class Broker:
     ) -> None:
         self.host = host
         self.port = port
-        self.options = options or BrokerOptions()
-        self.counters = BrokerCounters()
+        self._options = options or BrokerOptions()
+        self._router = Router(self._options)
+        self.counters = self._router.counters
+        self._connections = Connections()
         self._tls = tls
         self._server: asyncio.Server | None = None
-        self._loop: asyncio.AbstractEventLoop
-        self._connections: set[Connection] = set()
-        self._flushing: list[Connection] = []
-        self._gone: asyncio.Event | None = None  # stop() waits for the last connection
-        self._sessions: dict[str, Session] = {}
-        self._subscriptions: Subscriptions[Session] = Subscriptions()
-        self._retained: dict[bytes, Message] = {}
-        self._ends: dict[str, asyncio.TimerHandle] = {}  # client id → end of its session
-        self._wills: dict[str, asyncio.TimerHandle] = {}  # client id → delayed will
-        self._sweep: asyncio.TimerHandle | None = None
+        self._sweep: asyncio.TimerHandle
 
     async def start(self) -> int:
         """Listen; returns the port (`port=0`: any free one). OSError where that fails."""
-        self._loop = asyncio.get_running_loop()
-        self._server = await self._loop.create_server(
-            lambda: Connection(self, self._loop.time),
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: Connection(self._router, self._connections, loop.time),
             self.host,
             self.port,
             ssl=self._tls,
-            ssl_handshake_timeout=self.options.connect_timeout if self._tls else None,
+            ssl_handshake_timeout=self._options.connect_timeout if self._tls else None,
             ssl_shutdown_timeout=_STOP_WAIT if self._tls else None,
         )
         self.port = self._server.sockets[0].getsockname()[1]
-        self._sweep = self._loop.call_later(_SWEEP_EVERY, self._sweep_connections)
+        self._sweep = loop.call_later(_SWEEP_EVERY, self._disconnect_silent, loop)
         return self.port
 
     async def stop(self) -> None:
@@ -96,258 +60,25 @@ class Broker:
         if self._server is None:
             return
         self._server.close()
-        for connection in list(self._connections):
+        for connection in list(self._connections.open):
             connection.disconnect(Reason.SERVER_SHUTTING_DOWN, "the broker is shutting down")
-        if self._connections:
-            self._gone = asyncio.Event()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._gone.wait(), _STOP_WAIT)
-        for connection in list(self._connections):
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._connections.none_left.wait(), _STOP_WAIT)
+        for connection in list(self._connections.open):
             connection.abort()
-        for timer in (*self._ends.values(), *self._wills.values(), self._sweep):
-            if timer is not None:
-                timer.cancel()
+        self._router.close()
+        self._sweep.cancel()
         await self._server.wait_closed()
         self._server = None
 
-    # what connections tell
-
-    def opened(self, connection: Connection) -> None:
-        """A socket was accepted."""
-        self._connections.add(connection)
-
-    def closed(self, connection: Connection) -> None:
-        """The socket is gone."""
-        self._connections.discard(connection)
-        if not self._connections and self._gone is not None:
-            self._gone.set()
-
-    def to_flush(self, connection: Connection) -> None:
-        """`connection` has something to write at the end of this loop iteration."""
-        if not self._flushing:
-            self._loop.call_soon(self._flush)
-        self._flushing.append(connection)
-
-    def _flush(self) -> None:
-        flushing, self._flushing = self._flushing, []
-        for connection in flushing:
-            if not connection.closing:
-                connection.flush()
-
-    def connect(self, connection: Connection, packet: mqtt5.ConnectPacket) -> None:
-        """Answer a CONNECT: refuse it, or give the connection its session."""
-        refusal = self._refusal(packet)
-        if refusal is not None:
-            self.counters.refused += 1
-            code, words = refusal
-            connection.send(mqtt5.ConnAckPacket(reason_code=code, reason_str=words).write())
-            connection.close()
-            return
-        client_id = packet.client_id or f"auto-{secrets.token_hex(8)}"
-        session = self._sessions.get(client_id)
-        if session is not None and session.connection is not None:
-            self.counters.taken_over += 1
-            session.connection.disconnect(Reason.SESSION_TAKEN_OVER, "the client id connected anew")
-            session = self._sessions.get(client_id)  # it may have ended with that connection
-        if session is not None and packet.clean_start:
-            self._end(session)
-            session = None
-        present = session is not None
-        if session is None:
-            session = Session(client_id, self.counters, self.options.max_queued_bytes)
-            self._sessions[client_id] = session
-        self._cancel_timers(client_id)
-        session.will = packet.will
-        session.expiry = packet.session_expiry_interval
-        session.attach(connection, packet.receive_max, packet.max_packet_size or _NEVER)
-        connection.session = session
-        self.counters.connects += 1
-        connection.send(
-            mqtt5.ConnAckPacket(
-                session_present=present,
-                assigned_client_id=None if packet.client_id else client_id,
-                receive_max=self.options.receive_maximum,
-                topic_alias_max=self.options.topic_alias_maximum,
-                max_packet_size=self.options.max_packet_size,
-                max_qos=mqtt5.QoS.AT_LEAST_ONCE,
-                subscription_id_available=False,
-            ).write()
-        )
-        session.pump()
-
-    def _refusal(self, packet: mqtt5.ConnectPacket) -> tuple[mqtt5.ConnAckReasonCode, str] | None:
-        """Why this CONNECT is refused, or None."""
-        code = mqtt5.ConnAckReasonCode
-        users = self.options.users
-        if users:
-            expected = users.get(packet.username or "", "")
-            given = packet.password or b""
-            if not hmac.compare_digest(given, expected.encode()) or packet.username not in users:
-                return code.BAD_USER_NAME_OR_PASSWORD, "user name or password is wrong"
-        if packet.authentication_method is not None:
-            return code.BAD_AUTHENTICATION_METHOD, "no authentication method is supported"
-        if packet.will is not None:
-            if packet.will.qos == mqtt5.QoS.EXACTLY_ONCE:
-                return code.QUALITY_NOT_SUPPORTED, "QoS 2 is not supported"
-            try:
-                valid_topic(packet.will.topic.encode())
-            except ValueError as error:
-                return code.TOPIC_NAME_INVALID, str(error)
-        if len(self._sessions) >= self.options.max_sessions:
-            return code.QUOTA_EXCEEDED, "too many sessions"
-        return None
-
-    def left(self, connection: Connection) -> None:
-        """The client is away: its will, and the end of its session, now or later; idempotent."""
-        session, connection.session = connection.session, None
-        if session is None:
-            return
-        session.detach()
-        if not session.expiry:
-            self._end(session)
-            return
-        if session.will is not None:
-            delay = min(session.will.will_delay_interval, session.expiry)
-            if delay:
-                self._wills[session.client_id] = self._loop.call_later(
-                    delay, self._send_will, session
-                )
-            else:
-                self._send_will(session)
-        if session.expiry != _NEVER:
-            self._ends[session.client_id] = self._loop.call_later(
-                session.expiry, self._end, session
-            )
-
-    def _end(self, session: Session) -> None:
-        """The session is over: its will, its subscriptions, what it was owed."""
-        self._cancel_timers(session.client_id)
-        self._send_will(session)
-        for pattern in session.subscriptions:
-            self._subscriptions.remove(pattern, session)
-        session.end()
-        del self._sessions[session.client_id]
-
-    def _cancel_timers(self, client_id: str) -> None:
-        for timers in (self._ends, self._wills):
-            timer = timers.pop(client_id, None)
-            if timer is not None:
-                timer.cancel()
-
-    def _send_will(self, session: Session) -> None:
-        will, session.will = session.will, None
-        if will is None:
-            return
-        packet = mqtt5.PublishPacket(
-            will.topic,
-            will.payload or b"",
-            qos=will.qos,
-            retain=will.retain,
-            packet_id=1 if int(will.qos) else None,
-            payload_format_indicator=will.payload_format_indicator,
-            message_expiry_interval=will.message_expiry_interval,
-            content_type=will.content_type,
-            response_topic=will.response_topic,
-            correlation_data=will.correlation_data,
-            user_properties=will.user_properties,
-        )
-        self.publish(Message.from_packet(packet.write()), session)
-
-    # messages
-
-    def publish(self, message: Message, sender: Session | None) -> list[Session]:
-        """Hand a message to everybody who subscribed; returns the sessions that are full now.
-
-        Raises ValueError where the topic name is invalid.
-        """
-        self.counters.received += 1
-        route = self._subscriptions.route(message.topic)
-        first = message.first
-        if first & RETAIN:
-            self._retain(message)
-        if not route.sessions and not route.groups:
-            self.counters.unrouted += 1
-            return _NONE
-        targets = route.sessions
-        if route.groups:
-            targets = targets + [group.pick(_is_connected) for group in route.groups]
-        full = _NONE
-        for session, options in targets:
-            if options.no_local and session is sender:
-                continue
-            qos = 1 if options.qos and first & QOS_BITS else 0
-            if session.offer(message, qos, bool(options.retain_as_published and first & RETAIN)):
-                full = [*full, session]
-        return full
-
-    def _retain(self, message: Message) -> None:
-        if message.empty:
-            self._retained.pop(message.topic, None)
-        elif message.topic in self._retained or len(self._retained) < self.options.max_retained:
-            self._retained[message.topic] = message
-        else:
-            self.counters.not_retained += 1
-
-    def subscribe(
-        self, connection: Connection, session: Session, packet: mqtt5.SubscribePacket
-    ) -> None:
-        """Take the subscriptions over, answer, then send the retained messages they ask for."""
-        if packet.subscription_id is not None:
-            raise ProtocolError(
-                Reason.SUBSCRIPTION_IDS_NOT_SUPPORTED, "subscription identifiers are not supported"
-            )
-        codes: list[mqtt5.SubAckReasonCode] = []
-        wanted: list[tuple[str, int]] = []
-        for topic_filter in packet.topic_filters:
-            pattern = topic_filter.pattern
-            try:
-                group, _ = split_share(pattern)
-            except ValueError:
-                codes.append(mqtt5.SubAckReasonCode.TOPIC_FILTER_INVALID)
-                continue
-            if group is not None and topic_filter.no_local:
-                raise ProtocolError(Reason.PROTOCOL_ERROR, "no local on a shared subscription")
-            qos = min(1, int(topic_filter.max_qos))
-            options = Options(qos, topic_filter.no_local, topic_filter.retain_as_published)
-            new = self._subscriptions.add(pattern, session, options)
-            session.subscriptions.add(pattern)
-            codes.append(mqtt5.SubAckReasonCode(qos))
-            handling = topic_filter.retain_handling
-            always = handling == mqtt5.RetainHandling.SEND_ALWAYS
-            if group is None and (always or (new and handling != mqtt5.RetainHandling.SEND_NEVER)):
-                wanted.append((pattern, qos))
-        connection.send(mqtt5.SubAckPacket(packet.packet_id, codes).write())
-        for pattern, qos in wanted:
-            for topic, message in self._retained.items():
-                if matches(pattern, topic.decode()):
-                    session.offer(message, qos if message.first & QOS_BITS else 0, True)
-
-    def unsubscribe(
-        self, session: Session, packet: mqtt5.UnsubscribePacket
-    ) -> mqtt5.UnsubAckPacket:
-        """Take the subscriptions back; the answer says which of them existed."""
-        codes: list[mqtt5.UnsubAckReasonCode] = []
-        for pattern in packet.patterns:
-            if pattern in session.subscriptions:
-                session.subscriptions.discard(pattern)
-                self._subscriptions.remove(pattern, session)
-                codes.append(mqtt5.UnsubAckReasonCode.SUCCESS)
-            else:
-                codes.append(mqtt5.UnsubAckReasonCode.NO_SUBSCRIPTION_EXISTED)
-        return mqtt5.UnsubAckPacket(packet.packet_id, codes)
-
-    def _sweep_connections(self) -> None:
-        """Once a second: keep-alive, clients that never connect, sockets that do not close."""
-        now = self._loop.time()
-        for connection in list(self._connections):
+    def _disconnect_silent(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Keep-alive, clients that never connect, sockets that do not close."""
+        now = loop.time()
+        for connection in list(self._connections.open):
             idle = now - connection.last_seen
             if connection.session is None:
-                if idle > self.options.connect_timeout:
+                if idle > self._options.connect_timeout:
                     connection.abort()
             elif connection.keep_alive and idle > 1.5 * connection.keep_alive:
                 connection.disconnect(Reason.KEEP_ALIVE_TIMEOUT, "nothing heard in 1.5 keep-alives")
-        self._sweep = self._loop.call_later(_SWEEP_EVERY, self._sweep_connections)
-
-
-def _is_connected(session: Session) -> bool:
-    return session.connection is not None
+        self._sweep = loop.call_later(_SWEEP_EVERY, self._disconnect_silent, loop)

@@ -1,4 +1,4 @@
-"""One client's socket at the embedded broker: bytes in, packets to the broker, bytes out.
+"""One client's socket at the embedded broker: bytes in, packets to the router, bytes out.
 
 PUBLISH and PUBACK, which are nearly all packets, are cut from the received bytes by hand; all
 others go through the `mqtt5` codec. What is sent is collected and written once per loop iteration,
@@ -7,15 +7,13 @@ so that one TLS record holds many packets.
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 import mqtt5
 
 from greenlang_iot.mqtt import codec5
+from greenlang_iot.simulate.broker_router import ProtocolError, Reason, Router
 from greenlang_iot.simulate.broker_session import PACKET_IDS, QOS_BITS, Message, Session
-
-if TYPE_CHECKING:
-    from greenlang_iot.simulate.broker import Broker
 
 _WRITE_AT: Final = 262_144
 """Bytes collected that are written at once, so that the transport can say when it is full."""
@@ -24,26 +22,50 @@ _V311_REFUSED: Final = b"\x20\x02\x00\x01"  # CONNACK 3.1.1: unacceptable protoc
 _PUBACK: Final = b"\x40\x02"
 _PINGRESP: Final = b"\xd0\x00"
 
-Reason = mqtt5.DisconnectReasonCode
 
+class Connections:
+    """The open connections of one broker."""
 
-class ProtocolError(Exception):
-    """The client broke the protocol; it is told why and disconnected."""
+    def __init__(self) -> None:
+        self.open: set[Connection] = set()
+        self.none_left = asyncio.Event()
+        self.none_left.set()
+        self._flushing: list[Connection] = []
 
-    def __init__(self, reason: mqtt5.DisconnectReasonCode, words: str) -> None:
-        super().__init__(words)
-        self.reason = reason
+    def opened(self, connection: "Connection") -> None:
+        """A socket was accepted."""
+        self.open.add(connection)
+        self.none_left.clear()
+
+    def closed(self, connection: "Connection") -> None:
+        """The socket is gone."""
+        self.open.discard(connection)
+        if not self.open:
+            self.none_left.set()
+
+    def to_flush(self, connection: "Connection") -> None:
+        """`connection` has something to write at the end of this loop iteration."""
+        if not self._flushing:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._flushing.append(connection)
+
+    def _flush(self) -> None:
+        flushing, self._flushing = self._flushing, []
+        for connection in flushing:
+            if not connection.closing:
+                connection.flush()
 
 
 class Connection(asyncio.Protocol):
-    """See the module. The broker sets `session` when it accepts the CONNECT."""
+    """See the module. The router sets `session` when it accepts the CONNECT. now: seconds."""
 
-    def __init__(self, broker: "Broker", now: Callable[[], float]) -> None:
+    def __init__(self, router: Router, connections: Connections, now: Callable[[], float]) -> None:
         self.writable = True
         self.session: Session | None = None
         self.keep_alive = 0
         self.last_seen = now()
-        self._broker = broker
+        self._router = router
+        self._connections = connections
         self._now = now
         self.closing = False
         self._transport: asyncio.Transport
@@ -60,14 +82,14 @@ class Connection(asyncio.Protocol):
         # uvloop's TLS transport is not a subclass of asyncio.Transport, only looks like one
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=1_048_576)
-        self._broker.opened(self)
+        self._connections.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closing = True
         for session in self._holders:
             session.holding.discard(self)
-        self._broker.left(self)
-        self._broker.closed(self)
+        self._router.left(self)
+        self._connections.closed(self)
 
     def pause_writing(self) -> None:
         self.writable = False
@@ -102,7 +124,7 @@ class Connection(asyncio.Protocol):
                 if not body:
                     break
             stop = body + length
-            if stop - at > self._broker.options.max_packet_size:
+            if stop - at > self._router.options.max_packet_size:
                 raise ProtocolError(Reason.PACKET_TOO_LARGE, f"a packet of {stop - at} bytes")
             if stop > end:
                 break
@@ -126,7 +148,7 @@ class Connection(asyncio.Protocol):
 
     def _on_first(self, packet: bytes) -> None:
         if packet[0] == 0x10 and packet[2:9] in (b"\x00\x04MQTT\x04", b"\x00\x06MQIsd"):
-            self._broker.counters.refused += 1
+            self._router.counters.refused += 1
             self.send(_V311_REFUSED)
             self.close()
             return
@@ -134,7 +156,7 @@ class Connection(asyncio.Protocol):
         if not isinstance(connect, mqtt5.ConnectPacket):
             raise ProtocolError(Reason.PROTOCOL_ERROR, "the first packet must be CONNECT")
         self.keep_alive = connect.keep_alive
-        self._broker.connect(self, connect)
+        self._router.connect(self, connect)
 
     def _on_publish(self, data: bytes, at: int, body: int, stop: int) -> None:
         first = data[at]
@@ -161,7 +183,7 @@ class Connection(asyncio.Protocol):
                 data[topic:message_end], first, data[at:message_end], data[props:stop]
             )
         try:
-            full = self._broker.publish(message, self.session)
+            full = self._router.publish(message, self.session)
         except ValueError as error:
             raise ProtocolError(Reason.TOPIC_NAME_INVALID, str(error)) from error
         if full:
@@ -180,7 +202,7 @@ class Connection(asyncio.Protocol):
             raise ProtocolError(Reason.PROTOCOL_ERROR, "a client sends no subscription identifier")
         topic = publish.topic
         if publish.topic_alias is not None:
-            if not 0 < publish.topic_alias <= self._broker.options.topic_alias_maximum:
+            if not 0 < publish.topic_alias <= self._router.options.topic_alias_maximum:
                 raise ProtocolError(Reason.TOPIC_ALIAS_INVALID, f"alias {publish.topic_alias}")
             if topic:
                 self._aliases[publish.topic_alias] = topic
@@ -188,29 +210,16 @@ class Connection(asyncio.Protocol):
                 topic = self._aliases[publish.topic_alias]
             else:
                 raise ProtocolError(Reason.PROTOCOL_ERROR, "a topic alias never set")
-        plain = mqtt5.PublishPacket(
-            topic,
-            publish.payload,
-            qos=publish.qos,
-            retain=publish.retain,
-            packet_id=publish.packet_id,
-            payload_format_indicator=publish.payload_format_indicator,
-            message_expiry_interval=publish.message_expiry_interval,
-            content_type=publish.content_type,
-            response_topic=publish.response_topic,
-            correlation_data=publish.correlation_data,
-            user_properties=publish.user_properties,
-        )
-        return Message.from_packet(plain.write())
+        return Message.of(publish, topic)
 
     def _on_other(self, packet: mqtt5.Packet) -> None:
         assert self.session is not None
         if isinstance(packet, mqtt5.PingReqPacket):
             self.send(_PINGRESP)
         elif isinstance(packet, mqtt5.SubscribePacket):
-            self._broker.subscribe(self, self.session, packet)
+            self._router.subscribe(self, self.session, packet)
         elif isinstance(packet, mqtt5.UnsubscribePacket):
-            self.send(self._broker.unsubscribe(self.session, packet).write())
+            self.send(self._router.unsubscribe(self.session, packet).write())
         elif isinstance(packet, mqtt5.DisconnectPacket):
             if packet.session_expiry_interval is not None:
                 if packet.session_expiry_interval and not self.session.expiry:
@@ -231,8 +240,8 @@ class Connection(asyncio.Protocol):
 
     def _hold(self, packet_id: int) -> None:
         self._held.append(packet_id)
-        self._broker.counters.withheld += 1
-        if len(self._held) > self._broker.options.receive_maximum:
+        self._router.counters.withheld += 1
+        if len(self._held) > self._router.options.receive_maximum:
             raise ProtocolError(Reason.RECEIVE_MAX_EXCEEDED, "more than the receive maximum")
 
     def release(self, session: Session) -> None:
@@ -248,7 +257,7 @@ class Connection(asyncio.Protocol):
     def send(self, *parts: bytes) -> None:
         """Write parts of packets, in order, at the end of this loop iteration."""
         if not self._out:
-            self._broker.to_flush(self)
+            self._connections.to_flush(self)
         self._out += parts
         self._out_bytes += sum(map(len, parts))
         if self._out_bytes > _WRITE_AT:
@@ -274,7 +283,7 @@ class Connection(asyncio.Protocol):
             self.flush()
             for session in self._holders:
                 session.holding.discard(self)
-            self._broker.left(self)
+            self._router.left(self)
             self._transport.close()
 
     def abort(self) -> None:

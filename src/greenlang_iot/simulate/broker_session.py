@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass
 from struct import Struct
 from typing import Protocol
 
-from mqtt5 import DisconnectReasonCode, Will
+from mqtt5 import DisconnectReasonCode, PublishPacket, Will
 
 RETAIN = 0x01
-QOS1 = 0x02
 QOS_BITS = 0x06
 DUP = 0x08
 _PUBLISH = 0x30
@@ -64,8 +63,21 @@ class Message:
         self.size = len(head) + len(tail) + _OVERHEAD
 
     @classmethod
-    def from_packet(cls, packet: bytes) -> "Message":
-        """Cut up an encoded PUBLISH that has no topic alias."""
+    def of(cls, source: PublishPacket | Will, topic: str) -> "Message":
+        """What a PUBLISH or a will publishes, with its properties but without a topic alias."""
+        packet = PublishPacket(
+            topic,
+            source.payload or b"",
+            qos=source.qos,
+            retain=source.retain,
+            packet_id=1 if int(source.qos) else None,
+            payload_format_indicator=source.payload_format_indicator,
+            message_expiry_interval=source.message_expiry_interval,
+            content_type=source.content_type,
+            response_topic=source.response_topic,
+            correlation_data=source.correlation_data,
+            user_properties=source.user_properties,
+        ).write()
         start = 2
         while packet[start - 1] & 0x80:
             start += 1
@@ -99,9 +111,10 @@ class Message:
 
 
 class Outlet(Protocol):
-    """The connection, as its session sees it."""
+    """The connection, as sessions and the router see it."""
 
     writable: bool
+    session: "Session | None"
 
     def send(self, *parts: bytes) -> None:
         """Write parts of packets, in order, at the end of this loop iteration."""
@@ -111,6 +124,9 @@ class Outlet(Protocol):
 
     def disconnect(self, reason: DisconnectReasonCode, words: str) -> None:
         """Tell the client why and close."""
+
+    def close(self) -> None:
+        """Write what was collected, then close."""
 
 
 class Session:

@@ -2,14 +2,11 @@
 
 import datetime as dt
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from greenlang_iot.devices.units import conversion
 from greenlang_iot.model.reasons import Reason
 from greenlang_iot.simulate.manifest import Reading, Rejects
-
-FORMS = ("values", "single", "array")
-TS_STYLES = ("ms", "iso", "iso-offset", "ns")
 
 _OFFSET = dt.timezone(dt.timedelta(hours=1))
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -21,8 +18,8 @@ class Writer(NamedTuple):
     device: str
     metrics: tuple[str, ...]
     units: tuple[str, ...]
-    form: str  # one of FORMS
-    ts_style: str  # one of TS_STYLES
+    form: Literal["values", "single", "array"]
+    ts_style: Literal["ms", "iso", "iso-offset", "ns"]
     has_seq: bool
     fahrenheit: bool  # sends Cel series in degF, with the unit
 

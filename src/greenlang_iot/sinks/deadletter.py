@@ -48,6 +48,8 @@ Publish = Callable[[str, bytes, bytes], Awaitable[None]]
 
 @dataclass(slots=True, frozen=True)
 class DeadLetterStats:
+    """What this process has kept, and what is on disk."""
+
     kept: int  # dead letters kept whole, by this process
     digested: dict[str, int]  # of which only the digest was kept, by bound, by this process
     nbytes: int  # in files and waiting

@@ -27,6 +27,8 @@ LONGEST_WAIT = 300.0
 
 
 class Verdict(Enum):
+    """What an answer says of one body."""
+
     DONE = "done"
     REFUSED = "refused"  # some lines of the body are refused; the others are to be sent again
     TOO_LARGE = "too_large"

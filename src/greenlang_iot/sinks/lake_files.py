@@ -46,6 +46,8 @@ _NAME = re.compile(r"(.+)-([0-9a-f]{16})-([0-9]{12,})-([0-9]{12,})\.parquet")
 
 @dataclass(slots=True, frozen=True)
 class ParquetFile:
+    """A Parquet file by its name: of which shard and log, and of which records of it (first..last, inclusive)."""
+
     path: Path
     shard: str
     log: str  # id of the log, 16 hex digits

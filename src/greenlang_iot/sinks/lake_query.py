@@ -95,6 +95,7 @@ class LakeReader:
                 self._table(database, fresh, name, schema, logs, to_table)
             self._cache = fresh
             database.execute(_VIEWS)
+            database.execute("SET TimeZone = 'UTC'")  # what now() is, beside `time`
             folders = [str(self._folder / name) for name in (READINGS, *OTHERS)]
             database.execute(f"SET allowed_directories = [{', '.join(map(_quoted, folders))}]")
             database.execute("SET enable_external_access = false")
@@ -176,11 +177,11 @@ _LESS = "ask for one device, a span of time or fewer columns"
 
 _VIEWS = """
 CREATE VIEW readings AS
-    SELECT DISTINCT ON (device, metric, ts, seq) *, make_timestamp_ns(ts) AS time FROM _readings;
+    SELECT DISTINCT ON (device, metric, ts, seq) *, make_timestamp(ts // 1000) AS time FROM _readings;
 CREATE VIEW alerts AS
-    SELECT DISTINCT ON (transition_id) *, make_timestamp_ns("at") AS time FROM _alerts;
+    SELECT DISTINCT ON (transition_id) *, make_timestamp("at" // 1000) AS time FROM _alerts;
 CREATE VIEW quality AS
-    SELECT DISTINCT ON (scope, org, site, device, ts) *, make_timestamp_ns(ts) AS time
+    SELECT DISTINCT ON (scope, org, site, device, ts) *, make_timestamp(ts // 1000) AS time
     FROM _quality;
 """
 

@@ -18,8 +18,9 @@ import structlog
 
 from greenlang_iot.alerts.book import FLAPPING, SILENCED, Book, Document, is_notified
 from greenlang_iot.model.errors import InputError, SinkError
+from greenlang_iot.model.severity import SEVERITIES
 from greenlang_iot.mqtt.tls import ssl_context
-from greenlang_iot.observe.catalog import SEVERITIES
+from greenlang_iot.mqtt.words import system_words
 from greenlang_iot.settings.model import NotifierSettings, TlsSettings
 from greenlang_iot.settings.template import render
 
@@ -128,7 +129,12 @@ class _Http:
                 if self._settings.kind == "webhook":
                     text = _without(text, answer.url.raw_path_qs, answer.url.raw_path)
         except (aiohttp.ClientError, OSError) as error:
-            why = str(error) or "no answer in time"
+            if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(
+                error, aiohttp.ClientSSLError
+            ):
+                why = f"{error.host}:{error.port}: {system_words(error.os_error)}"
+            else:
+                why = str(error) or "no answer in time"
             raise SinkError(f"notifier {name}: {why}", reason="unreachable") from error
         if answer.status >= 300:
             retryable = answer.status >= 500 or answer.status in _TRANSIENT

@@ -157,17 +157,12 @@ def known_alerts(folders: Iterable[Path], *, files: Files = OS_FILES) -> Known:
     )
 
 
-def open_alerts(folders: Iterable[Path], *, files: Files = OS_FILES) -> list[dict[str, Any]]:
-    """Only what `known_alerts` says is not resolved."""
-    return known_alerts(folders, files=files).open
-
-
-def remember(folder: Path, alerts: Iterable[dict[str, Any]], *, files: Files = OS_FILES) -> None:
+def remember(folder: Path, alerts: Iterable[dict[str, Any]]) -> None:
     """Have an outbox know alerts that are not resolved and that it forgot. Before its shard or its reader is there. OSError."""
-    position, known = _read_state(folder, files)
-    files.make_folder(folder)
+    position, known = _read_state(folder, OS_FILES)
+    OS_FILES.make_folder(folder)
     _apply(known, alerts)
-    _write_state(folder, position, known, files)
+    _write_state(folder, position, known, OS_FILES)
 
 
 def _last_transitions(folder: Path, files: Files) -> tuple[dict[str, dict[str, Any]], set[str]]:

@@ -13,14 +13,13 @@ from typing import Final
 
 from greenlang_iot.decode.routes import Routes
 from greenlang_iot.encode.deadletter import decode, ident, resubmission
-from greenlang_iot.formats.catalog import routes
 from greenlang_iot.formats.maps import Json
 from greenlang_iot.formats.topics import NAMESPACE, TopicTemplate
 from greenlang_iot.model.errors import GatewayError, SinkError
 from greenlang_iot.model.flags import CUT
 from greenlang_iot.model.outcomes import DeadLetter
+from greenlang_iot.settings.formats import routes
 from greenlang_iot.settings.model import InfluxSettings, KafkaSettings, MqttSettings
-from greenlang_iot.sinks.deadletter import read_dead_letters
 from greenlang_iot.spool.files import OS_FILES
 
 GROUP: Final = 1_000
@@ -90,23 +89,28 @@ def stored(letters: Iterable[DeadLetter], journal: Journal) -> list[Stored]:
     return [Stored(name, letter, name in journal.done) for name, letter in named.items()]
 
 
-def from_files(folder: Path) -> Iterable[DeadLetter]:
-    return read_dead_letters(folder)
-
-
 async def from_kafka(settings: KafkaSettings) -> AsyncIterator[DeadLetter]:
     """Every dead letter of the topic, from its beginning to its present end. Raises GatewayError."""
-    from aiokafka import AIOKafkaConsumer
+    async for _, value in records(settings, settings.deadletter_topic):
+        try:
+            yield decode(value)
+        except ValueError:
+            continue  # another writer's record; the gateway's own are tested to decode
+
+
+async def records(settings: KafkaSettings, topic: str) -> AsyncIterator[tuple[bytes, bytes]]:
+    """(key, value) of a topic's records, from its beginning to its present end. Raises GatewayError.
+
+    A value is empty where the record is a tombstone.
+    """
+    from aiokafka import AIOKafkaConsumer, TopicPartition
     from aiokafka.errors import KafkaError
 
     from greenlang_iot.sinks.kafka_client import client_options
 
     consumer = AIOKafkaConsumer(**client_options(settings), enable_auto_commit=False)
-    topic = settings.deadletter_topic
     try:
         await consumer.start()
-        from aiokafka import TopicPartition
-
         numbers = consumer.partitions_for_topic(topic) or await _partitions(consumer, topic)
         parts = [TopicPartition(topic, number) for number in sorted(numbers)]
         consumer.assign(parts)
@@ -117,13 +121,10 @@ async def from_kafka(settings: KafkaSettings) -> AsyncIterator[DeadLetter]:
             while await consumer.position(part) < ends[part]:
                 batch = await consumer.getmany(part, timeout_ms=1_000)
                 for record in batch.get(part, ()):
-                    try:
-                        yield decode(record.value or b"")
-                    except ValueError:
-                        continue  # another writer's record; the gateway's own are tested to decode
+                    yield record.key or b"", record.value or b""
     except KafkaError as error:
         raise GatewayError(
-            f"cannot read dead letters from Kafka at {settings.bootstrap_servers}: {error}"
+            f"cannot read {topic} from Kafka at {settings.bootstrap_servers}: {error}"
         ) from error
     finally:
         await consumer.stop()

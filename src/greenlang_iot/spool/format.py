@@ -52,6 +52,8 @@ class DamagedHeader(FormatError):
 
 @dataclass(slots=True, frozen=True)
 class Header:
+    """How a segment begins. created_ns: wall clock, ns since 1970."""
+
     log: int  # id of the log, 64 random bits
     first: int  # number of the first record
     created_ns: int
@@ -59,6 +61,8 @@ class Header:
 
 @dataclass(slots=True, frozen=True)
 class Record:
+    """One record as it was read: a sink's chunk, a batch of the lake, a transition. rows: readings in it."""
+
     number: int
     rows: int
     body: bytes
@@ -84,6 +88,7 @@ class Damage:
 
 
 def encode_header(header: Header) -> bytes:
+    """HEADER_SIZE bytes, with their checksum."""
     fields = struct.pack("<QQq", header.log, header.first, header.created_ns)
     return _HEADER.pack(
         MAGIC,

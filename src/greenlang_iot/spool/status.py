@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from greenlang_iot.spool.files import OS_FILES, Files
+from greenlang_iot.spool.files import OS_FILES
 from greenlang_iot.spool.format import FormatError, Record
 from greenlang_iot.spool.reader import list_segments, read_header, read_segment
 from greenlang_iot.spool.store import LEDGER
@@ -23,21 +23,21 @@ class LogStatus:
     damaged: tuple[str, ...]  # segments whose header cannot be read
 
 
-def log_status(folder: Path, files: Files = OS_FILES) -> LogStatus:
+def log_status(folder: Path) -> LogStatus:
     """Raises OSError where the folder cannot be read."""
     released = newest_released(folder)
-    segments = list_segments(folder, files)
+    segments = list_segments(folder)
     last, oldest, damaged, nbytes = released, None, [], 0
     ends = [following.first - 1 for _, following in pairwise(segments)]
     for segment, end in zip(segments, [*ends, 0], strict=False):  # an empty spool has none
         try:
-            nbytes += files.size(segment.path)
+            nbytes += OS_FILES.size(segment.path)
             newest = end or max(
                 (i.number if isinstance(i, Record) else i.last for i in read_segment(segment)),
                 default=segment.first - 1,
             )
             if newest > released and oldest is None:
-                oldest = read_header(segment, files).created_ns
+                oldest = read_header(segment).created_ns
         except FileNotFoundError:
             continue  # delivered and unlinked since it was listed
         except FormatError:

@@ -275,7 +275,7 @@ def rates_drop(module: Any) -> None:
 
 def alerts_skipped(module: Any) -> None:
     """Every fifth transition is kept from one target."""
-    genuine = module._Target.add
+    genuine = module.Target.add
 
     def bug(self: Any, items: list[Any]) -> None:
         self.bug = getattr(self, "bug", 0)
@@ -285,7 +285,7 @@ def alerts_skipped(module: Any) -> None:
         if kept:
             genuine(self, kept)
 
-    module._Target.add = bug
+    module.Target.add = bug
 
 
 def alerts_lie(module: Any) -> None:
@@ -352,7 +352,7 @@ BUGS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "best_effort_waits": ("greenlang_iot.pipeline", best_effort_waits),
     "kernels_unchecked": ("greenlang_iot.model.kernel_cache", kernels_unchecked),
     "rates_drop": ("greenlang_iot.decode.decoder", rates_drop),
-    "alerts_skipped": ("greenlang_iot.runtime.courier", alerts_skipped),
+    "alerts_skipped": ("greenlang_iot.runtime.alert_targets", alerts_skipped),
     "alerts_lie": ("greenlang_iot.sinks.outbox", alerts_lie),
     "alerts_stay": ("greenlang_iot.runtime.durable", alerts_stay),
     "alerts_backwards": ("greenlang_iot.sinks.outbox", alerts_backwards),

@@ -83,15 +83,6 @@ def test_packet_ids_are_copied_and_qos_0_is_not_acknowledged() -> None:
     assert plain(ledger.settle(KAFKA, 1, 2)) == [(1, [3, 4])]
 
 
-def test_a_requirement_added_later_holds_the_ticket() -> None:
-    ledger = Ledger()
-    ticket = ledger.open(1, ids(1), KAFKA, 1, 0.0)
-    assert ledger.require(ticket, DEAD)
-    assert ledger.settle(KAFKA, 1, 1) == []
-    assert plain(ledger.settle(DEAD, 1, 1)) == [(1, [1])]
-    assert not ledger.require(ticket, DEAD)
-
-
 def test_a_disconnected_connection_gives_back_memory_and_releases_nothing() -> None:
     ledger = Ledger()
     for _ in range(3):
@@ -120,10 +111,6 @@ def test_oldest_ticket_of_each_sink() -> None:
     ledger.open(1, ids(3), INFLUX, 1, 12.0)
     ledger.settle(KAFKA, 1, 1)
     assert (ledger.oldest(KAFKA), ledger.oldest(INFLUX), ledger.oldest(DEAD)) == (11.0, 10.0, None)
-    ledger.require(1, DEAD)
-    assert ledger.oldest(DEAD) == 10.0
-    ledger.require(1, KAFKA)
-    assert ledger.oldest(KAFKA) == 10.0
     ledger.settle(KAFKA, 1, 2)
     assert ledger.oldest(KAFKA) is None
 
@@ -192,16 +179,6 @@ class LedgerMachine(RuleBasedStateMachine):
         for ticket in self.tickets[first - 1 : last]:
             ticket.pending.discard(sink)
         self.check(released)
-
-    @rule(data=st.data(), sink=st.sampled_from(SINKS))
-    @precondition(lambda self: self.tickets)
-    def require(self, data: st.DataObject, sink: int) -> None:
-        number = data.draw(st.integers(1, len(self.tickets)))
-        ticket = self.tickets[number - 1]
-        held = bool(ticket.pending)
-        assert self.ledger.require(number, sink) == held
-        if held:
-            ticket.pending.add(sink)
 
     @rule()
     def release(self) -> None:

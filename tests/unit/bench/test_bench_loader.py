@@ -18,7 +18,8 @@ from paho.mqtt.properties import Properties
 from greenlang_iot.bench import loader as bench_loader
 from greenlang_iot.bench.loader import Load, Subscriber
 from greenlang_iot.bench.loader import Loader as BenchLoader
-from greenlang_iot.simulate.broker import Broker, BrokerOptions
+from greenlang_iot.simulate.broker import Broker
+from greenlang_iot.simulate.broker_router import BrokerOptions
 from greenlang_iot.simulate.ca import loopback, server_context
 
 DEVICES = 8

@@ -9,7 +9,8 @@ from tests.fakes.mqtt_client import QOS1, RawClient, publish
 
 from greenlang_iot.mqtt.tls import ssl_context
 from greenlang_iot.settings.model import TlsSettings
-from greenlang_iot.simulate.broker import Broker, BrokerOptions
+from greenlang_iot.simulate.broker import Broker
+from greenlang_iot.simulate.broker_router import BrokerOptions
 from greenlang_iot.simulate.ca import loopback, server_context
 
 Start = Callable[..., Awaitable[Broker]]

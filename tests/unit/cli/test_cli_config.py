@@ -192,6 +192,17 @@ def test_five_mistakes_are_named_with_their_lines(tmp_path: Path) -> None:
         assert f"{config}:{line}: " in result.stdout
 
 
+def test_a_file_that_is_not_there_is_said_with_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text("sinks: {influxdb: {token_file: secrets/token}}\n")
+    result = run("config", "check", "--config", "c.yaml", "--devices-file", REGISTRY)
+    assert result.exit_code == 2
+    said = f"cannot read secrets/token: No such file or directory (looked for in {tmp_path})"
+    assert said in result.stdout
+
+
 def test_check_reads_the_alert_rules_too(tmp_path: Path) -> None:
     rules = tmp_path / "rules.yaml"
     rules.write_text(

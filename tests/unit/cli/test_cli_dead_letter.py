@@ -114,6 +114,10 @@ async def test_list_and_show_name_what_was_wrong_where(place: Place) -> None:
     text = (await place.run("show", rows[1]["id"])).stdout + (await place.run("list")).stdout
     assert "\x1b" not in text
     assert "  acme/plant-a/em-main-a  malformed" in text  # of no known device: what its topic says
+    text = (await place.run("show", rows[0]["id"])).stdout
+    assert "\n        at  values.power: out_of_range\n" in text
+    with pytest.raises(InputError, match=r"no reason 'malform'; did you mean \"malformed\"\?"):
+        await place.run("list", "--reason", "malform")
     with pytest.raises(InputError, match="no dead letter named"):
         await place.run("show", "ffffffffffff")
 
@@ -141,6 +145,11 @@ async def test_messages_are_published_again_without_what_was_accepted(place: Pla
         assert [json.loads(bytes(p.payload)) for p in got] == [
             [{"ts": 2, "values": {"power": "x"}}],
             {"ts": 3, "metric": "power", "value": 7, "seq": 9},
+        ]
+        told = (await place.run("replay", "--all", "--again", "--reason", "not_a_number")).stderr
+        assert told.splitlines() == [
+            "1 replayed, 0 refused again",
+            "what the gateway still rejects is a new dead letter: greenlang-iot dead-letter list",
         ]
         again = await place.run("replay", "--all", "--sink", "", "--json")
         assert json.loads(again.stdout)["replayed"] == 0

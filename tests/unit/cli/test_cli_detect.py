@@ -229,7 +229,12 @@ def test_explain_gives_the_limit_that_was_violated() -> None:
     one = opening()
     assert "a change of 0.5 °C a second" in " ".join(explain(one | {"detector": "rate"}, one, d))
     assert "a reading every 60 s" in " ".join(explain(one | {"detector": "silence"}, one, d))
-    assert "-50 to 150 °C" in " ".join(explain(one | {"detector": "range"}, one, d))
+    range_of = one | {"detector": "range"}
+    assert explain(range_of, one, d)[3] == "By the registry -50 to 150 °C is valid."
+    d.warn_high[0] = 90.0
+    assert explain(range_of, one, d)[3] == (
+        "By the registry -50 to 150 °C is valid and at most 90 °C is the operating range."
+    )
     own = explain(one | {"detector": "rule", "score": 1.0}, one, d)
     assert "A rule of your own" in own[1]
 

@@ -15,7 +15,8 @@ from typer.testing import CliRunner, Result
 from greenlang_iot.cli.main import app
 from greenlang_iot.model.errors import InputError, SinkError
 from greenlang_iot.settings.model import InfluxSettings
-from greenlang_iot.simulate.broker import Broker, BrokerOptions
+from greenlang_iot.simulate.broker import Broker
+from greenlang_iot.simulate.broker_router import BrokerOptions
 from greenlang_iot.simulate.ca import Authority, loopback, server_context
 from greenlang_iot.sinks.influx_setup import influx_setup
 
@@ -50,7 +51,7 @@ class SetUp:
         path.chmod(0o600)
         return str(path)
 
-    async def call(self, command: str, *more: str) -> Result:
+    async def call(self, command: str, *more: str, fails: bool = False) -> Result:
         config = self.folder / "c.yaml"
         settings = {
             "data_dir": str(self.folder / "data"),
@@ -64,7 +65,8 @@ class SetUp:
         }
         config.write_text(yaml.safe_dump(settings))
         arguments = [command, "--config", str(config), *more]
-        return await asyncio.to_thread(CliRunner().invoke, app, arguments, catch_exceptions=False)
+        invoke = CliRunner().invoke
+        return await asyncio.to_thread(invoke, app, arguments, catch_exceptions=fails)
 
     async def doctor(self, *more: str) -> Result:
         return await self.call("doctor", "--devices-file", str(REGISTRY), *more)
@@ -230,6 +232,45 @@ async def test_setup_says_what_differs_and_then_nothing(setup: SetUp) -> None:
     assert again == {"applied": True, "differences": [], "notes": [note]}
     said = (await setup.call("setup", "--dry-run")).stdout
     assert said == f"Nothing to do: everything is as the settings say.\n{note}\n"
+
+
+async def test_setup_says_what_it_made_before_another_service_failed(setup: SetUp) -> None:
+    setup.kafka = {"enabled": True, "bootstrap_servers": "127.0.0.1:1", "timeout": 2}
+    said = await setup.call("setup", "--json", fails=True)
+    assert str(said.exception) == "Kafka at 127.0.0.1:1: connection refused"
+    differences = json.loads(said.stdout)["differences"]
+    assert "influxdb: bucket iot_data: kept for ever → kept 30d" in differences
+
+
+async def test_setup_keeps_a_token_for_the_gateway(setup: SetUp) -> None:
+    path = setup.folder / "own" / "token"
+    more = ("--influxdb-token-out", str(path))
+    made = f"influxdb: token in {path}: missing → may write"
+    assert made in (await setup.call("setup", *more, "--dry-run")).stdout
+    assert not path.exists()
+    assert made in (await setup.call("setup", *more)).stdout
+    first = path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "token in" not in (await setup.call("setup", *more)).stdout
+    assert path.read_text() == first
+    setup.influx.rights.clear()  # another InfluxDB, or somebody took it away
+    assert "refused → may write" in (await setup.call("setup", *more)).stdout
+    assert path.read_text() != first
+    setup.influxdb["token_file"] = str(path)
+    assert await setup.failed() == {}
+
+
+async def test_a_token_that_may_only_write_is_no_missing_bucket(setup: SetUp) -> None:
+    """InfluxDB shows a token what it may read: doctor said that organisation and buckets were missing."""
+    bucket = setup.influx.buckets["iot_data"]
+    setup.influx.rights["w"] = [
+        {"action": "write", "resource": {"type": "buckets", "id": bucket.id}}
+    ]
+    setup.influxdb["token_file"] = setup.secret("write", "w")
+    found = json.loads((await setup.doctor("--json")).stdout)["findings"]
+    (said,) = [f for f in found if f["subject"] == "influxdb: buckets and tasks"]
+    assert said["state"] == "skipped"
+    assert not [f for f in found if f["said"].startswith("missing")]
 
 
 async def test_kafka_that_is_not_there(setup: SetUp) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,11 @@ def test_help_has_an_example_and_the_exit_codes(path: tuple[str, ...]) -> None:
     text = " ".join(result.stdout.split())
     assert f"Example: greenlang-iot {' '.join(path)}" in text
     assert "Exit codes: 0" in text
-    assert max(map(len, result.stdout.splitlines())) <= 80
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    assert max(map(len, lines)) <= 80
+    for before, after in pairwise(lines[: lines.index("") + 40]):
+        if before and after and before[0] not in "╭│╰" and after[0] not in "╭│╰":
+            assert len(before) + len(after.split()[0]) >= 78  # broken by the terminal, not before
     assert "\x1b" not in result.stdout
 
 
@@ -182,6 +187,17 @@ def test_a_kafka_that_is_not_there_is_one_sentence() -> None:
     result = greenlang("alerts", "tail", "--kafka", "127.0.0.1:9")
     assert result.returncode == 1
     assert result.stderr == "no alerts from Kafka at 127.0.0.1:9: connection refused\n"
+
+
+def test_kafkas_client_adds_nothing_to_what_is_said(here: Here, tmp_path: Path) -> None:
+    """It logged `Unable connect to "127.0.0.1:9"` beside our sentence."""
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        'sinks: {kafka: {enabled: true, bootstrap_servers: "127.0.0.1:9"}, influxdb: {enabled: false}}\n'
+    )
+    result = here("setup", "--config", str(config))
+    assert result.returncode == 1
+    assert result.stderr == "Kafka at 127.0.0.1:9: connection refused\n"
 
 
 def test_version_as_json() -> None:

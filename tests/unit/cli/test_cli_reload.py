@@ -17,7 +17,7 @@ from greenlang_iot.cli.main import app
 from greenlang_iot.model.errors import GatewayError, InputError
 from greenlang_iot.observe.access import Tokens
 from greenlang_iot.observe.admin import AdminServer, Status
-from greenlang_iot.runtime.gateway import _InstanceLock
+from greenlang_iot.runtime.instance_lock import InstanceLock
 from greenlang_iot.settings.model import AdminSettings
 from greenlang_iot.simulate.ca import Authority
 
@@ -28,7 +28,7 @@ Answer = tuple[bool, dict[str, Any]]
 def gateway(folder: Path, answer: Answer, **admin: Any) -> Iterator[Path]:
     """The settings file of a running admin endpoint, and of its data_dir."""
     data = folder / "data"
-    lock = _InstanceLock(data / "run" / "gateway.pid", "gateway")
+    lock = InstanceLock(data)
     lock.__enter__()
     loop = asyncio.new_event_loop()
 
@@ -147,11 +147,14 @@ def test_whoever_took_the_port_of_a_gateway_that_does_not_run_gets_no_token(
 def test_no_gateway_is_one_sentence(tmp_path: Path) -> None:
     with gateway(tmp_path, (True, {})) as config:
         document = yaml.safe_load(config.read_text())
-        with socket.create_server(("127.0.0.1", 0)) as other:
+        with socket.socket() as other:  # bound, and nobody listens
+            other.bind(("127.0.0.1", 0))
             document["admin"]["port"] = other.getsockname()[1]
-        config.write_text(yaml.safe_dump(document))
-        with pytest.raises(GatewayError, match=r"no gateway answers at 127\.0\.0\.1:\d+ \(conn"):
-            reload(config)
+            config.write_text(yaml.safe_dump(document))
+            with pytest.raises(
+                GatewayError, match=r"no gateway answers at 127\.0\.0\.1:\d+ \(conn"
+            ):
+                reload(config)
     (tmp_path / "data" / "admin-token").unlink()
     with pytest.raises(InputError, match="no gateway was started on this data_dir yet"):
         reload(config)

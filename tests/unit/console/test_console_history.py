@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.fakes.directory import directory
-from tests.fakes.rows import readings, scores
+from tests.fakes.readings import readings, scores
 
 from greenlang_iot.console.history import MAX_POINTS, THINNED, History
 from greenlang_iot.encode.arrow import ArrowEncoder
@@ -23,7 +23,7 @@ async def store(folder: Path, values: Sequence[float], odd: Sequence[float]) -> 
     encoder = ArrowEncoder(directory(2))
     n = len(values)
     times = [BEGIN + i * SECOND for i in range(n)]
-    encoder.append(readings([0] * n, times, list(values), list(range(n))), scores(list(odd)))
+    encoder.append(readings([0] * n, times, list(values), seq=list(range(n))), scores(list(odd)))
     sender = LakeSender(LakeSettings(fsync_every=0.0), folder / "shard-0")
     await sender.open()
     await sender.send(encoder.seal(), n)

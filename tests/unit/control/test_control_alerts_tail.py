@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tests.fakes.alerts import SPIKE
 from tests.fakes.mqtt_client import RawClient
 from typer.testing import CliRunner, Result
 
@@ -22,40 +23,25 @@ from greenlang_iot.mqtt.control import alert_topic
 from greenlang_iot.simulate.broker import Broker
 from greenlang_iot.simulate.ca import loopback, server_context
 
-ALERT = Transition(
-    alert_id="a1",
-    number=1,
-    state="open",
-    rule="spike",
-    severity="warning",
-    org="acme",
-    site="north",
-    device="d1",
-    metric="temperature",
-    opened_ns=1_700_000_000_000_000_000,
-    at_ns=1_700_000_000_123_000_000,
-    value=41.5,
-    expected=20.0,
-    band=1.25,
-    score=0.999,
-    detector="spike",
-    summary="temperature of d1 jumped",
-)
-
 
 def text(alert: dict[str, Any]) -> str:
     return line(alert).plain
 
 
 def test_a_line_says_when_where_what_and_how_bad() -> None:
-    assert text(ALERT.as_dict()) == (
+    assert text(SPIKE.as_dict()) == (
         "2023-11-14 22:13:20.123Z  open          warning   acme/north/d1 temperature   spike     "
         "41.5 (20 ± 1.25) score 0.999  temperature of d1 jumped"
     )
 
 
+def test_the_score_of_what_nobody_scored_is_left_out() -> None:
+    alert = replace(SPIKE, rule="silence", value=None, expected=None, band=None, score=1.0)
+    assert text(alert.as_dict()).endswith("silence   temperature of d1 jumped")
+
+
 def test_a_site_alert_without_numbers() -> None:
-    alert = replace(ALERT, device="", metric="", value=None, expected=None, band=None, summary="")
+    alert = replace(SPIKE, device="", metric="", value=None, expected=None, band=None, summary="")
     assert "acme/north/_" in text(alert.as_dict())
     assert "None" not in text(alert.as_dict())
     assert text({"alert_id": "x", "at": 10**40})  # whatever a broker sends, a line comes out
@@ -63,7 +49,7 @@ def test_a_site_alert_without_numbers() -> None:
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
     hostile = "d\x1b[2J\n\u202e\x9b\x7f"
-    alert = replace(ALERT, device=hostile, site=hostile, state=hostile, summary=hostile).as_dict()
+    alert = replace(SPIKE, device=hostile, site=hostile, state=hostile, summary=hostile).as_dict()
     for shown in (text(alert), json_line(alert)):
         assert not set(shown) & set("\x1b\n\u202e\x9b\x7f")
     assert json.loads(json_line(alert)) == alert
@@ -76,7 +62,7 @@ def test_colours_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     def drawn() -> str:
         console = Console(soft_wrap=True, force_terminal=True)
         with console.capture() as capture:
-            console.print(line(ALERT.as_dict()))
+            console.print(line(SPIKE.as_dict()))
         return capture.get()
 
     assert "\x1b[" in drawn()
@@ -96,7 +82,7 @@ def test_colours_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_filters(wanted: Wanted, shown: bool) -> None:
-    assert (ALERT.as_dict() in wanted) is shown
+    assert (SPIKE.as_dict() in wanted) is shown
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b'{"state":"open"}', b"\xff"])
@@ -123,13 +109,13 @@ async def tail(*arguments: str) -> Result:
 
 
 async def test_tail_shows_open_alerts_of_a_site(broker: Broker) -> None:
-    south = replace(ALERT, site="south", alert_id="a2")
-    info = replace(ALERT, severity="info", alert_id="a3")
-    await retain(broker, ALERT, south, info)
+    south = replace(SPIKE, site="south", alert_id="a2")
+    info = replace(SPIKE, severity="info", alert_id="a3")
+    await retain(broker, SPIKE, south, info)
     at = ("--broker", "127.0.0.1", "--port", str(broker.port), "--count", "1")
     result = await tail(*at, "--site", "north", "--severity", "warning", "--json")
     assert result.exit_code == 0
-    assert json.loads(result.stdout) == ALERT.as_dict()
+    assert json.loads(result.stdout) == SPIKE.as_dict()
     result = await tail(*at, "--site", "south")
     assert result.stdout == text(south.as_dict()) + "\n"
 
@@ -144,7 +130,7 @@ async def test_tail_reads_its_connection_from_the_settings_over_tls(tmp_path: Pa
     client = await RawClient.connected(
         broker.port, "gateway", tls=ssl_context(TlsSettings(ca_file=ca_file))
     )
-    await client.publish(alert_topic(ALERT), json.dumps(ALERT.as_dict()).encode(), retain=True)
+    await client.publish(alert_topic(SPIKE), json.dumps(SPIKE.as_dict()).encode(), retain=True)
     config = tmp_path / "config.yaml"
     config.write_text(
         f"mqtt:\n  brokers:\n    - host: localhost\n      port: {broker.port}\n"
@@ -159,9 +145,10 @@ async def test_tail_reads_its_connection_from_the_settings_over_tls(tmp_path: Pa
 
 
 async def test_wrong_options_and_a_dead_broker_are_one_sentence() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    result = await tail("--broker", "127.0.0.1", "--port", str(port))
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        result = await tail("--broker", "127.0.0.1", "--port", str(port))
     assert isinstance(result.exception, GatewayError)
     assert f"127.0.0.1:{port}" in str(result.exception)
     result = await tail("--port", "1")
@@ -171,7 +158,7 @@ async def test_wrong_options_and_a_dead_broker_are_one_sentence() -> None:
 
 
 async def test_ctrl_c_ends_it_cleanly(broker: Broker) -> None:
-    await retain(broker, ALERT)
+    await retain(broker, SPIKE)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-c", "from greenlang_iot.cli.alerts import app; app()"),

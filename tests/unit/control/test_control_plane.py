@@ -8,33 +8,15 @@ from typing import Any
 
 import mqtt5
 import pytest
+from tests.fakes.alerts import SPIKE
 from tests.fakes.mqtt_client import RawClient
 
 from greenlang_iot.model.errors import MqttError
-from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.mqtt.control import ControlPlane, alert_topic
 from greenlang_iot.settings.model import BrokerSettings
-from greenlang_iot.simulate.broker import Broker, BrokerOptions
+from greenlang_iot.simulate.broker import Broker
+from greenlang_iot.simulate.broker_router import BrokerOptions
 from greenlang_iot.simulate.ca import loopback, server_context
-
-OPEN = Transition(
-    alert_id="a1",
-    number=1,
-    state="open",
-    rule="spike",
-    severity="warning",
-    org="acme",
-    site="north",
-    device="d1",
-    metric="temperature",
-    opened_ns=1,
-    at_ns=2,
-    value=3.0,
-    expected=1.0,
-    band=0.5,
-    score=0.99,
-    detector="spike",
-)
 
 
 @contextlib.asynccontextmanager
@@ -95,24 +77,24 @@ async def test_status_is_online_then_offline(broker: Broker) -> None:
 
 async def test_alerts_are_retained_while_open_and_emptied_at_the_end(broker: Broker) -> None:
     plane = plane_at(broker)
-    topic = alert_topic(OPEN)
+    topic = alert_topic(SPIKE)
     live = await watcher(broker, "greenlang/+/+/+/alert/#")
     async with running(plane):
-        await plane.publish_alert(replace(OPEN, state="pending", number=0))
+        await plane.publish_alerts([replace(SPIKE, state="pending", number=0)])
         assert (await received(live))[1]["state"] == "pending"  # type: ignore[index]
         early = await RawClient.connected(broker.port, "early")
         await early.subscribe("greenlang/#")
         assert (await received(early))[0].startswith("greenlang/_gateway")
         await early.silent()
 
-        await plane.publish_alert(OPEN)
-        assert await received(live) == (topic, OPEN.as_dict())
+        await plane.publish_alerts([SPIKE])
+        assert await received(live) == (topic, SPIKE.as_dict())
         late = await RawClient.connected(broker.port, "late")
         await late.subscribe(topic)
-        assert await received(late) == (topic, OPEN.as_dict())
+        assert await received(late) == (topic, SPIKE.as_dict())
 
-        resolved = replace(OPEN, state="resolved", number=2)
-        await plane.publish_alert(resolved)
+        resolved = replace(SPIKE, state="resolved", number=2)
+        await plane.publish_alerts([resolved])
         assert await received(live) == (topic, resolved.as_dict())
         assert await received(live) == (topic, None)
         after = await RawClient.connected(broker.port, "after")
@@ -129,7 +111,7 @@ async def test_alerts_are_retained_while_open_and_emptied_at_the_end(broker: Bro
     ],
 )
 def test_alert_topics(change: dict[str, str], topic: str) -> None:
-    assert alert_topic(replace(OPEN, **change)) == topic  # type: ignore[arg-type]
+    assert alert_topic(replace(SPIKE, **change)) == topic  # type: ignore[arg-type]
 
 
 async def test_many_alerts_share_round_trips_and_keep_their_order(broker: Broker) -> None:
@@ -149,7 +131,7 @@ async def test_many_alerts_share_round_trips_and_keep_their_order(broker: Broker
 
         plane._client.publish = counted  # type: ignore[method-assign]
         transitions = [
-            replace(OPEN, alert_id=f"a{n % 7}", number=n, state="resolved" if n > 20 else "open")
+            replace(SPIKE, alert_id=f"a{n % 7}", number=n, state="resolved" if n > 20 else "open")
             for n in range(25)
         ]
         await plane.publish_alerts(transitions)
@@ -168,7 +150,7 @@ async def test_reconnects_and_raises_meanwhile() -> None:
 
         async def publish_until_it_fails() -> None:
             while True:
-                await plane.publish_alert(OPEN)
+                await plane.publish_alerts([SPIKE])
 
         with pytest.raises(MqttError) as caught:
             await publish_until_it_fails()
@@ -176,9 +158,9 @@ async def test_reconnects_and_raises_meanwhile() -> None:
         second = Broker(port=port)
         await second.start()
         await asyncio.wait_for(plane.wait_connected(), 30)
-        await plane.publish_alert(OPEN)
+        await plane.publish_alerts([SPIKE])
         client = await watcher(second, "greenlang/+/+/+/alert/#")
-        assert await received(client) == (alert_topic(OPEN), OPEN.as_dict())
+        assert await received(client) == (alert_topic(SPIKE), SPIKE.as_dict())
         await plane.close()
         await second.stop()
 
@@ -218,7 +200,7 @@ async def test_over_tls_with_user_and_password(tmp_path: Path) -> None:
     )
     plane = ControlPlane(settings, "gw")
     async with running(plane):
-        await plane.publish_alert(OPEN)
+        await plane.publish_alerts([SPIKE])
     unverified = settings.model_copy(
         update={"tls": settings.tls.model_copy(update={"ca_file": None, "verify": False})}  # type: ignore[union-attr]
     )
@@ -253,6 +235,6 @@ async def test_a_refused_message_is_an_error() -> None:
     plane = ControlPlane(BrokerSettings(port=port), "gw")
     async with running(plane):
         with pytest.raises(MqttError, match="refused a message to greenlang/acme") as caught:
-            await plane.publish_alert(OPEN)
+            await plane.publish_alerts([SPIKE])
         assert caught.value.reason == "publish_refused"
     server.close()

@@ -1,8 +1,10 @@
 """Every fenced block of every document: run by a test, or checked, or marked with why it is not run."""
 
 import json
+import os
 import re
 import subprocess
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -132,6 +134,22 @@ def test_a_page_that_lies_is_found_out(tmp_path: Path) -> None:
         shell.run(second)
     with pytest.raises(Mistake, match="a command failed"):
         shell.run(blocks("p", "```sh\nfalse\ntrue\n```\n")[0])
+    shell.close()
+
+
+def test_what_a_terminal_is_about_to_say_is_waited_for(tmp_path: Path) -> None:
+    from tests.docs.shell import Shell
+
+    shell = Shell(tmp_path, {"PATH": "/usr/bin:/bin"})
+    text = "<!-- terminal t -->\n```sh\nread line < told; echo $line\n```\n"
+    text += "<!-- output of t -->\n```output\n42 µg\n```\n"
+    os.mkfifo(tmp_path / "told")
+    terminal, output = blocks("p", text)
+    shell.run(terminal)
+    late = threading.Timer(0.05, (tmp_path / "told").write_text, ("42 µg\n",))
+    late.start()
+    shell.run(output)
+    late.join()
     shell.close()
 
 

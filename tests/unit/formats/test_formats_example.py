@@ -10,7 +10,8 @@ from tests.fakes.decode_frames import frame_batch
 
 from greenlang_iot.decode.decoder import Decoder
 from greenlang_iot.devices.registry import load
-from greenlang_iot.formats.catalog import entry_problem, names, routes
+from greenlang_iot.formats.catalog import names
+from greenlang_iot.settings.formats import entry_problem, routes
 from greenlang_iot.settings.model import FormatSettings, LimitSettings, MqttSettings
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -216,7 +216,7 @@ def test_several_formats_in_one_batch_keep_the_order_of_the_messages() -> None:
     from tests.fakes.decode_frames import frame_batch
 
     from greenlang_iot.decode.decoder import Decoder
-    from greenlang_iot.formats.catalog import routes
+    from greenlang_iot.settings.formats import routes
     from greenlang_iot.settings.model import LimitSettings
 
     settings = MqttSettings(

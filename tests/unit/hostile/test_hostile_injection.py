@@ -17,7 +17,7 @@ from rich.table import Table
 from tests.fakes import lineprotocol
 from tests.fakes.decode_frames import frame_batch
 from tests.fakes.directory import directory
-from tests.fakes.rows import scores
+from tests.fakes.readings import scores
 from typer.testing import CliRunner
 
 from greenlang_iot.cli import query, terminal

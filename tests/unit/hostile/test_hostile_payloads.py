@@ -12,9 +12,10 @@ import pytest
 from tests.fakes import lineprotocol
 from tests.fakes.decode_frames import frame_batch
 from tests.fakes.directory import directory
-from tests.fakes.rows import scores
+from tests.fakes.readings import scores
 
 from greenlang_iot.decode.decoder import Decoder
+from greenlang_iot.decode.warm import warm
 from greenlang_iot.encode.deadletter import encode, from_rejects, resubmission
 from greenlang_iot.encode.lines import LineEncoder
 from greenlang_iot.model.batches import Decoded
@@ -28,6 +29,12 @@ TOPIC = b"greenlang/acme/site-0/d000/telemetry"
 MOST = LimitSettings().max_payload_bytes
 SECONDS = 5.0
 """Far more than any of these takes, and far less than one that is not linear."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled() -> None:
+    """On a machine that has not run them before, kernels are compiled now and not while time is taken."""
+    warm()
 
 
 def decode(payload: bytes, topic: bytes = TOPIC, **limits: object) -> Decoded:

@@ -3,28 +3,24 @@
 import math
 from dataclasses import replace
 
+from tests.fakes.alerts import SPIKE
 from tests.fakes.lineprotocol import parse
 
 from greenlang_iot.encode.alert_lines import alert_line
 from greenlang_iot.model.outcomes import Transition
 
-OPENED = Transition(
+OPENED = replace(
+    SPIKE,
     alert_id="9f3a",
     number=2,
-    state="open",
-    rule="spike",
-    severity="warning",
-    org="acme",
     site="north hall, 2",
     device="d=1",
-    metric="temperature",
     opened_ns=1_795_000_000_000_000_000,
     at_ns=1_795_000_000_000_000_005,
     value=99.5,
     expected=21.0,
     band=math.nan,
     score=0.9999,
-    detector="spike",
     summary='99.5 Cel, "far" from\n21.0 \\ 3',
     flags=("silenced", "flapping"),
 )

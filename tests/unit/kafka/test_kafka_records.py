@@ -1,6 +1,7 @@
 """RecordEncoder against its slow twin, aiokafka's record parser and the published schema."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -10,6 +11,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.fakes.alerts import SPIKE
 from tests.fakes.directory import directory
 from tests.reference import records as twin
 
@@ -25,7 +27,6 @@ from greenlang_iot.model.flags import (
     SUSPECT,
     TEXT_IN_ARENA,
 )
-from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.model.pieces import Body, Pieces
 
 SCHEMAS = Path(__file__).resolve().parents[3] / "docs" / "schemas"
@@ -316,25 +317,7 @@ def test_transitions_follow_the_published_schema() -> None:
     schema = json.loads((SCHEMAS / "alert-v1.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
-    transition = Transition(
-        alert_id="a1b2",
-        number=3,
-        state="open",
-        rule="spike",
-        severity="critical",
-        org="acme",
-        site="site-0",
-        device="d000",
-        metric="temperature",
-        opened_ns=NOW,
-        at_ns=NOW,
-        value=99.5,
-        expected=20.0,
-        band=3.0,
-        score=0.9999,
-        detector="spike",
-        flags=("flapping",),
-    )
+    transition = replace(SPIKE, flags=("flapping",))
     document = json.loads(json.dumps(transition.as_dict()))
     validator.validate(document)
     validator.validate({**document, "value": None, "expected": None, "band": None, "device": ""})

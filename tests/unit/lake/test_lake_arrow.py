@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.directory import directory
-from tests.fakes.rows import readings, scores
+from tests.fakes.readings import readings, scores
 
 from greenlang_iot.encode.arrow import SCHEMA, ArrowEncoder
 from greenlang_iot.model.directory import Directory
@@ -61,7 +61,10 @@ def test_every_field_of_every_row(batches: list[list[Row]]) -> None:
         series, ts, values, seqs, flags, score, verdict = (
             map(list, zip(*rows, strict=True)) if rows else ([], [], [], [], [], [], [])
         )
-        batch, scored = readings(series, ts, values, seqs, flags), scores(score, verdict)
+        batch, scored = (
+            readings(series, ts, values, seq=seqs, flags=flags),
+            scores(score, verdict=verdict),
+        )
         kept = [row for row in rows if not row[4] & DUPLICATE]
         assert encoder.append(batch, scored) == len(kept)
         for column in (batch.series, batch.ts_ns, batch.value, batch.seq, batch.flags):

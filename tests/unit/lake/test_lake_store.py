@@ -4,6 +4,7 @@ import asyncio
 import os
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.fakes.directory import directory
-from tests.fakes.rows import readings, scores
+from tests.fakes.readings import readings, scores
 
 from greenlang_iot.encode.arrow import ArrowEncoder
 from greenlang_iot.model.errors import GatewayError, InputError, SinkError
@@ -35,7 +36,7 @@ def body(first: int, count: int = 100, *, value: float = 0.5, ts: int = 1000) ->
     encoder = ArrowEncoder(DIRECTORY)
     numbers = list(range(first, first + count))
     encoder.append(
-        readings([n % 20 for n in numbers], [ts] * count, [value] * count, list(numbers)),
+        readings([n % 20 for n in numbers], [ts] * count, [value] * count, seq=list(numbers)),
         scores([0.0] * count),
     )
     return encoder.seal()
@@ -87,11 +88,18 @@ async def test_duplicates_are_one_row_and_collisions_too(tmp_path: Path) -> None
     assert rows(tmp_path, "SELECT count(*) FROM readings WHERE seq = 5") == [(1,)]
 
 
-async def test_time_stamps_keep_their_nanoseconds(tmp_path: Path) -> None:
-    await send(tmp_path / "shard-0", [body(0, 1, ts=1_700_000_000_123_456_789)])
-    assert rows(tmp_path, "SELECT ts, time::VARCHAR FROM readings") == [
-        (1_700_000_000_123_456_789, "2023-11-14 22:13:20.123456789")
+async def test_time_stamps_keep_their_nanoseconds_and_time_is_one_to_ask_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `TIMESTAMP_NS` cannot be compared with `now()`."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    old, new = 1_700_000_000_123_456_789, time.time_ns() - 60 * 10**9
+    await send(tmp_path / "shard-0", [body(0, 1, ts=old), body(1, 1, ts=new)])
+    assert rows(tmp_path, f"SELECT time::VARCHAR FROM readings WHERE ts = {old}") == [
+        ("2023-11-14 22:13:20.123456",)
     ]
+    hour = "SELECT ts FROM readings WHERE time > now() - INTERVAL '1 hour' AND time < now()"
+    assert rows(tmp_path, hour) == [(new,)]
 
 
 async def test_a_segment_compacted_twice_makes_the_same_file(tmp_path: Path) -> None:

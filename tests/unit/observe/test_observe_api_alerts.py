@@ -17,7 +17,7 @@ from greenlang_iot.observe.access import Tokens
 from greenlang_iot.observe.admin import AdminServer, Status
 from greenlang_iot.observe.api_alerts import AlertApi
 from greenlang_iot.observe.audit import Audit
-from greenlang_iot.runtime.gateway import _InstanceLock
+from greenlang_iot.runtime.instance_lock import InstanceLock
 from greenlang_iot.settings.model import AdminSettings, AlertSettings
 from greenlang_iot.sinks.alert_store import AlertStore
 
@@ -203,7 +203,7 @@ def config(tmp_path: Path, port: int) -> Iterator[Path]:
     (tmp_path / "admin-token").write_text(TOKEN + "\n")
     path = tmp_path / "config.yaml"
     path.write_text(f"data_dir: {tmp_path}\nadmin: {{port: {port}}}\n")
-    with _InstanceLock(tmp_path / "run" / "gateway.pid", "gateway"):
+    with InstanceLock(tmp_path):
         yield path
 
 

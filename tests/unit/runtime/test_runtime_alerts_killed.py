@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +12,7 @@ import mqtt5
 import orjson
 import pytest
 from tests.fakes.mqtt_client import RawClient
+from tests.fakes.ports import free_port
 from tests.services.gateway_process import GatewayProcess
 
 from greenlang_iot.simulate.broker import Broker
@@ -39,15 +39,12 @@ class Site:
         registry = folder / "registry.json"
         registry.write_bytes(orjson.dumps({"version": 1, "types": types, "devices": devices}))
         (folder / "rules.yaml").write_text(RULES)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         settings = {
             "data_dir": str(folder / "data"),
             "mqtt": {"brokers": [{"host": "127.0.0.1", "port": broker.port}], "discovery": False},
             "alerts": {"rules_file": str(folder / "rules.yaml")},
             "detect": {"enabled": False},
-            "admin": {"port": port},
+            "admin": {"port": free_port()},
             "runtime": {"shards": 1},
         }
         self.gateway = GatewayProcess(folder, settings, registry)

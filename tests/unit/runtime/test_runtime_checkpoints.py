@@ -3,7 +3,6 @@
 import asyncio
 import os
 import random
-import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import orjson
 import pytest
 from tests.fakes.directory import directory
 from tests.fakes.mqtt_client import RawClient
+from tests.fakes.ports import free_port
 from tests.fakes.readings import MINUTE, readings
 from tests.services.gateway_process import GatewayProcess
 from tests.unit.runtime.test_runtime_alerts_killed import until
@@ -175,14 +175,11 @@ class Site:
         devices = [{"id": "p1", "org": "o", "site": "s", "type": "probe"}]
         registry = folder / "registry.json"
         registry.write_bytes(orjson.dumps({"version": 1, "types": types, "devices": devices}))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         settings = {
             "data_dir": str(folder / "data"),
             "mqtt": {"brokers": [{"host": "127.0.0.1", "port": broker.port}], "discovery": False},
             "detect": {"warmup": WARMUP, "checkpoint_every": 0.2},
-            "admin": {"port": port},
+            "admin": {"port": free_port()},
             "runtime": {"shards": 1},
         }
         self.gateway = GatewayProcess(folder, settings, registry)

@@ -15,15 +15,21 @@ from greenlang_iot.alerts.book import Book
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
+from greenlang_iot.runtime import alert_targets
 from greenlang_iot.runtime import courier as courier_module
+from greenlang_iot.runtime.alert_targets import Deliver, Target
 from greenlang_iot.runtime.courier import Courier, remind
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.alert_store import AlertStore
-from greenlang_iot.sinks.outbox import Outbox, OutboxReader, open_alerts
+from greenlang_iot.sinks.outbox import Outbox, OutboxReader, known_alerts
 from greenlang_iot.spool.files import OsFiles
 from greenlang_iot.spool.log import SpoolFull
 
-Deliver = Callable[[list[dict[str, Any]]], Awaitable[None]]
+Close = Callable[[], Awaitable[None]]
+
+
+async def closes() -> None:
+    return
 
 
 class Desk:
@@ -33,7 +39,7 @@ class Desk:
         self, folder: Path, deliver: Deliver, monkeypatch: pytest.MonkeyPatch, **alerts: object
     ) -> None:
         monkeypatch.setattr(courier_module, "POLL_EVERY", 0.001)
-        monkeypatch.setattr(courier_module, "BACKOFF_MAX", 0.001)
+        monkeypatch.setattr(alert_targets, "BACKOFF_MAX", 0.001)
         settings = Settings.model_validate(
             {
                 "data_dir": folder,
@@ -46,12 +52,11 @@ class Desk:
         self.courier = Courier(settings, self.counters, self.store)
         self.folder = folder / "outbox" / "shard-0"
         self.outbox = Outbox(self.folder, 1 << 20)
-
-        async def close() -> None:
-            return
-
-        self.courier._add("kafka", deliver, close)
+        self.add("kafka", deliver)
         self.task = asyncio.ensure_future(self.courier.run())
+
+    def add(self, name: str, deliver: Deliver, close: Close = closes) -> None:
+        self.courier._targets.append(Target(name, deliver, close, self.counters))
 
     async def put(self, *numbers: int) -> None:
         for number in numbers:
@@ -262,8 +267,8 @@ async def test_a_target_that_cannot_be_closed_holds_up_no_other(
         closed.append("another")
 
     desk = Desk(tmp_path, deliver, monkeypatch)
-    desk.courier._add("lake", deliver, fails)
-    desk.courier._add("another", deliver, close)
+    desk.add("lake", deliver, fails)
+    desk.add("another", deliver, close)
     await asyncio.sleep(0)
     desk.task.cancel()
     (ended,) = await asyncio.gather(desk.task, return_exceptions=True)
@@ -353,7 +358,7 @@ async def test_what_kafka_still_has_of_a_try_ends_before_the_next_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An old state that came after the newer one said for ever that a resolved alert is open."""
-    monkeypatch.setattr(courier_module, "BACKOFF_MAX", 0.001)
+    monkeypatch.setattr(alert_targets, "BACKOFF_MAX", 0.001)
     seen: list[str] = []
     slow = asyncio.Event()
 
@@ -419,11 +424,40 @@ async def test_alerts_that_come_in_a_row_go_out_together(
     await desk.close()
 
 
+async def test_what_a_burst_took_is_given_back_when_it_is_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[str] = []
+    given_back: list[int] = []
+    monkeypatch.setattr(courier_module, "MANY", 3)
+    monkeypatch.setattr(courier_module, "give_back", lambda: given_back.append(len(got)))
+    away = [True]
+
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        if away[0]:
+            raise SinkError("away", reason="away", down=True)
+        got.extend(item["alert_id"] for item in items)
+
+    desk = Desk(tmp_path, deliver, monkeypatch)
+    await desk.put(1, 2, 3)
+    await desk.until(lambda: desk.counters.get(cell("alerts_failed", target="kafka")) > 1)
+    assert given_back == []
+    away[0] = False
+    await desk.until(lambda: given_back != [])
+    await desk.put(4, 5)
+    await desk.until(lambda: len(got) == 5)
+    assert given_back == [3]
+    await desk.put(6)
+    await desk.until(lambda: len(given_back) == 2)
+    assert given_back == [3, 6]
+    await desk.close()
+
+
 async def test_a_slow_target_gets_fewer_at_once_until_they_arrive_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Kafka answers one alert of a partition after the other: 500 of them may take longer than its time-out."""
-    monkeypatch.setattr(courier_module.random, "uniform", lambda low, high: 0.0)
+    monkeypatch.setattr(alert_targets.random, "uniform", lambda low, high: 0.0)
     got: list[int] = []
     asked: list[int] = []
 
@@ -433,7 +467,7 @@ async def test_a_slow_target_gets_fewer_at_once_until_they_arrive_in_time(
             raise SinkError("not in time", reason="timeout")
         got.extend(item["n"] for item in items)
 
-    target = courier_module._Target("kafka", deliver, Counters.local())
+    target = Target("kafka", deliver, closes, Counters.local())
     target.add([{"n": n} for n in range(600)])
     task = asyncio.ensure_future(target.run())
     async with asyncio.timeout(10):
@@ -464,10 +498,10 @@ async def test_an_alert_that_its_outbox_forgot_is_looked_after_again(
     book.take([t.as_dict() for t in (opened(1), replace(opened(1), number=2), *others)], 5)
     book.acknowledge("alert-1", "kim", "", 6)
     remind(book, settings)
-    (shards,) = open_alerts([folder])
+    (shards,) = known_alerts([folder]).open
     assert (shards["transition_id"], shards["state"]) == ("alert-1-2", "open")
     assert OutboxReader(folder).known == [shards]
-    (quality,) = open_alerts([tmp_path / "outbox" / "gateway"])
+    (quality,) = known_alerts([tmp_path / "outbox" / "gateway"]).open
     assert quality["alert_id"] == "alert-3"
     remind(Book(settings.alerts), settings)
     outbox = Outbox(folder, 1 << 20)  # what its shard goes on with ends it in the book

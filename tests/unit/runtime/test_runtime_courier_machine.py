@@ -18,7 +18,9 @@ from tests.fakes.alerts import opened
 
 from greenlang_iot.model.errors import SinkError
 from greenlang_iot.observe.counters import Counters
+from greenlang_iot.runtime import alert_targets
 from greenlang_iot.runtime import courier as module
+from greenlang_iot.runtime.alert_targets import Target
 from greenlang_iot.runtime.courier import Courier
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.alert_store import AlertStore
@@ -29,7 +31,6 @@ FAST = {
     "POLL_EVERY": 0.0,
     "TICK_EVERY": 0.0,
     "RELEASE_EVERY": 0.0,
-    "BACKOFF_MAX": 0.0,
     "GATHER": 1,
     "DRAIN_TIMEOUT": 0.02,
 }
@@ -85,6 +86,7 @@ class CourierMachine(RuleBasedStateMachine):
     def start(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.patches = [mock.patch.object(module, name, value) for name, value in FAST.items()]
+        self.patches.append(mock.patch.object(alert_targets, "BACKOFF_MAX", 0.0))
         for patch in self.patches:
             patch.start()
         self.folder = Path(tempfile.mkdtemp())
@@ -122,8 +124,10 @@ class CourierMachine(RuleBasedStateMachine):
         async def close() -> None:
             return
 
-        self.courier._add("kafka", alerts.deliver, close)
-        self.courier._add("lake", self._lake, close)
+        self.courier._targets += [
+            Target("kafka", alerts.deliver, close, self.counters),
+            Target("lake", self._lake, close, self.counters),
+        ]
         self.task = asyncio.ensure_future(self.courier.run())
 
     async def _lake(self, items: list[dict[str, Any]]) -> None:

@@ -5,7 +5,6 @@ import copy
 import json
 import os
 import signal
-import socket
 import stat
 import time
 import urllib.error
@@ -17,6 +16,7 @@ from typing import Any
 import orjson
 import pytest
 from tests.fakes.mqtt_client import RawClient
+from tests.fakes.ports import free_port
 from tests.services.gateway_process import GatewayProcess
 
 from greenlang_iot.settings.model import Settings
@@ -39,13 +39,10 @@ class Running:
         self.folder = folder
         self.registry = folder / "registry.json"
         self.write(FIRST)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         self.settings: dict[str, Any] = {
             "data_dir": str(folder / "data"),
             "mqtt": {"brokers": [{"host": "127.0.0.1", "port": broker_port}], "discovery": False},
-            "admin": {"port": port},
+            "admin": {"port": free_port()},
             "runtime": {"shards": 1},
         }
         self.process = GatewayProcess(folder, self.settings, self.registry)

@@ -207,6 +207,11 @@ async def test_the_command_counts_and_shows(
     assert found["rules"]["hot"]["opened"] > 0
     shown = call("test", "--since", "1h", "--examples", "1", *where)
     assert f"hot: {found['rules']['hot']['opened']} opened on 6 devices" in shown.stdout
+    (tmp_path / "rules.yaml").write_text(
+        "version: 1\nrules: [{name: hot, match: {type: pmp}, range: {above: 90}}]\n"
+    )
+    matched = call("test", "--since", "1h", *where)
+    assert matched.stdout == "hot: matches nothing in this registry\n"
     (tmp_path / "rules.yaml").write_text("version: 1\nrules: [{name: hot}]\n")
     wrong = call("test", *where)
     assert "has no condition" in wrong.exception.problems[0]

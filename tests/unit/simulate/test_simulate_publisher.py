@@ -220,11 +220,11 @@ async def test_a_refused_login_is_said_in_words() -> None:
 
 
 async def test_nobody_listens() -> None:
-    with socket.socket() as free:
+    with socket.socket() as free:  # bound, and nobody listens
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(MqttError, match=f"127.0.0.1:{port}: nothing listens there"):
-        await Publisher(Target(port=port), Records()).run(messages(1))
+        with pytest.raises(MqttError, match=f"127.0.0.1:{port}: nothing listens there"):
+            await Publisher(Target(port=port), Records()).run(messages(1))
 
 
 async def test_the_command_publishes_and_writes_manifest_and_registry(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from greenlang_iot.alerts.silences import new_silence
 from greenlang_iot.model.errors import InputError, SinkError
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.counters import Counters
+from greenlang_iot.runtime import alert_targets
 from greenlang_iot.runtime import courier as courier_module
 from greenlang_iot.runtime.courier import Courier
 from greenlang_iot.settings.load import load
@@ -187,6 +188,13 @@ async def test_a_certificate_that_is_not_there_is_a_receiver_that_is_away(tmp_pa
         await desk.notifier.close()
 
 
+async def test_a_receiver_that_is_away_in_the_systems_words() -> None:
+    http = _Http(NotifierSettings(name="n", kind="webhook"))
+    with pytest.raises(SinkError, match=r"^notifier n: 127\.0\.0\.1:1: connection refused$"):
+        await http.post("http://127.0.0.1:1/services/planted", b"{}", {})
+    await http.close()
+
+
 async def test_a_page_that_names_the_webhook_tells_no_secret(receiver: Receiver) -> None:
     """`Cannot POST /services/…` is what many servers say: for many services the path is the password."""
     receiver.answers = [404]
@@ -297,7 +305,7 @@ async def test_a_dead_notifier_holds_nothing_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(courier_module, "POLL_EVERY", 0.001)
-    monkeypatch.setattr(courier_module, "NOTIFICATIONS", 3)
+    monkeypatch.setattr(alert_targets, "NOTIFICATIONS", 3)
     monkeypatch.setattr(courier_module, "MAX_BEHIND", 3)
     notifier = {"name": "dead", "kind": "webhook", "url": "http://127.0.0.1:1/"}
     settings = Settings.model_validate(

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from structlog.testing import capture_logs
 from tests.fakes.disk import SimulatedDisk
+from tests.fakes.readings import readings, scores
 from tests.fakes.sinks import ListEncoder, ScriptedSender
 
 from greenlang_iot.model.batches import ReadingBatch, ScoreBatch
@@ -23,31 +23,9 @@ BIT = 4
 
 
 def batch(*timestamps: int, duplicate: bool = False) -> tuple[ReadingBatch, ScoreBatch]:
-    n = len(timestamps)
-    readings = ReadingBatch(
-        n=n,
-        series=np.zeros(n, np.int32),
-        ts_ns=np.array(timestamps, np.int64),
-        value=np.zeros(n),
-        seq=np.zeros(n, np.int64),
-        flags=np.full(n, DUPLICATE if duplicate else 0, np.uint16),
-        frame=np.zeros(n, np.int32),
-        text_off=np.zeros(n, np.int32),
-        text_len=np.zeros(n, np.int16),
-        buffer=np.zeros(0, np.uint8),
-        arena=np.zeros(0, np.uint8),
-        connection=1,
-        received_ns=0,
-    )
-    scores = ScoreBatch(
-        n=n,
-        score=np.zeros(n, np.float32),
-        detector=np.zeros(n, np.uint8),
-        verdict=np.zeros(n, np.uint8),
-        expected=np.zeros(n, np.float32),
-        band=np.zeros(n, np.float32),
-    )
-    return readings, scores
+    zeros = [0] * len(timestamps)
+    flags = [DUPLICATE if duplicate else 0] * len(timestamps)
+    return readings(zeros, timestamps, zeros, flags=flags), scores(zeros)
 
 
 class Meter:

@@ -8,7 +8,7 @@ from tests.fakes.alerts import opened
 from tests.fakes.disk import Crash, SimulatedDisk
 
 from greenlang_iot.model.outcomes import Transition
-from greenlang_iot.sinks.outbox import Outbox, OutboxReader, known_alerts, open_alerts
+from greenlang_iot.sinks.outbox import Outbox, OutboxReader, known_alerts
 from greenlang_iot.spool.log import SpoolFull
 from greenlang_iot.spool.reader import list_segments
 
@@ -36,7 +36,7 @@ async def test_transitions_arrive_in_order_and_once_per_delivery(tmp_path: Path)
     reader.delivered()
     assert OutboxReader(folder).poll() == []
     assert reader.poll() == []
-    assert ids(open_alerts([folder])) == ["b-1"]
+    assert ids(known_alerts([folder]).open) == ["b-1"]
     await outbox.close()
 
 
@@ -50,10 +50,10 @@ async def test_open_alerts_survive_unlinked_segments(tmp_path: Path) -> None:
             await outbox.durable(number + 1)
             assert reader.poll()
             reader.delivered()
-            assert open_alerts([folder])[0]["alert_id"] == "old"
+            assert known_alerts([folder]).open[0]["alert_id"] == "old"
     await outbox.close()
     assert list_segments(folder)[0].first > 1
-    assert ids(open_alerts([folder])) == ["old-1", "noise-399"]
+    assert ids(known_alerts([folder]).open) == ["old-1", "noise-399"]
 
 
 async def test_what_is_over_is_known_though_it_was_delivered(tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ async def test_an_alert_that_moved_between_shards(tmp_path: Path) -> None:
     first, second = Outbox(tmp_path / "shard-0", 1 << 20), Outbox(tmp_path / "shard-1", 1 << 20)
     await first.durable(first.append([change("a", 1, "open"), change("b", 1, "open")]))
     await second.durable(second.append([change("a", 2, "resolved")]))
-    assert ids(open_alerts([tmp_path / "shard-0", tmp_path / "shard-1"])) == ["b-1"]
-    assert ids(open_alerts([tmp_path / "shard-1", tmp_path / "shard-0"])) == ["b-1"]
-    assert open_alerts([tmp_path / "none"]) == []
+    assert ids(known_alerts([tmp_path / "shard-0", tmp_path / "shard-1"]).open) == ["b-1"]
+    assert ids(known_alerts([tmp_path / "shard-1", tmp_path / "shard-0"]).open) == ["b-1"]
+    assert known_alerts([tmp_path / "none"]).open == []
     await first.close()
     await second.close()
 
@@ -127,7 +127,7 @@ def test_a_crash_at_any_call_of_a_delivery_forgets_no_open_alert(calls: int) -> 
     except Crash:
         disk.power_loss()
     disk.crash_in = -1
-    found = open_alerts([folder], files=disk)
+    found = known_alerts([folder], files=disk).open
     assert sorted(t["number"] for t in found) == list(range(293, 300))
 
 
@@ -140,7 +140,7 @@ async def test_a_damaged_state_means_delivering_again(tmp_path: Path) -> None:
     reader.delivered()
     for damage in (b"", b"{", b"[]", b'{"position": 7}'):
         (folder / "open.json").write_bytes(damage)
-        assert [a["alert_id"] for a in open_alerts([folder])] == ["a"]
+        assert [a["alert_id"] for a in known_alerts([folder]).open] == ["a"]
         assert ids(OutboxReader(folder).poll()) == ["a-1"]
     await outbox.close()
 
@@ -162,7 +162,7 @@ async def test_an_alert_resolved_by_another_shard_is_forgotten(tmp_path: Path) -
     reader.delivered()
     second.delivered()
     await later.close()
-    assert open_alerts([old, new]) == []
+    assert known_alerts([old, new]).open == []
 
 
 def test_what_power_took_from_a_record_that_was_delivered_does_not_hide_the_next_one() -> None:

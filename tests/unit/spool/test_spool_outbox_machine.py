@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from tests.fakes.alerts import opened
 from tests.fakes.disk import Crash, SimulatedDisk
 
-from greenlang_iot.sinks.outbox import Outbox, OutboxReader, open_alerts
+from greenlang_iot.sinks.outbox import Outbox, OutboxReader, known_alerts
 from greenlang_iot.spool.log import SegmentLog
 
 FOLDER = Path("/outbox/shard-0")
@@ -86,7 +86,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.log = self.outbox._log
         self.log._store._segment_bytes = 2_000
         self.records = {}
-        found = {t["alert_id"]: t["number"] for t in open_alerts([FOLDER], files=self.disk)}
+        found = {t["alert_id"]: t["number"] for t in known_alerts([FOLDER], files=self.disk).open}
         for alert in "abc":
             newest = max((int(t[2:]) for t in self.durable if t[0] == alert), default=0)
             if newest % 2:

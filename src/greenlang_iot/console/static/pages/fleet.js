@@ -14,7 +14,7 @@ export function FleetPage() {
   const total = (part) => sites.reduce((sum, site) => sum + site[part], 0);
   return html`
     <div class="head"><h1 tabindex="-1">Fleet</h1>
-      <span class="muted">${fleet ? `${plural(sites.length, "site")}, ${plural(total("devices"), "device")}, ${count(total("silent"))} silent` : ""}</span></div>
+      <span class="muted">${fleet ? `${plural(sites.length, "site")}, ${plural(total("devices"), "device")}, ${count(total("silent"))} silent, ${count(total("never"))} never heard` : ""}</span></div>
     <section class="card" aria-label="Sites">
       ${error ? html`<${Failed} error=${error} again=${again} />`
         : !fleet ? html`<${Empty} title="Asking the shards…" />`
@@ -42,7 +42,7 @@ function Site({ site, open, toggle }) {
       <td class="n ${site.silent ? "critical" : ""}">${count(site.silent)}</td>
       <td class="n roomy">${count(site.never)}</td>
       <td class="n roomy">${count(site.disabled)}</td>
-      <td class="right"><button class="button slim" aria-expanded=${open} disabled=${site.silent === 0} onClick=${toggle}>Who<span class="roomy"> is silent</span></button></td>
+      <td class="right"><button class="button slim" aria-expanded=${open} disabled=${site.silent === 0} onClick=${toggle}><span>Who<span class="roomy"> is silent</span></span></button></td>
     </tr>
     ${open && html`<tr><td colspan="8"><${Silent} site=${name} /></td></tr>`}`;
 }
