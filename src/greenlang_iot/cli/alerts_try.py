@@ -52,7 +52,7 @@ def try_on_history(
     from greenlang_iot.alerts.matching import unmatched
     from greenlang_iot.cli.alert_lines import line
     from greenlang_iot.cli.alerts_manage import seconds
-    from greenlang_iot.cli.terminal import console, print_json, progress, say
+    from greenlang_iot.cli.terminal import console, counted, print_json, progress, say
     from greenlang_iot.devices.registry import load as load_registry
     from greenlang_iot.runtime.rule_trial import try_rules
     from greenlang_iot.settings.load import load
@@ -83,7 +83,7 @@ def try_on_history(
         if name in nowhere:
             out.print(f"{name}: matches nothing in this registry")
             continue
-        where = f" on {len(result.devices):,} devices" if result.opened else ""
+        where = f" on {counted(len(result.devices), 'device')}" if result.opened else ""
         out.print(f"{name}: {result.opened:,} opened{where}, {result.resolved:,} resolved")
         for transition in result.examples:
             out.print("  ", end="")

@@ -8,7 +8,7 @@ import typer
 
 from greenlang_iot.cli.config_init import init
 from greenlang_iot.cli.options import CONFIG_FILES, REGISTRY, AsJson, ConfigFiles, DevicesFile
-from greenlang_iot.cli.terminal import PROBLEMS_SHOWN, console, print_json
+from greenlang_iot.cli.terminal import PROBLEMS_SHOWN, console, counted, print_json
 from greenlang_iot.model.errors import InputError
 
 if TYPE_CHECKING:
@@ -157,10 +157,10 @@ def _summary(settings: "Settings", directory: "Directory", rules: "RuleSet") -> 
         for connection in shard.connections
     )
     lines = [
-        f"{directory.n_devices:,} devices, {directory.n_series:,} series, "
-        f"{len(directory.site)} sites of {len(directory.org)} orgs",
-        f"{settings.runtime.shards} shards, {connections} connections to "
-        f"{len(settings.mqtt.brokers)} broker(s), {len(filters)} topic filters",
+        f"{counted(directory.n_devices, 'device')}, {directory.n_series:,} series, "
+        f"{counted(len(directory.site), 'site')} of {counted(len(directory.org), 'org')}",
+        f"{counted(settings.runtime.shards, 'shard')}, {counted(connections, 'connection')} to "
+        f"{counted(len(settings.mqtt.brokers), 'broker')}, {counted(len(filters), 'topic filter')}",
     ]
     lines += [f"{len(rules.rules)} alert rules"] if rules.rules else []
     lines += [f"{entry.topic}: {entry.format}" for entry in settings.mqtt.formats]

@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from greenlang_iot.cli.terminal import counted
 from greenlang_iot.observe.catalog import cell
 from greenlang_iot.observe.printable import printable
 
@@ -59,8 +60,8 @@ class Screen:
         sink = self._settings.sinks.kafka
         kafka = f"; all of it to Kafka at {sink.bootstrap_servers}" if sink.enabled else ""
         self._console.print(
-            f"[bold]greenlang-iot demo[/]: {directory.n_devices:,} devices, "
-            f"{directory.n_series:,} series, {self._settings.runtime.shards} shards\n"
+            f"[bold]greenlang-iot demo[/]: {counted(directory.n_devices, 'device')}, "
+            f"{directory.n_series:,} series, {counted(self._settings.runtime.shards, 'shard')}\n"
             f"  from  mqtts://{broker.host}:{broker.port} (embedded broker, TLS, QoS 1)\n"
             f"  to    the lake in {self._written.parent / 'data'}; alerts back to MQTT{kafka}\n"
             f"  see   http://{self._settings.admin.host}:{gateway.admin_port}/ in a browser"

@@ -88,7 +88,7 @@ def replay_command(
 
     Exit codes: 0 done, 1 the lake cannot be read, 2 the series or other input is wrong.
     """
-    from greenlang_iot.cli.terminal import console, print_json, say
+    from greenlang_iot.cli.terminal import console, counted, print_json, say
 
     given = _given(series, device, metric, since, lake, devices_file, config)
     result = given.run(profile)
@@ -108,6 +108,12 @@ def replay_command(
     out.print(_figures(given.title, {"": result}))
     if result.episodes:
         out.print(_alerts(result.episodes))
+    shed, per_1000 = result.figures()["shed"], given.settings.detect.second_stage.budget_per_1000
+    if shed:
+        say(
+            f"shed: {counted(shed, 'reading')} that the second stage had no budget for "
+            f"(detect.second_stage.budget_per_1000 is {per_1000:g}); a series alone has little of it at first"
+        )
     if len(result.episodes) > _SHOWN:
         say(f"… and {len(result.episodes) - _SHOWN:,} more alerts; --json has them all")
 

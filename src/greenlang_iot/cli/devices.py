@@ -15,6 +15,7 @@ from greenlang_iot.cli.options import REGISTRY, AsJson, AsJsonLines, DevicesFile
 from greenlang_iot.cli.registry_file import read_document, write_document
 from greenlang_iot.cli.terminal import (
     console,
+    counted,
     print_json,
     print_json_line,
     print_problems,
@@ -24,6 +25,8 @@ from greenlang_iot.cli.terminal import (
 from greenlang_iot.model.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from greenlang_iot.model.directory import Directory
 
 app = typer.Typer(help="The device registry: check, list, convert, discover.", no_args_is_help=True)
@@ -75,7 +78,12 @@ def validate(
     if as_json:
         print_json({"valid": True, "mistakes": [], **counts})
     else:
-        console().print(f"ok {file}: " + ", ".join(f"{n:,} {k}" for k, n in counts.items()))
+        console().print(f"ok {file}: " + ", ".join(_counts(counts)))
+
+
+def _counts(counts: dict[str, int]) -> "Iterator[str]":
+    for what, number in counts.items():
+        yield f"{number:,} series" if what == "series" else counted(number, what.removesuffix("s"))
 
 
 @app.command("list")
@@ -211,7 +219,11 @@ def import_devices(
         if bad:
             say(f"{source}: {rows:,} bad row{'' if rows == 1 else 's'}")
             print_problems(bad)
-        say(f"wrote {len(read.devices):,} devices to {output}" if written else "nothing is written")
+        say(
+            f"wrote {counted(len(read.devices), 'device')} to {output}"
+            if written
+            else "nothing is written"
+        )
     if bad:
         raise typer.Exit(1 if skip_bad else 2)
 
@@ -244,7 +256,7 @@ def export(
         sys.stdout.write(text.getvalue())
         return
     write_new(output, text.getvalue().encode())
-    say(f"wrote {len(document['devices']):,} devices to {output}")
+    say(f"wrote {counted(len(document['devices']), 'device')} to {output}")
 
 
 def _types(path: Path | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import typer
 
 from greenlang_iot.cli.options import CONFIG_FILES, AsJson, ConfigFiles
 from greenlang_iot.cli.registry_file import read_document, write_document
-from greenlang_iot.cli.terminal import live, print_json, say
+from greenlang_iot.cli.terminal import counted, live, print_json, say
 from greenlang_iot.model.errors import GatewayError, InputError
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def discover(
         say(f"… and {len(notes) - _NOTES_SHOWN:,} more notes")
     if heard.strange:
         say(f"{heard.strange:,} of {heard.messages:,} messages held no usable reading")
-    say(f"wrote {len(document['devices']):,} devices of {len(document['types'])} types to {output}")
+    made, types = len(document["devices"]), len(document["types"])
+    say(f"wrote {counted(made, 'device')} of {counted(types, 'type')} to {output}")
 
 
 async def _listen(settings: "Settings", name: str | None, seconds: float, heard: "Heard") -> None:
@@ -143,7 +144,8 @@ async def _tell(heard: "Heard", seconds: float) -> None:
     while sys.stderr.isatty():
         await asyncio.sleep(1)
         left = max(0.0, seconds - (time.monotonic() - began))
-        text = f"{heard.messages:,} messages of {len(heard.devices):,} devices, {left:.0f} s left"
+        of = f"{counted(heard.messages, 'message')} of {counted(len(heard.devices), 'device')}"
+        text = f"{of}, {left:.0f} s left"
         live(text)
         if left <= 0:
             return

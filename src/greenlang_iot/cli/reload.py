@@ -4,7 +4,7 @@ import os
 
 from greenlang_iot.cli.gateway_client import ask
 from greenlang_iot.cli.options import CONFIG_FILES, AsJson, ConfigFiles
-from greenlang_iot.cli.terminal import print_json, say
+from greenlang_iot.cli.terminal import counted, print_json, say
 from greenlang_iot.model.errors import GatewayError, InputError
 
 
@@ -29,7 +29,7 @@ def reload(config: ConfigFiles = CONFIG_FILES, as_json: AsJson = False) -> None:
         return
     devices = answer["devices"]
     say(
-        f"reloaded: {devices['registered']:,} devices ({devices['added']:,} added, "
+        f"reloaded: {counted(devices['registered'], 'device')} ({devices['added']:,} added, "
         f"{devices['removed']:,} removed)"
     )
     for what, names in (("taken over", "settings"), ("needs a restart", "needs_restart")):

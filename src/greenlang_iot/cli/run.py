@@ -14,7 +14,7 @@ from greenlang_iot.cli.options import (
     DevicesFile,
     JsonSummary,
 )
-from greenlang_iot.cli.terminal import say
+from greenlang_iot.cli.terminal import counted, say
 
 if TYPE_CHECKING:
     from greenlang_iot.alerts.rule_file import RuleSet
@@ -95,8 +95,8 @@ def _announce(gateway: "Gateway") -> None:
     settings, directory = gateway.settings, gateway.directory
     filters = sorted({f for shard in gateway.plans for c in shard.connections for f in c.filters})
     lines = [
-        f"greenlang-iot {settings.instance}: {directory.n_devices:,} devices, "
-        f"{directory.n_series:,} series, {settings.runtime.shards} shards"
+        f"greenlang-iot {settings.instance}: {counted(directory.n_devices, 'device')}, "
+        f"{directory.n_series:,} series, {counted(settings.runtime.shards, 'shard')}"
     ]
     for broker in settings.mqtt.brokers:
         kind = "TLS" if broker.tls else "plain TCP"

@@ -66,6 +66,11 @@ _lines_shown: list[str] = []
 """The line that `live` shows, if any."""
 
 
+def counted(number: int, what: str) -> str:
+    """`1 device`, `1,001 devices`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def say(text: str) -> None:
     """A line for the person at the terminal, on stderr, in the place of what `live` shows there."""
     sys.stderr.write((ERASE_LINE if _lines_shown else "") + printable_block(text) + "\n")

@@ -22,7 +22,7 @@ _LINE = re.compile(
 )
 _FIELD = re.compile(rf"({_KEY})=({_VALUE})", re.S)
 _ESCAPED = re.compile(r"\\([,= ])")
-_INTEGER = re.compile(r"(-?[0-9]{1,20})[iu]")
+_INTEGER = re.compile(r"(-?[0-9]{1,20}(?=i)|[0-9]{1,20}(?=u))[iu]")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[+-]?(?:nan|inf|infinity)", re.I)
 _TRUE, _FALSE = ("t", "T", "true", "True", "TRUE"), ("f", "F", "false", "False", "FALSE")

@@ -100,6 +100,11 @@ class Framer:
         return self._end - self._first >= (self._last - self._first) * 3 // 4
 
     @property
+    def window_full(self) -> bool:
+        """As many messages are unacknowledged as may be."""
+        return self.unacknowledged >= self._receive_maximum
+
+    @property
     def unframed(self) -> int:
         """Bytes that are not framed."""
         return self._end - self._start
@@ -144,8 +149,7 @@ class Framer:
             self._start, self._n, acks, reason = self._out.tolist()
             self.unacknowledged += acks
             if reason == kernels.FULL:
-                blocked = self.unacknowledged >= self._receive_maximum
-                return Stop.BLOCKED if blocked else Stop.FULL
+                return Stop.BLOCKED if self.window_full else Stop.FULL
             if reason == kernels.TOO_LARGE:
                 stop = self._cut_short()
                 if stop is not None:
@@ -288,7 +292,7 @@ class Framer:
         packet_id = (view[payload - 2] << 8 | view[payload - 1]) if qos else 0
         if qos and not packet_id:
             raise _malformed("a packet id of 0")
-        if self.unacknowledged >= self._receive_maximum:
+        if self.window_full:
             return Stop.BLOCKED
         n = self._n
         if n == self._columns:

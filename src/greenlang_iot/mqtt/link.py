@@ -242,7 +242,8 @@ class Link(asyncio.BufferedProtocol):
 
     def _happened(self, event: Event) -> None:
         if event is Event.BLOCKED:
-            self._blocked = True
+            # not where the window was full of what came again only
+            self._blocked = self._session.framer.window_full
         elif event is Event.ACCEPTED:
             self.accepted.set_result(None)
             self._tick()  # the broker may have shortened the keep-alive

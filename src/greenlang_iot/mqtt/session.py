@@ -19,6 +19,7 @@ import numpy as np
 
 from greenlang_iot.model.batches import U8, U16, FrameBatch
 from greenlang_iot.model.errors import MqttError
+from greenlang_iot.model.flags import FRAME_DUP
 from greenlang_iot.mqtt import codec5, codec311, kernels, words
 from greenlang_iot.mqtt.framing import Framer, Stop
 from greenlang_iot.settings.model import BrokerSettings
@@ -95,6 +96,7 @@ class Session:
         self._qos = qos
         self._next_number = next_number
         self._retire = retire
+        self._packets = np.zeros(65_536, np.uint8)  # by packet id, of this connection
         self._asked: dict[int, list[str]] = {}  # filters by packet id of unanswered (UN)SUBSCRIBEs
         self._refused = 0  # filters of this connection
         self._largest: int | None = None  # packet that the broker accepts
@@ -120,6 +122,7 @@ class Session:
         self.state = State.CONNECTING
         self.connection = 0
         self.problems = []
+        self._packets.fill(_NEVER)
         self._asked = {}
         self._refused = 0
         self._largest = None
@@ -170,14 +173,36 @@ class Session:
                 return event
 
     def take(self, received_ns: int) -> FrameBatch:
-        """The frames so far, see `Framer.take`."""
+        """The frames so far, see `Framer.take`.
+
+        What a broker sends again on the same connection, as some do after a while without a PUBACK, has packet id
+        0 here: its first copy is acknowledged. A second PUBACK could be taken for that of a later message which
+        bears the packet id by then.
+        """
         self._asked_at = self._heard
-        return self.framer.take(self.connection, received_ns)
+        frames = self.framer.take(self.connection, received_ns)
+        ids, packets = frames.packet_id, self._packets
+        if (frames.flags & FRAME_DUP).any() or (packets[ids] == _OPEN).any():
+            self._take_again(frames)
+        packets[ids] = _OPEN
+        packets[0] = _NEVER  # QoS 0
+        return frames
+
+    def _take_again(self, frames: FrameBatch) -> None:
+        ids, packets = frames.packet_id, self._packets
+        for i in np.flatnonzero(ids).tolist():
+            known = packets[ids[i]]
+            if known == _OPEN or (known == _CLOSED and frames.flags[i] & FRAME_DUP):
+                ids[i] = 0
+                self.framer.unacknowledged -= 1
+            else:
+                packets[ids[i]] = _OPEN
 
     def acknowledge(self, packet_ids: U16, now: float) -> U8:
         """The PUBACKs of these packet ids, as bytes to send; opens the window again."""
         out = np.empty(4 * len(packet_ids), np.uint8)
         kernels.pubacks(packet_ids, out)
+        self._packets[packet_ids] = _CLOSED
         self.framer.unacknowledged -= len(packet_ids)
         self._sent = now
         return out
@@ -379,6 +404,9 @@ class Session:
             )
         self._out += data
 
+
+_NEVER, _OPEN, _CLOSED = range(3)
+"""A packet id was not seen on this connection, is to be acknowledged, was acknowledged."""
 
 _FROM_BROKERS = frozenset(
     (0x20, *range(0x30, 0x40), 0x40, 0x50, 0x62, 0x70, 0x90, 0xB0, 0xD0, 0xE0, 0xF0)

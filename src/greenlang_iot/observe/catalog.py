@@ -186,7 +186,11 @@ CATALOG: tuple[Metric, ...] = (
     # sinks
     _counter("sink_delivered_readings", "Readings durable in the sink.", labels=_SINK),
     _counter("sink_refused_readings", "Readings the sink refused for good.", labels=_SINK),
-    _counter("sink_dropped_readings", "Readings a best-effort sink did not get.", labels=_SINK),
+    _counter(
+        "sink_dropped_readings",
+        "Readings a best-effort sink did not get, or that waited longer than spool.max_age.",
+        labels=_SINK,
+    ),
     _counter("sink_spooled_readings", "Readings that took the way over the spool.", labels=_SINK),
     _counter("sink_chunks", "Chunks delivered.", labels=_SINK),
     _counter("sink_sent_bytes", "Bytes of chunks delivered.", "bytes", labels=_SINK),

@@ -16,6 +16,7 @@ from greenlang_iot.model.directory import Directory
 from greenlang_iot.runtime.meters import SinkMeter
 from greenlang_iot.sinks.runner import Runner
 from greenlang_iot.spool.format import FormatError
+from greenlang_iot.spool.status import log_status
 from greenlang_iot.spool.store import LogInUse
 
 log = structlog.get_logger(__name__)
@@ -111,6 +112,26 @@ class Adoption:
 
     def _say(self, what: str, error: Exception) -> None:
         log.error(f"a spool of an earlier layout {what}", folder=str(self._folder), why=str(error))
+
+
+def say_left(folder: Path) -> None:
+    """In the log, where acknowledged readings wait in the spool of a sink that is not enabled."""
+    try:
+        chunks = log_status(folder).records
+    except OSError as error:
+        log.error(
+            "the spool of a sink that is not enabled cannot be read",
+            folder=str(folder),
+            why=str(error),
+        )
+        return
+    if chunks:
+        log.error(
+            "acknowledged readings wait in the spool of a sink that is not enabled: they are delivered when "
+            "it is enabled again",
+            folder=str(folder),
+            chunks=chunks,
+        )
 
 
 def abandoned(spool: Path, shard: int, shards: int) -> Sequence[Path]:

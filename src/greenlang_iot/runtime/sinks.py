@@ -5,14 +5,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-import structlog
-
 from greenlang_iot.model.directory import Directory
 from greenlang_iot.model.outcomes import Refused
 from greenlang_iot.model.protocols import OpenChunk, Sender
 from greenlang_iot.observe.counters import Counters
 from greenlang_iot.pipeline import INFLUXDB, KAFKA, LAKE, Clock
-from greenlang_iot.runtime.adoption import Adoption, AdoptionMeter, Nothing, abandoned
+from greenlang_iot.runtime.adoption import Adoption, AdoptionMeter, Nothing, abandoned, say_left
 from greenlang_iot.runtime.folders import lake_folder, spool_folder
 from greenlang_iot.runtime.meters import SinkMeter
 from greenlang_iot.settings.model import RunnerSettings, Settings
@@ -20,7 +18,6 @@ from greenlang_iot.sinks.deadletter import Publish
 from greenlang_iot.sinks.runner import Runner
 from greenlang_iot.spool.log import SegmentLog
 
-log = structlog.get_logger(__name__)
 Settle = Callable[[int, int, int], None]
 Refuse = Callable[[str, list[Refused]], Awaitable[None]]
 
@@ -74,18 +71,23 @@ class SinkFactory:
         return found
 
     def adoptions(self) -> list[Adoption]:
-        """One for each spool that a larger layout left behind; call it after `runners`."""
+        """One for each spool that a larger layout left behind; call it after `runners`.
+
+        What waits in the spool of a sink that is not enabled any more is said.
+        """
         sinks = self._settings.sinks
+        spool = spool_folder(self._settings)
         found = []
-        for folder in abandoned(
-            spool_folder(self._settings), self._shard, self._settings.runtime.shards
-        ):
+        for folder in sorted((spool / f"shard-{self._shard}").glob("*/")):
+            if folder.name not in self._meters:
+                say_left(folder)
+        for folder in abandoned(spool, self._shard, self._settings.runtime.shards):
             if folder.name == "influxdb" and sinks.influxdb.enabled:
                 found.append(Adoption(folder, partial(self._adopted_influxdb, folder)))
             elif folder.name == "kafka" and sinks.kafka.enabled:
                 found.append(Adoption(folder, partial(self._adopted_kafka, folder)))
             else:
-                log.warning("a spool of a sink that is not enabled stays", folder=str(folder))
+                say_left(folder)
         return found
 
     def _influxdb(self) -> Runner:

@@ -26,6 +26,7 @@ class Backlog:
         self.unreadable = False
         """The last read failed."""
         self._sink = sink
+        self._expired = 0  # rows that the spool dropped, as far as they were told
         self._delivered: set[int] = set()  # answered as delivered, and not replayed yet
 
     @property
@@ -78,6 +79,16 @@ class Backlog:
         self._delivered.discard(number)
         self.spool.release(number)
         self.rows = max(self.rows - rows, 0)
+
+    def expired(self) -> int:
+        """Rows that the spool dropped since the last call because they were older than `spool.max_age`."""
+        rows = self.spool.expired_rows - self._expired
+        if rows:
+            self._expired += rows
+            self.rows = max(self.rows - rows, 0)
+            what = "readings of the spool are dropped: they waited for longer than spool.max_age"
+            log.error(what, sink=self._sink, readings=rows)
+        return rows
 
     def give_up(self, last: int) -> None:
         """What the log found damaged up to there is counted by it; it will not become readable."""

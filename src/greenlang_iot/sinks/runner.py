@@ -517,6 +517,8 @@ class Runner:
     def _report(self) -> None:
         waiting = (*self._queue, *self._sending.values())
         backlog = self._backlog
+        if backlog is not None and (rows := backlog.expired()):
+            self._meter.dropped(rows)
         self._meter.gauges(
             {
                 "queue_readings": self._encoder.rows + sum(chunk.rows for chunk in waiting),

@@ -61,6 +61,8 @@ class SegmentLog:
         self.max_bytes = max_bytes
         self.expired = 0
         """Records dropped because they were older than `max_age`."""
+        self.expired_rows = 0
+        """Rows in them."""
         self.lost = 0
         """Records that `read` found damaged."""
         self.failures = 0
@@ -215,7 +217,9 @@ class SegmentLog:
             self._committed_bytes += sum(RECORD_SIZE + len(r.body) for r in batch[:done])
         self._release()
         if self._max_age_ns:
-            self.expired += self._store.expire(self._max_age_ns)
+            records, rows = self._store.expire(self._max_age_ns)
+            self.expired += records
+            self.expired_rows += rows
 
     def _release(self) -> None:
         released = self._released

@@ -39,7 +39,13 @@ from greenlang_iot.spool.format import (
     encode_record,
     pieces_of,
 )
-from greenlang_iot.spool.reader import Segment, list_segments, read_header, read_segment
+from greenlang_iot.spool.reader import (
+    Segment,
+    list_segments,
+    read_header,
+    read_segment,
+    row_counts,
+)
 
 LEDGER = "ledger.json"
 FORGOTTEN = 1 << 20
@@ -303,9 +309,9 @@ class Store:
             self._files.sync_folder(self.folder)
             self.stored = self.measure()
 
-    def expire(self, age_ns: int) -> int:
-        """Release segments whose newest record is older than `age_ns`; return how many records
-        nobody had released."""
+    def expire(self, age_ns: int) -> tuple[int, int]:
+        """Release segments whose newest record is older than `age_ns`; how many records nobody had released, and
+        the rows in them."""
         limit = self._clock_ns() - age_ns
         expired = self.released
         for segment in list_segments(self.folder, self._files)[1:]:
@@ -315,10 +321,12 @@ class Store:
             except DamagedHeader:
                 continue
             expired = max(expired, segment.first - 1)
-        dropped = expired - self.released
+        dropped, rows = expired - self.released, 0
         if dropped:
+            counts = row_counts(self.folder, self._files)
+            rows = sum(n for number, n in counts if self.released < number <= expired)
             self.release(expired)
-        return dropped
+        return dropped, rows
 
     def close(self) -> None:
         self._close_current()

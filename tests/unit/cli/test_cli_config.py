@@ -176,7 +176,7 @@ def test_check_counts_the_windows_of_connections_that_there_will_be(tmp_path: Pa
     device = {"id": "d1", "org": "o", "site": "s", "type": "t"}
     registry.write_text(json.dumps({"version": 1, "types": {"t": kind}, "devices": [device]}))
     text = run("config", "check", "--config", config, "--devices-file", registry).stdout
-    assert "4 shards, 1 connections" in text  # one site has one filter
+    assert "4 shards, 1 connection to 1 broker, 1 topic filter" in text  # one site has one filter
     assert "allow 131,070 messages/s" in text  # 65,535 unacknowledged, each for half a second
 
 

@@ -53,6 +53,15 @@ def run(*arguments: object) -> str:
     return result.stdout
 
 
+def test_what_the_second_stage_had_no_budget_for_is_said(tmp_path: Path) -> None:
+    """A series alone that is short has no budget yet."""
+    path = tmp_path / "short.csv"
+    rows = [f"{t // 10**9},{v}" for t, v in zip(times()[:300], values()[300:], strict=True)]
+    path.write_text("\n".join(["ts,value", *rows]) + "\n")
+    lines = CliRunner().invoke(app, ["detect", "replay", "--series", str(path)]).output
+    assert "shed: 1 reading that the second stage had no budget for" in " ".join(lines.split())
+
+
 def test_replay_gives_what_a_shard_gives(series: Path) -> None:
     """The same detector and alerter, called here by hand, say the same of every reading."""
     d = detect_replay.unregistered()

@@ -24,7 +24,7 @@ def test_fields_of_every_type_and_several_lines() -> None:
     got = read(
         f"cpu,host=a\\ b,cpu=cpu0 usage_idle=98.5,free=12i,door=t {NOW}\n"
         "# a comment\n\n"
-        f"cpu usage_idle=1e-3,free=-7u,door=FALSE {NOW - 1}\r\n"
+        f"cpu usage_idle=1e-3,free=-7i,door=FALSE {NOW - 1}\r\n"
     )
     assert [(r.metric, r.value) for r in got.rows] == [
         ("usage_idle", 98.5), ("free", 12), ("door", 1),
@@ -70,6 +70,12 @@ def test_what_is_refused_and_where() -> None:
             ("[3].free", "ts_invalid"),
         ]
     ]
+
+
+def test_an_unsigned_number_has_no_sign() -> None:
+    got = read(f"cpu free=7u,usage_idle=-7i,door=-1u {NOW}")
+    assert [r.value for r in got.rows] == [7, -7]
+    assert got.rejects == [[("[0].door", "not_a_number")]]
 
 
 def test_numbers_that_are_not_finite() -> None:

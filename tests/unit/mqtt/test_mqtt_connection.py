@@ -25,6 +25,7 @@ from tests.reference.mqtt import publish
 
 from greenlang_iot.model.batches import FrameBatch
 from greenlang_iot.model.errors import InputError, MqttError
+from greenlang_iot.model.flags import FRAME_DUP
 from greenlang_iot.mqtt.transport import Connection
 from greenlang_iot.settings.model import BatchSettings, BrokerSettings, TlsSettings
 from greenlang_iot.simulate.ca import Authority, server_context
@@ -296,6 +297,18 @@ async def test_pause_hands_nothing_over_and_still_pings(tls: bool, authority: Au
             await handler.until(rows=30_000)
             assert await peer.acks(28_976) == list(range(1_025, 30_001))
             assert handler.down == []
+
+
+async def test_a_window_full_of_what_comes_again_does_not_stand_still() -> None:
+    handler = Recorder(acknowledge=True)
+    async with fake_broker() as broker, running(connect(broker.port, handler, receive_maximum=2)):
+        peer = await broker.accepted()
+        peer.send(publish(b"t", b"a", 1), publish(b"t", b"b", 2))
+        assert await peer.acks(2) == [1, 2]
+        again = [publish(b"t", b"a", 1, FRAME_DUP), publish(b"t", b"b", 2, FRAME_DUP)]
+        peer.send(*again, *again, publish(b"t", b"c", 3))
+        assert await peer.acks(1) == [3]
+        assert [row[3] for row in handler.rows] == [1, 2, 0, 0, 0, 0, 3]
 
 
 async def test_pause_before_the_connection_is_there() -> None:

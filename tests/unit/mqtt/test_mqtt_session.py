@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from tests.reference.mqtt import publish
 
 from greenlang_iot.model.errors import MqttError
+from greenlang_iot.model.flags import FRAME_DUP
 from greenlang_iot.mqtt import words
 from greenlang_iot.mqtt.session import Event, Session, State
 from greenlang_iot.settings.model import BrokerSettings
@@ -139,6 +140,45 @@ def test_acknowledge_gives_bytes_and_opens_the_window() -> None:
     assert out.tobytes() == b"\x40\x02\x00\x01\x40\x02\x00\x02"
     assert s.advance() is Event.NEED_DATA
     assert s.take(0).packet_id.tolist() == [3]
+
+
+def taken(s: Session) -> list[tuple[int, bytes]]:
+    frames = s.take(0)
+    return [(int(frames.packet_id[i]), frames.payload(i)) for i in range(frames.n)]
+
+
+@pytest.mark.parametrize(("dup", "at_once"), [(FRAME_DUP, True), (FRAME_DUP, False), (0, False)])
+def test_what_comes_again_on_the_same_connection_is_acknowledged_once(
+    dup: int, at_once: bool
+) -> None:
+    """Some brokers do that while a PUBACK takes long; a second one would acknowledge who has the id then."""
+    s = active(session(receive_maximum=3))
+    first, again = publish(b"t", b"a", 1), publish(b"t", b"a", 1, dup)
+    if at_once:
+        feed(s, first + again + again)
+        assert taken(s) == [(1, b"a"), (0, b"a"), (0, b"a")]
+    else:
+        for packet, packet_id in ((first, 1), (again, 0), (again, 0)):
+            feed(s, packet)
+            assert taken(s) == [(packet_id, b"a")]
+            s.framer.compact()
+    assert s.framer.unacknowledged == 1, "the others do not fill the window"
+    s.acknowledge(np.array([1], np.uint16), 0.0)
+    assert s.framer.unacknowledged == 0
+    feed(s, publish(b"t", b"b", 1))
+    assert taken(s) == [(1, b"b")], "a new message with that id"
+
+
+def test_what_was_sent_again_before_its_puback_came_there_is_not_acknowledged_again() -> None:
+    s = active(session())
+    feed(s, publish(b"t", b"a", 1))
+    s.take(0)
+    s.acknowledge(np.array([1], np.uint16), 0.0)
+    feed(s, publish(b"t", b"a", 1, FRAME_DUP))
+    assert taken(s) == [(0, b"a")]
+    active(s)  # a kept session on a new connection
+    feed(s, publish(b"t", b"a", 1, FRAME_DUP))
+    assert taken(s) == [(1, b"a")]
 
 
 def test_version_311() -> None:

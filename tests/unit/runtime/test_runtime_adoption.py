@@ -43,7 +43,7 @@ def test_every_folder_of_a_vanished_shard_is_adopted_once(tmp_path: Path) -> Non
 
 
 async def test_an_adopted_spool_is_delivered_counted_and_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     sender = ScriptedSender()
     answers = iter([SinkError("busy", reason="http_503")])
@@ -59,6 +59,8 @@ async def test_an_adopted_spool_is_delivered_counted_and_removed(
     folder = tmp_path / "spool" / "shard-1" / "influxdb"
     fill(folder, b"a", b"b", b"c")
     fill(tmp_path / "spool" / "shard-1" / "kafka", b"of a sink that is not enabled")
+    fill(tmp_path / "spool" / "shard-0" / "kafka", b"neither", b"nor")
+    fill(tmp_path / "spool" / "shard-0" / "empty")
     counters = Counters.create(tmp_path / "counters")
 
     async def refuse(sink: str, refused: object) -> None:
@@ -71,6 +73,9 @@ async def test_an_adopted_spool_is_delivered_counted_and_removed(
     factory = SinkFactory(settings, directory(1, ("m",)), 0, counters, clock, settle, refuse)
     (live,) = factory.runners()
     (adoption,) = factory.adoptions()
+    said = [line for line in capfd.readouterr().out.splitlines() if "is not enabled" in line]
+    assert ["chunks=2" in said[0], "shard-0/kafka" in said[0]] == [True, True]
+    assert ["chunks=1" in said[1], "shard-1/kafka" in said[1], len(said)] == [True, True, 2]
     await asyncio.wait_for(adoption.run(), 30)
     assert sender.delivered == ["a", "b", "c"]
     assert sender.closed

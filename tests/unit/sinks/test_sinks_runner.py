@@ -666,6 +666,22 @@ async def test_readings_of_a_backlog_are_counted_after_a_restart(
     await second.close()
 
 
+async def test_what_waited_too_long_in_the_spool_is_counted_and_said(
+    make: Callable[..., Bench], capfd: pytest.CaptureFixture[str]
+) -> None:
+    bench = make()
+    assert bench.spool is not None
+    bench.sender.answer = lambda rows: down()
+    bench.append(1, 1, 2)
+    await bench.until(lambda: bench.settled == {1})
+    bench.spool.expired_rows = 2  # as the log does when it commits
+    bench.runner.check(None)
+    bench.runner.check(None)
+    assert bench.meter.counts["dropped"] == 2
+    assert bench.meter.values["spool_readings"] == 0
+    assert "spool.max_age" in capfd.readouterr().out
+
+
 async def test_a_backlog_that_cannot_be_counted_is_counted_later(
     make: Callable[..., Bench],
 ) -> None:
