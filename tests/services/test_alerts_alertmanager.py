@@ -75,7 +75,7 @@ async def test_alertmanager_shows_what_is_open(url: str) -> None:
     assert found["d1"]["labels"]["alertname"] == "spike"
     assert found["d1"]["labels"]["team"] == "grid"
     assert found["d1"]["annotations"]["runbook_url"] == "https://wiki.example.com/a"
-    assert found["d1"]["generatorURL"] == "http://gw:8090/api/v1/alerts/a"
+    assert found["d1"]["generatorURL"] == "http://gw:8090/#/alerts/a"
     assert found["d1"]["status"]["state"] == "active"
 
     resolved = opened[0] | {"number": 2, "state": "resolved", "at": int((now - 1) * 1e9)}

@@ -514,6 +514,19 @@ async def test_a_device_of_a_shard_that_does_not_answer_is_unknown(stage: Stage)
     await context.close()
 
 
+async def test_an_empty_registry_is_told_with_what_to_do(stage: Stage) -> None:
+    context = await stage.context()
+    page = await stage.page(context)
+    nobody = {"sites": [], "types": [], "answering": 1}
+    none = {"devices": [], "next": None, "total": 0}
+    await page.route("**/api/v1/sites", lambda route: route.fulfill(json=nobody))
+    await page.route("**/api/v1/devices?*", lambda route: route.fulfill(json=none))
+    for path in ("fleet", "devices"):
+        await page.goto(f"{stage.url}#/{path}")
+        await expect(page.locator("main .card")).to_contain_text("greenlang-iot devices discover")
+    await context.close()
+
+
 @pytest.mark.parametrize("hours", [-2, 2])
 async def test_a_picture_goes_by_the_gateways_clock(stage: Stage, hours: int) -> None:
     context = await stage.context()

@@ -73,7 +73,7 @@ def list_alerts(
     for alert in found:
         out.print(f"{alert['alert_id']}  ", end="")
         out.print(line(alert))
-    say(f"{len(found)} of {total}")
+    say(f"{len(found)} of {total}" if total else "no alerts")
 
 
 def show(

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from greenlang_iot.cli.config_init import init
-from greenlang_iot.cli.options import CONFIG_FILES, REGISTRY, AsJson, ConfigFiles, DevicesFile
+from greenlang_iot.cli.options import (
+    CONFIG_FILES,
+    NOBODY,
+    REGISTRY,
+    AsJson,
+    ConfigFiles,
+    DevicesFile,
+)
 from greenlang_iot.cli.terminal import PROBLEMS_SHOWN, console, counted, print_json
 from greenlang_iot.model.errors import InputError
 
@@ -118,6 +125,8 @@ def check(
     if settings and directory and rules:
         summary = _summary(settings, directory, rules)
         warnings += _unmatched(directory, rules)
+        if not directory.n_devices and settings.mqtt.layout == "sites":
+            warnings += (f"the gateway would hear nothing: {NOBODY}",)
     if as_json:
         print_json(
             {

@@ -22,3 +22,5 @@ JsonSummary = Annotated[bool, typer.Option("--json", help="The same as --summary
 CONFIG: Final = Path("config/iot-config.yaml")
 CONFIG_FILES: Final = [CONFIG]
 REGISTRY: Final = Path("devices/devices-registry.json")
+NOBODY = "the registry has no devices; `greenlang-iot devices discover` proposes one"
+"""Why a gateway hears nothing, and what to do."""

@@ -9,6 +9,7 @@ import typer
 from greenlang_iot.cli.first_start import tell_first_start
 from greenlang_iot.cli.options import (
     CONFIG_FILES,
+    NOBODY,
     REGISTRY,
     ConfigFiles,
     DevicesFile,
@@ -105,6 +106,8 @@ def _announce(gateway: "Gateway") -> None:
             f"  from  {broker.host}:{broker.port} ({kind}, QoS {settings.mqtt.qos}) {login}"
         )
     lines += [f"        {name}" for name in filters[:_FILTERS_SHOWN]]
+    if not filters:
+        lines.append(f"        nothing: {NOBODY}")
     if len(filters) > _FILTERS_SHOWN:
         lines.append(f"        and {len(filters) - _FILTERS_SHOWN:,} more topic filters")
     lines += [f"        {entry.topic} is {entry.format}" for entry in settings.mqtt.formats]

@@ -95,6 +95,7 @@ def simulate(
     """
     import orjson
 
+    from greenlang_iot.cli.terminal import say
     from greenlang_iot.formats.topics import template_problem
     from greenlang_iot.settings.checks import is_host
     from greenlang_iot.simulate.faults import FaultMix
@@ -116,8 +117,10 @@ def simulate(
     )
     waterflow = replay == "waterflow"
     if registry_out is not None:
-        document = orjson.dumps(registry(options, waterflow=waterflow), option=orjson.OPT_INDENT_2)
-        _write(registry_out, document)
+        fleet = registry(options, waterflow=waterflow)
+        _write(registry_out, orjson.dumps(fleet, option=orjson.OPT_INDENT_2))
+        if summary == "text" and not as_json:
+            say(f"wrote {len(fleet['devices']):,} devices to {registry_out}")
     if seconds == 0:
         return
     if manifest is not None and payload_format == "plain":

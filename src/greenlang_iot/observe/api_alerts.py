@@ -23,8 +23,10 @@ from aiohttp import web
 from greenlang_iot.alerts.book import Document, NotPossible, listed
 from greenlang_iot.alerts.silences import Silence, new_silence
 from greenlang_iot.model.errors import InputError
+from greenlang_iot.model.severity import SEVERITIES
 from greenlang_iot.observe.admin import json_response, searched
 from greenlang_iot.observe.audit import Audit
+from greenlang_iot.observe.catalog import STATES
 from greenlang_iot.sinks.alert_store import AlertStore
 from greenlang_iot.spool.log import SpoolFull
 
@@ -70,6 +72,9 @@ class AlertApi:
         if not (limit.isdecimal() and len(limit) < 10 and 1 <= int(limit) <= MOST):
             raise InputError(f"limit is a whole number from 1 to {MOST}")
         filters = {name: set(query[name].split(",")) for name in _FILTERS if query.get(name)}
+        for name, values in (("state", STATES), ("severity", SEVERITIES)):
+            if wrong := sorted(filters.get(name, set()).difference(values)):
+                raise InputError(f"there is no {name} {wrong[0]!r}; known: {', '.join(values)}")
         words = searched(query.get("q", "")).casefold().split()
 
         def wanted(document: Document) -> bool:

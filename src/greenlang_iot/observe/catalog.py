@@ -305,7 +305,7 @@ CATALOG: tuple[Metric, ...] = (
     Metric(
         "broker_dropped_messages",
         "gauge",
-        "What the broker says it dropped since it started ($SYS).",
+        "What the broker says it dropped since it started ($SYS); Mosquitto says nothing before the first.",
         scope="gateway",
     ),
     Metric(

@@ -58,6 +58,7 @@ def end_forkserver() -> None:
 
 def shard_process(spec: "ShardSpec", control: "Control", window: "Control") -> None:
     """What a forked process runs: a shard, which the fork server has loaded already."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked in the fork server
     from greenlang_iot.runtime.shard import run_shard
 
     run_shard(spec, control, window)

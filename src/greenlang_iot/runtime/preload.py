@@ -8,11 +8,14 @@ that it shares.
 """
 
 import gc
+import signal
 
 
 def load() -> None:
     """Import a shard, and load every kernel."""
     gc.disable()
+    # Only the parent ends the fork server, which tells how shards ended: a SIGTERM may be for the whole group.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     from greenlang_iot.mqtt.tls import without_system_cas
 
     with without_system_cas():

@@ -276,7 +276,7 @@ class AlertmanagerNotifier:
         }
         if self._settings.console_url:
             base = self._settings.console_url.rstrip("/")
-            alert["generatorURL"] = f"{base}/api/v1/alerts/{item['alert_id']}"
+            alert["generatorURL"] = f"{base}/#/alerts/{item['alert_id']}"
         return alert
 
     def _lasts_ns(self) -> int:

@@ -180,6 +180,17 @@ def test_check_counts_the_windows_of_connections_that_there_will_be(tmp_path: Pa
     assert "allow 131,070 messages/s" in text  # 65,535 unacknowledged, each for half a second
 
 
+def test_an_empty_registry_is_said_where_nothing_would_be_heard(tmp_path: Path) -> None:
+    config, registry = tmp_path / "c.yaml", tmp_path / "r.json"
+    registry.write_text('{"version": 1, "types": {}, "devices": []}')
+    arguments = ("config", "check", "--config", config, "--devices-file", registry)
+    config.write_text("{}")
+    said = "warning the gateway would hear nothing: the registry has no devices; `greenlang-iot dev"
+    assert said in run(*arguments).stdout
+    config.write_text("mqtt: {layout: shared}")
+    assert said not in run(*arguments).stdout
+
+
 def test_five_mistakes_are_named_with_their_lines(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(

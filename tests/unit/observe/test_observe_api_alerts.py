@@ -95,6 +95,7 @@ async def test_pages_follow_each_other(client: aiohttp.ClientSession) -> None:
     "query",
     [
         "limit=0", "limit=x", "limit=99999", "limit=" + "9" * 5_000, "cursor=x", "sight=north",
+        "state=opne", "severity=open,info",
         "q=" + "x+" * 9, "q=" + "x" * 257,
     ],
 )  # fmt: skip
@@ -218,6 +219,8 @@ async def test_the_commands_do_what_the_api_does(config: Path, store: AlertStore
     assert [a["alert_id"] for a in json.loads(listed.stdout)["alerts"]] == ["a2", "a1"]
     lines = (await run(config, "list", "--state", "all")).stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["b1", "a2", "a1"]
+
+    assert (await run(config, "list", "--site", "nowhere")).stderr == "no alerts\n"
 
     acked = await run(config, "ack", "a1", "--comment", "on it", "--by", "kim", "--json")
     assert json.loads(acked.stdout)["transition_id"] == "a1-2"

@@ -99,6 +99,7 @@ def test_a_gateway_under_a_service_manager(tmp_path: Path, listener: socket.sock
         env=os.environ | environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         assert heard(listener) == {"READY": "1"}
@@ -109,7 +110,7 @@ def test_a_gateway_under_a_service_manager(tmp_path: Path, listener: socket.sock
         assert first["WATCHDOG"] == "1"
         assert "shard 0" in first["STATUS"]
         assert heard(listener)["WATCHDOG"] == "1"
-        gateway.send_signal(signal.SIGTERM)
+        os.killpg(gateway.pid, signal.SIGTERM)  # all of it, as `timeout` and some managers do
         while "STOPPING" not in (last := heard(listener)):
             assert last["WATCHDOG"] == "1"
         assert gateway.wait(30) == 0

@@ -9,7 +9,9 @@ from pathlib import Path
 import aiomqtt
 import mqtt5
 import pytest
+from typer.testing import CliRunner
 
+from greenlang_iot.cli.main import app
 from greenlang_iot.model.errors import MqttError
 from greenlang_iot.simulate.broker import Broker
 from greenlang_iot.simulate.manifest import Message, read
@@ -249,3 +251,11 @@ async def test_the_command_publishes_and_writes_manifest_and_registry(tmp_path: 
         len(m.readings) for m in made.messages if m.kind != "duplicate"
     )
     assert len(json.loads(registry.read_bytes())["devices"]) == 12
+
+
+def test_a_registry_alone_says_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.json"
+    arguments = ["simulate", "--devices", "20", "--seconds", "0", "--registry-out", str(path)]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.stderr == f"wrote 20 devices to {path}\n"
+    assert len(json.loads(path.read_text())["devices"]) == 20

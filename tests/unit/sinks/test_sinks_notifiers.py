@@ -243,7 +243,7 @@ async def test_alertmanager_gets_what_its_api_asks_for(receiver: Receiver) -> No
         },
         "startsAt": "2027-01-15T07:59:55.000Z",
         "endsAt": "2027-01-15T08:04:00.000Z",
-        "generatorURL": "http://gw:8090/api/v1/alerts/a",
+        "generatorURL": "http://gw:8090/#/alerts/a",
     }
     assert second["labels"]["device"] == "d2"
     await desk.take(change("a", 2, "resolved", at=7, opened=-5))

@@ -58,6 +58,9 @@ export function Empty({ title, children }) {
   return html`<div class="empty"><strong>${title}</strong>${children}</div>`;
 }
 
+export const NoDevices = () =>
+  html`<${Empty} title="The registry is empty">The gateway hears nobody. <code>greenlang-iot devices discover</code> proposes one.</${Empty}>`;
+
 export function Failed({ error, again }) {
   const missing = error.status === 404;
   return html`<div class="empty" role="alert"><strong>${missing ? "Not found" : "This did not work"}</strong>${error.message}

@@ -1,7 +1,7 @@
 // All devices: searched, narrowed and paged by the gateway.
 
 import { html, useState } from "../vendor/preact-htm.js";
-import { Choice, Empty, Failed, Pager, State, STATES, useAnswer, useSettled } from "../pieces.js";
+import { Choice, Empty, Failed, NoDevices, Pager, State, STATES, useAnswer, useSettled } from "../pieces.js";
 import { ago, plural, unit, value } from "../format.js";
 
 const PAGE = 50;
@@ -40,6 +40,7 @@ export function DevicesPage({ where }) {
     <section class="card" aria-label="Devices">
       ${error ? html`<${Failed} error=${error} again=${again} />`
         : !found ? html`<${Empty} title="Searching…" />`
+        : fleet?.sites.length === 0 ? html`<${NoDevices} />`
         : found.devices.length === 0 ? html`<${Empty} title="No device matches">Try fewer letters, or another state.</${Empty}>`
         : html`<div class="table"><table class="folding">
             <thead><tr><th>Device</th><th>State</th><th>Site</th><th>Type</th><th>Last values</th><th class="n">Heard</th></tr></thead>

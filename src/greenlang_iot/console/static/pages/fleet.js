@@ -1,7 +1,7 @@
 // The fleet by site: who is silent.
 
 import { html, useState } from "../vendor/preact-htm.js";
-import { Empty, Failed, useAnswer } from "../pieces.js";
+import { Empty, Failed, NoDevices, useAnswer } from "../pieces.js";
 import { count, duration, percent, plural } from "../format.js";
 
 const SHOWN = 20;
@@ -18,7 +18,7 @@ export function FleetPage() {
     <section class="card" aria-label="Sites">
       ${error ? html`<${Failed} error=${error} again=${again} />`
         : !fleet ? html`<${Empty} title="Asking the shards…" />`
-        : sites.length === 0 ? html`<${Empty} title="The registry is empty" />`
+        : sites.length === 0 ? html`<${NoDevices} />`
         : html`<div class="table"><table>
             <thead><tr><th>Site</th><th class="n">Devices</th><th class="roomy">Heard, silent, never heard</th><th class="n roomy">Heard</th><th class="n">Silent</th><th class="n roomy">Never</th><th class="n roomy">Disabled</th><th></th></tr></thead>
             <tbody>${sites.map((site) => {
