@@ -56,6 +56,7 @@ class InfluxDB2:
     def __init__(self, *, org: str = "greenlang", buckets: tuple[str, ...] = ("iot_data",)) -> None:
         self.token = "token-of-the-stand-in"
         self.read_only_token = "token-that-may-only-read"
+        self.rights: dict[str, list[dict[str, Any]]] = {}  # of tokens that were made
         self.orgs: dict[str, str] = {}
         self.buckets: dict[str, Bucket] = {}
         self.tasks: dict[str, dict[str, Any]] = {}
@@ -114,6 +115,7 @@ class InfluxDB2:
                 web.post("/api/v2/write", self._write),
                 web.get("/api/v2/{kind:orgs|buckets|tasks}", self._list),
                 web.post("/api/v2/{kind:orgs|buckets|tasks}", self._create),
+                web.post("/api/v2/authorizations", self._authorize),
                 web.patch("/api/v2/{kind:buckets|tasks}/{id}", self._update),
             ]
         )
@@ -233,9 +235,33 @@ class InfluxDB2:
         token = request.headers.get("Authorization", "").removeprefix("Token ")
         if token == self.read_only_token and need_write:
             return _error(403, "forbidden", "insufficient permissions for write")
+        if token in self.rights:
+            return self._refuse_made(request, self.rights[token])
         if token not in (self.token, self.read_only_token):
             return _error(401, "unauthorized", "unauthorized access")
         return None
+
+    def _refuse_made(
+        self, request: web.Request, rights: list[dict[str, Any]]
+    ) -> web.Response | None:
+        """Reading is told apart by what is shown (`_list`), here by the kind alone."""
+        if request.method == "GET":
+            return None
+        bucket = self.buckets.get(request.query.get("bucket", ""))
+        wanted = {"action": "write", "type": "buckets", "id": bucket.id if bucket else ""}
+        has = [{"action": r["action"], **r["resource"]} for r in rights]
+        if request.path == "/api/v2/write" and any(wanted.items() <= h.items() for h in has):
+            return None
+        return _error(401, "unauthorized", f"write:{request.path} is unauthorized")
+
+    async def _authorize(self, request: web.Request) -> web.Response:
+        refusal = self._refuse(request, need_write=True)
+        if refusal is not None:
+            return refusal
+        document = await request.json()
+        token = f"made-{self._number()}"
+        self.rights[token] = document["permissions"]
+        return web.json_response(document | {"token": token, "status": "active"}, status=201)
 
     # ---- management -----------------------------------------------------------------------------
 
@@ -253,6 +279,11 @@ class InfluxDB2:
             found = [_bucket_document(b) for b in self.buckets.values()]
         else:
             found = list(self.tasks.values())
+        rights = self.rights.get(request.headers["Authorization"].removeprefix("Token "))
+        if rights is not None:  # a token sees what it may read; the rest is not there for it
+            read = [r["resource"] for r in rights if r["action"] == "read"]
+            seen = [r for r in read if r["type"] == kind]
+            found = [f for f in found if any(r.get("id") in (None, f["id"]) for r in seen)]
         name = query.get("name")
         return web.json_response({kind: [f for f in found if name in (None, f["name"])]})
 

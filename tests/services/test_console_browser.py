@@ -293,6 +293,7 @@ async def test_works_are_planned(stage: Stage, page: Page) -> None:
     await dialog.get_by_label("From").fill("2035-05-01T08:00")
     await dialog.get_by_role("button", name="Silence").click()
     await expect(silences).to_contain_text("device pump-1*")
+    await expect(silences).to_contain_text("01 May 2035, 08:00")
     planned = [item["silence"] for item in stage.audit() if item["action"] == "silence"][-1]
     assert planned["match"] == {"device": "pump-1*"}
     assert planned["until"] - planned["starts"] == 7_200 * 10**9
@@ -509,6 +510,7 @@ async def test_a_device_of_a_shard_that_does_not_answer_is_unknown(stage: Stage)
     await expect(page.get_by_role("alert")).to_have_text(
         "Not every shard answers: of 57 devices nothing is known."
     )
+    await expect(page.locator(".head")).to_contain_text("60 devices, 1 silent, 0 never heard")
     await context.close()
 
 

@@ -50,6 +50,17 @@ async def topic(kafka: KafkaServer, name: str, **values: object) -> KafkaSetting
     return made
 
 
+async def other_topic(kafka: KafkaServer, name: str, config: dict[str, str]) -> KafkaSettings:
+    """Settings whose readings topic `name` was made with this configuration, and not by setup."""
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    for made in admin.create_topics([NewTopic(name, 12, config=config)]).values():
+        made.result(60)
+    async with asyncio.timeout(60):
+        while name not in admin.list_topics(timeout=20).topics:  # the controller knows it first
+            await asyncio.sleep(0.02)
+    return settings(kafka, readings_topic=name)
+
+
 def body(
     first: int,
     n: int,
@@ -248,28 +259,24 @@ async def test_broker_killed_in_the_middle(tmp_path: Path) -> None:
 
 
 async def test_a_batch_too_large_for_the_broker_is_halved_and_a_record_refused(
-    tmp_path: Path,
+    kafka: KafkaServer,
 ) -> None:
-    server = start_kafka(tmp_path / "kafka", message_max_bytes="2000")
-    try:
-        name = "delivery.large"
-        sender = KafkaSender(await topic(server, name), name)
-        encoded, expected = body(0, 400)
-        assert max(len(piece.batch) for piece in pieces(encoded)) > 4_000
-        outcome = await sender.send(encoded, 400)
-        assert (outcome.delivered, outcome.refused) == (400, [])
-        long, readings = body(400, 3, decimals=3_000)
-        outcome = await sender.send(long, 3)
-        assert outcome.delivered == 0
-        assert {json.loads(r.body)["seq"] for r in outcome.refused} == {400, 401, 402}
-        assert all("MESSAGE_SIZE_TOO_LARGE" in r.answer for r in outcome.refused)
-        assert len(readings) == 3
-        more, part = body(1_000, 50)
-        assert (await sender.send(more, 50)).delivered == 50
-        await sender.close()
-        assert values_of(read_all(server, name)) == expected | part
-    finally:
-        server.stop()
+    name = "delivery.large"
+    sender = KafkaSender(await other_topic(kafka, name, {"max.message.bytes": "2000"}), name)
+    encoded, expected = body(0, 400)
+    assert max(len(piece.batch) for piece in pieces(encoded)) > 4_000
+    outcome = await sender.send(encoded, 400)
+    assert (outcome.delivered, outcome.refused) == (400, [])
+    long, readings = body(400, 3, decimals=3_000)
+    outcome = await sender.send(long, 3)
+    assert outcome.delivered == 0
+    assert {json.loads(r.body)["seq"] for r in outcome.refused} == {400, 401, 402}
+    assert all("MESSAGE_SIZE_TOO_LARGE" in r.answer for r in outcome.refused)
+    assert len(readings) == 3
+    more, part = body(1_000, 50)
+    assert (await sender.send(more, 50)).delivered == 50
+    await sender.close()
+    assert values_of(read_all(kafka, name)) == expected | part
 
 
 async def test_a_missing_topic_is_down_at_once_and_is_not_made(kafka: KafkaServer) -> None:
@@ -299,30 +306,24 @@ async def test_a_partition_the_topic_lacks_is_down(kafka: KafkaServer) -> None:
     await sender.close()
 
 
-async def test_time_stamps_out_of_bounds_are_refused_alone(tmp_path: Path) -> None:
+async def test_time_stamps_out_of_bounds_are_refused_alone(kafka: KafkaServer) -> None:
     # the default of Kafka 4 (one hour ahead), on a topic that setup has not made
-    server = start_kafka(tmp_path / "kafka")
-    try:
-        admin = AdminClient({"bootstrap.servers": server.bootstrap})
-        bound = {"message.timestamp.after.max.ms": "3600000"}
-        for made in admin.create_topics([NewTopic("delivery.bounds", 12, config=bound)]).values():
-            made.result(20)
-        ahead = {17, 300, 301, 999}
-        encoded, expected = body(0, 1_000, ahead=ahead)
-        sender = KafkaSender(settings(server), "delivery.bounds")
-        outcome = await sender.send(encoded, 1_000)
-        assert outcome.delivered == 996
-        refused = [json.loads(r.body) for r in outcome.refused]
-        assert {value["seq"] for value in refused} == ahead
-        assert all("INVALID_TIMESTAMP" in r.answer for r in outcome.refused)
-        await sender.close()
-        found = read_all(server, "delivery.bounds")
-        for value in refused:
-            del expected[value["device"], value["metric"], value["ts"]]
-        assert values_of(found) == expected
-        assert (len(found), sender.resent) == (996, 0)
-    finally:
-        server.stop()
+    name = "delivery.bounds"
+    bound = {"message.timestamp.after.max.ms": "3600000"}
+    sender = KafkaSender(await other_topic(kafka, name, bound), name)
+    ahead = {17, 300, 301, 999}
+    encoded, expected = body(0, 1_000, ahead=ahead)
+    outcome = await sender.send(encoded, 1_000)
+    assert outcome.delivered == 996
+    refused = [json.loads(r.body) for r in outcome.refused]
+    assert {value["seq"] for value in refused} == ahead
+    assert all("INVALID_TIMESTAMP" in r.answer for r in outcome.refused)
+    await sender.close()
+    found = read_all(kafka, name)
+    for value in refused:
+        del expected[value["device"], value["metric"], value["ts"]]
+    assert values_of(found) == expected
+    assert (len(found), sender.resent) == (996, 0)
 
 
 async def test_open_without_a_broker_fails_quickly_and_again(kafka: KafkaServer) -> None:

@@ -15,6 +15,7 @@ from greenlang_iot.observe.printable import printable_block
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_BATCH_ROWS = 10_000
 _SHOWN = 200
 """Rows that a table on the screen shows."""
 
@@ -50,8 +51,9 @@ def query(
 
     rows = _times_as_text(LakeReader(lake if lake is not None else _configured(config)).query(sql))
     if as_json or output is Format.json:
-        for row in rows.to_pylist():
-            print_json_line(row)
+        for batch in rows.to_batches(_BATCH_ROWS):  # Python objects take many times the room
+            for row in batch.to_pylist():
+                print_json_line(row)
     elif output is Format.csv:
         _print_csv(rows)
     else:
@@ -82,8 +84,9 @@ def _print_csv(rows: "pa.Table") -> None:
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(rows.column_names)
-    for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-        writer.writerow("" if cell is None else printable_block(str(cell)) for cell in row)
+    for batch in rows.to_batches(_BATCH_ROWS):
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            writer.writerow("" if cell is None else printable_block(str(cell)) for cell in row)
 
 
 def _print_table(rows: "pa.Table") -> None:

@@ -20,6 +20,8 @@ MAX_POINTS: Final = 2_000
 THINNED: Final = 500
 MAX_LOG_BYTES: Final = 67_108_864
 """Segments that are not Parquet yet have to be read whole: beyond this there is no history, only live."""
+MEMORY: Final = 268_435_456
+"""Bytes that a question may take in the parent, see `LakeReader`."""
 ANSWER_WITHIN: Final = 10.0
 LEARN_NS: Final = 1_800_000_000_000
 """Before the picture begins: readings from which to learn what was normal."""
@@ -74,7 +76,7 @@ class History:
         from greenlang_iot.sinks.lake_query import LakeReader
 
         if self._reader is None:
-            self._reader = LakeReader(self._folder, threads=1)
+            self._reader = LakeReader(self._folder, memory=MEMORY, spill=0, threads=1)
         logs = sum(
             _size(segment.path)
             for folder in reading_logs(self._folder)

@@ -21,6 +21,7 @@ from greenlang_iot.observe.counters import Counters
 from greenlang_iot.quality.breaches import RULE as QUALITY
 from greenlang_iot.runtime.alert_targets import Target, targets
 from greenlang_iot.runtime.folders import QUALITY_OUTBOX, outbox_folder
+from greenlang_iot.runtime.memory import give_back
 from greenlang_iot.settings.model import Settings
 from greenlang_iot.sinks.alert_store import AlertStore, Published
 from greenlang_iot.sinks.endings import end, to_its_end
@@ -37,6 +38,8 @@ RELEASE_EVERY = 5.0
 """Seconds between two snapshots of the book; what was delivered since comes again after a crash."""
 MAX_BEHIND = 10_000
 """Transitions a target may be behind before the outbox is not read further (its bound is on disk)."""
+MANY = 1_000
+"""Transitions after which, once they are delivered, freed memory is given back: what a burst took stays fragmented."""
 DRAIN_TIMEOUT = 5.0
 
 
@@ -82,6 +85,7 @@ class Courier:
         self._readers: dict[str, OutboxReader] = {}
         self._targets: list[Target] = []
         self._given = 0  # transitions that the targets got
+        self._trimmed = 0  # those of them before the last time that memory was given back
         self._records: deque[tuple[int, int]] = deque()  # (transitions given, journal's record)
         self._ticked = self._looked = self._released = float("-inf")
         self._failing = False
@@ -97,6 +101,7 @@ class Courier:
         try:
             while True:
                 found = await self._move()
+                self._give_back()
                 for target in self._targets:
                     target.look()
                 await asyncio.sleep(POLL_EVERY * (GATHER if found else 1))
@@ -123,6 +128,13 @@ class Courier:
         except (TimeoutError, OSError):
             behind = {target.name: len(target.waiting) for target in self._targets}
             log.warning("alerts are left for the next start", waiting=behind)
+
+    def _give_back(self) -> None:
+        """What a burst of alerts took, once it is over."""
+        waiting = any(target.waiting for target in self._targets if not target.most)
+        if self._given - self._trimmed >= MANY and not waiting:
+            self._trimmed = self._given
+            give_back()
 
     @property
     def _behind(self) -> bool:

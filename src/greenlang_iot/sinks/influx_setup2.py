@@ -4,7 +4,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
+from pydantic import SecretStr
 
+from greenlang_iot.model.errors import SinkError
 from greenlang_iot.settings.model import InfluxSettings
 from greenlang_iot.sinks.influx_change import (
     WINDOWS_RECOMPUTED,
@@ -13,6 +15,7 @@ from greenlang_iot.sinks.influx_change import (
     checked,
     duration,
 )
+from greenlang_iot.sinks.influx_http import Answer, InfluxHttp
 
 
 def flux_task(settings: InfluxSettings) -> str:
@@ -134,6 +137,37 @@ class InfluxSetup2(InfluxSetup):
             lambda: self._patch("tasks", found["id"], {"flux": flux, "status": "active"}),
         )
 
+    async def gateway_token(self) -> str:
+        """A new token that may write to the bucket and look at what setup makes, and no more.
+
+        Raises SinkError, also where the organisation or a bucket is missing.
+        """
+        await self._open()
+        settings = self._settings
+        org = _there(await self._find("orgs", org=settings.org), settings.org)
+        rights = [_right("read", "orgs", id=org), _right("read", "tasks", orgID=org)]
+        for name in (settings.bucket, settings.aggregated_bucket):
+            bucket = _there(await self._find("buckets", orgID=org, name=name), name)
+            rights.append(_right("read", "buckets", id=bucket, orgID=org))
+            if name == settings.bucket:
+                rights.append(_right("write", "buckets", id=bucket, orgID=org))
+        document = {"orgID": org, "description": "greenlang-iot run", "permissions": rights}
+        answer = await self._write("POST", "/api/v2/authorizations", document)
+        token: str = answer.json()["token"]
+        return token
+
+    async def takes(self, token: str) -> bool:
+        """Whether InfluxDB lets this token write to the bucket. Raises SinkError."""
+        settings = self._settings.model_copy(update={"token": SecretStr(token)})
+        http = InfluxHttp(settings, connections=1)
+        await http.open()
+        try:
+            params = {"org": settings.org, "bucket": settings.bucket, "precision": "ns"}
+            answer = await http.request("POST", "/api/v2/write", params=params, body=b"")
+            return answer.status < 300
+        finally:
+            await http.close()
+
     async def _find(self, kind: str, **params: str) -> dict[str, Any] | None:
         """The one entity of that name, or None."""
         answer = await self._http.request("GET", f"/api/v2/{kind}", params=params)
@@ -148,8 +182,8 @@ class InfluxSetup2(InfluxSetup):
     async def _patch(self, kind: str, ident: str, document: dict[str, Any]) -> None:
         await self._write("PATCH", f"/api/v2/{kind}/{ident}", document)
 
-    async def _write(self, method: str, path: str, document: dict[str, Any]) -> None:
-        checked(
+    async def _write(self, method: str, path: str, document: dict[str, Any]) -> Answer:
+        return checked(
             await self._http.request(
                 method,
                 path,
@@ -157,6 +191,17 @@ class InfluxSetup2(InfluxSetup):
                 headers={"Content-Type": "application/json"},
             )
         )
+
+
+def _there(found: dict[str, Any] | None, name: str) -> str:
+    if found is None:
+        raise SinkError(f"InfluxDB has no {name}: a token cannot be made for it", reason="missing")
+    ident: str = found["id"]
+    return ident
+
+
+def _right(action: str, kind: str, **resource: str) -> dict[str, Any]:
+    return {"action": action, "resource": {"type": kind, **resource}}
 
 
 def _kept(retention: int) -> str:

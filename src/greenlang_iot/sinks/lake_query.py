@@ -10,6 +10,9 @@ Segments are read before Parquet files are listed: what was compacted in between
 Parquet file. A file may still go away before DuckDB opens it; then everything is listed anew.
 """
 
+import os
+import tempfile
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import duckdb
@@ -22,37 +25,68 @@ from greenlang_iot.sinks.lake_files import ParquetFile, ToTable, list_parquet, s
 from greenlang_iot.spool.format import DamagedHeader
 from greenlang_iot.spool.reader import Segment, list_segments, read_header
 
+MEMORY = 1 << 30
+"""Bytes of memory that a query may take on its way, and again its rows."""
+SPILL = 4 << 30
+"""Bytes of a temporary folder (`TMPDIR`) for what does not fit into its memory."""
+THREADS = 4
+"""At most; each needs some 100 MB, and the gateway may run on the same machine."""
+_BATCH_ROWS = 100_000
 _TRIES = 5
 
 
 class LakeReader:
     """Queries a lake folder; keeps the rows of segments that did not grow for the next query.
 
-    threads: of DuckDB; None takes all cores.
+    memory, spill: bytes, see `MEMORY` and `SPILL`; 0 for `spill`: nothing is written.
+    threads: of DuckDB.
     """
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, memory: int = MEMORY, spill: int = SPILL, threads: int = THREADS
+    ) -> None:
         self._folder = folder
-        self._threads = threads
+        self._memory = memory
+        self._spill = spill
+        self._threads = min(threads, os.cpu_count() or 1)
         self._cache: dict[tuple[Path, int], tuple[str, pa.Table]] = {}
 
     def query(self, sql: str) -> pa.Table:
-        """The rows of one SELECT. Raises InputError for wrong SQL, GatewayError for anything else."""
+        """The rows of one SELECT.
+
+        Raises InputError for wrong SQL, GatewayError for anything else: also where it needs more than the
+        bounds allow.
+        """
         _check(sql)
         if not self._folder.is_dir():
             raise InputError(f"there is no lake in {self._folder}")
         for attempt in range(1, _TRIES + 1):
             try:
                 return self._run(sql)
+            except duckdb.OutOfMemoryException:
+                room = f"{_size(self._memory)} of memory"
+                if self._spill:
+                    room += f" and {_size(self._spill)} in a temporary folder"
+                raise GatewayError(f"the query needs more than {room}; {_LESS}") from None
             except duckdb.IOException as error:
-                # A file was merged away since it was listed.
-                if attempt == _TRIES:
+                # A file was merged away since it was listed; any other failure stays one.
+                if attempt == _TRIES or str(self._folder) not in str(error):
                     raise GatewayError(f"the lake cannot be read: {_sentence(error)}") from None
         raise AssertionError("unreachable")
 
     def _run(self, sql: str) -> pa.Table:
-        config = {} if self._threads is None else {"threads": self._threads}
-        with duckdb.connect(config=config) as database:
+        with ExitStack() as stack:
+            folder = ""
+            if self._spill:
+                with suppress(OSError):  # nowhere to write: then there is memory only
+                    temporary = tempfile.TemporaryDirectory(prefix="greenlang-iot-query-")
+                    folder = stack.enter_context(temporary)
+            memory = {"memory_limit": f"{self._memory}B", "temp_directory": folder}
+            database = stack.enter_context(
+                duckdb.connect(config=memory | {"threads": self._threads})
+            )
+            if folder:  # among the options of `connect` it has no effect
+                database.execute(f"SET max_temp_directory_size = '{self._spill}B'")
             fresh: dict[tuple[Path, int], tuple[str, pa.Table]] = {}
             logs = [(path, path.parent.name) for path in reading_logs(self._folder)]
             self._table(database, fresh, READINGS, SCHEMA, logs, reading_rows)
@@ -61,16 +95,28 @@ class LakeReader:
                 self._table(database, fresh, name, schema, logs, to_table)
             self._cache = fresh
             database.execute(_VIEWS)
+            database.execute("SET TimeZone = 'UTC'")  # what now() is, beside `time`
             folders = [str(self._folder / name) for name in (READINGS, *OTHERS)]
             database.execute(f"SET allowed_directories = [{', '.join(map(_quoted, folders))}]")
             database.execute("SET enable_external_access = false")
             database.execute("SET lock_configuration = true")
             try:
-                return database.sql(sql).to_arrow_table()
-            except duckdb.IOException:
+                return self._bounded(database.sql(sql).to_arrow_reader(_BATCH_ROWS))
+            except (duckdb.IOException, duckdb.OutOfMemoryException):
                 raise
             except duckdb.Error as error:
                 raise InputError(f"the query is wrong: {_sentence(error)}") from None
+
+    def _bounded(self, reader: pa.RecordBatchReader) -> pa.Table:
+        batches, size = [], 0
+        for batch in reader:
+            size += batch.nbytes
+            if size > self._memory:
+                raise GatewayError(
+                    f"the query has more than {_size(self._memory)} of rows; {_LESS}"
+                )
+            batches.append(batch)
+        return pa.Table.from_batches(batches, reader.schema)
 
     def _table(
         self,
@@ -127,13 +173,15 @@ class LakeReader:
         return fresh[key]
 
 
+_LESS = "ask for one device, a span of time or fewer columns"
+
 _VIEWS = """
 CREATE VIEW readings AS
-    SELECT DISTINCT ON (device, metric, ts, seq) *, make_timestamp_ns(ts) AS time FROM _readings;
+    SELECT DISTINCT ON (device, metric, ts, seq) *, make_timestamp(ts // 1000) AS time FROM _readings;
 CREATE VIEW alerts AS
-    SELECT DISTINCT ON (transition_id) *, make_timestamp_ns("at") AS time FROM _alerts;
+    SELECT DISTINCT ON (transition_id) *, make_timestamp("at" // 1000) AS time FROM _alerts;
 CREATE VIEW quality AS
-    SELECT DISTINCT ON (scope, org, site, device, ts) *, make_timestamp_ns(ts) AS time
+    SELECT DISTINCT ON (scope, org, site, device, ts) *, make_timestamp(ts // 1000) AS time
     FROM _quality;
 """
 
@@ -156,6 +204,10 @@ def _sentence(error: duckdb.Error) -> str:
     """DuckDB's message without the picture of the query below it."""
     lines = str(error).split("\nLINE ")[0].split("\n")
     return " ".join(line.strip() for line in lines if line.strip())
+
+
+def _size(number: int) -> str:
+    return f"{number >> 30} GiB" if number >= 1 << 30 else f"{number >> 20} MiB"
 
 
 def _quoted(text: str) -> str:

@@ -242,6 +242,37 @@ async def test_setup_says_what_it_made_before_another_service_failed(setup: SetU
     assert "influxdb: bucket iot_data: kept for ever → kept 30d" in differences
 
 
+async def test_setup_keeps_a_token_for_the_gateway(setup: SetUp) -> None:
+    path = setup.folder / "own" / "token"
+    more = ("--influxdb-token-out", str(path))
+    made = f"influxdb: token in {path}: missing → may write"
+    assert made in (await setup.call("setup", *more, "--dry-run")).stdout
+    assert not path.exists()
+    assert made in (await setup.call("setup", *more)).stdout
+    first = path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "token in" not in (await setup.call("setup", *more)).stdout
+    assert path.read_text() == first
+    setup.influx.rights.clear()  # another InfluxDB, or somebody took it away
+    assert "refused → may write" in (await setup.call("setup", *more)).stdout
+    assert path.read_text() != first
+    setup.influxdb["token_file"] = str(path)
+    assert await setup.failed() == {}
+
+
+async def test_a_token_that_may_only_write_is_no_missing_bucket(setup: SetUp) -> None:
+    """InfluxDB shows a token what it may read: doctor said that organisation and buckets were missing."""
+    bucket = setup.influx.buckets["iot_data"]
+    setup.influx.rights["w"] = [
+        {"action": "write", "resource": {"type": "buckets", "id": bucket.id}}
+    ]
+    setup.influxdb["token_file"] = setup.secret("write", "w")
+    found = json.loads((await setup.doctor("--json")).stdout)["findings"]
+    (said,) = [f for f in found if f["subject"] == "influxdb: buckets and tasks"]
+    assert said["state"] == "skipped"
+    assert not [f for f in found if f["said"].startswith("missing")]
+
+
 async def test_kafka_that_is_not_there(setup: SetUp) -> None:
     setup.kafka = {"enabled": True, "bootstrap_servers": "127.0.0.1:1", "timeout": 2}
     ((subject, (said, advice)),) = (await setup.failed()).items()

@@ -36,6 +36,8 @@ def interpolated(text: str) -> str:
 
 
 DEFAULT: dict[str, dict[str, Any]] = yaml.safe_load(interpolated(TEXT))["services"]
+TOKEN = "/var/lib/greenlang-iot/influxdb-token"
+"""The gateway's own token for InfluxDB, which setup makes."""
 
 
 def mounts(name: str) -> dict[str, str]:
@@ -69,6 +71,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*") if path.is_file()}
 
 
+def at_home(settings: str, made: Path) -> str:
+    """Settings of the container, with its files of secrets where they were made."""
+    return settings.replace("/run/secrets", str(made)).replace(TOKEN, str(made / "influxdb-token"))
+
+
 @pytest.fixture(scope="module")
 def loaded(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     """The gateway's settings as in its container, its files of secrets where they were made."""
@@ -78,7 +85,7 @@ def loaded(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
         if option.startswith("--config="):
             text = (ROOT / option.removeprefix("--config=")).read_text()
             files.append(folder / Path(option).name)
-            files[-1].write_text(text.replace("/run/secrets", str(made)))
+            files[-1].write_text(at_home(text, made))
     environ = {key: str(value) for key, value in DEFAULT["gateway"]["environment"].items()}
     return load(files, environ)
 
@@ -223,7 +230,7 @@ def test_config_check_accepts_the_files_as_they_are(made: Path, tmp_path: Path) 
     """Through the command, as the container starts it, but for the place of its secrets."""
     site = tmp_path / "gateway.yaml"
     shipped = (ROOT / "config" / "compose" / "gateway.yaml").read_text()
-    site.write_text(shipped.replace("/run/secrets", str(made)))
+    site.write_text(at_home(shipped, made))
     arguments = ["config", "check", "--config", str(ROOT / "config" / "production.yaml")]
     registry = str(ROOT / "devices" / "devices-registry.json")
     result = CliRunner().invoke(
@@ -233,11 +240,11 @@ def test_config_check_accepts_the_files_as_they_are(made: Path, tmp_path: Path) 
 
 
 def test_its_secrets_are_mounted(loaded: Loaded, made: Path) -> None:
-    broker, influxdb = loaded.settings.mqtt.brokers[0], loaded.settings.sinks.influxdb
+    broker = loaded.settings.mqtt.brokers[0]
     assert broker.tls is not None
     admin = loaded.settings.admin.tls
     assert admin is not None
-    files = (broker.password_file, broker.tls.ca_file, influxdb.token_file)
+    files = (broker.password_file, broker.tls.ca_file)
     for path in (*files, admin.cert_file, admin.key_file):
         assert path is not None
         assert f"/run/secrets/{path.relative_to(made)}" in secrets("gateway")
@@ -245,6 +252,18 @@ def test_its_secrets_are_mounted(loaded: Loaded, made: Path) -> None:
     assert mounts("gateway")[data_dir] == "gateway-data"
     for token in (ADMIN_TOKEN, READ_TOKEN):
         assert secrets("gateway")[f"{data_dir}/{token}"] == token
+
+
+def test_the_token_that_may_do_everything_is_with_setup_alone() -> None:
+    """The gateway's own, which may write, is made by setup in the volume that they share."""
+    everything = DEFAULT["setup"]["environment"]["GREENLANG_IOT__SINKS__INFLUXDB__TOKEN_FILE"]
+    assert secrets("setup")[everything] == "influxdb-token"
+    assert "influxdb-token" not in secrets("gateway").values()
+    assert f"--influxdb-token-out={TOKEN}" in DEFAULT["setup"]["command"]
+    site = yaml.safe_load((ROOT / "config" / "compose" / "gateway.yaml").read_text())
+    assert site["sinks"]["influxdb"]["token_file"] == TOKEN
+    for name in ("setup", "gateway"):
+        assert mounts(name)[str(Path(TOKEN).parent)] == "gateway-data"
 
 
 def names_of(certificate: Path) -> list[str]:

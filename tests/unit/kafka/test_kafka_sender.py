@@ -151,6 +151,12 @@ def sender(**values: object) -> KafkaSender:
     return KafkaSender(KafkaSettings(**{"timeout": 20.0, **values}), TOPIC)
 
 
+def patient(kafka_sender: KafkaSender) -> None:
+    """What it sends from now on has more time than any machine stands still."""
+    settings = kafka_sender._settings
+    kafka_sender._settings = settings.model_copy(update={"timeout": 20.0})
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Give the loop turns until the condition holds."""
     for _ in range(1_000):
@@ -188,6 +194,7 @@ async def test_a_retry_waits_for_what_is_missing_and_sends_nothing_twice() -> No
         await task
     assert (caught.value.reason, caught.value.retryable) == ("timeout", True)
     assert not caught.value.down, "a broker answers, it is only slow"
+    patient(one)
     retry = asyncio.create_task(one.send(bytearray(chunk), 2))
     await asyncio.sleep(0.01)
     producer.answer(1)
@@ -202,6 +209,7 @@ async def test_an_answer_between_two_tries_counts() -> None:
     task, producer = await started(one, chunk, 1)
     with pytest.raises(SinkError):
         await task
+    patient(one)
     producer.answer(0)
     await asyncio.sleep(0)
     assert await one.send(chunk, 1) == Outcome(1)
@@ -352,6 +360,7 @@ async def test_what_is_remembered_is_bounded() -> None:
         await one.send(chunks[3], 1)
     assert (caught.value.reason, caught.value.down) == ("backlog", True)
     assert len(producer.batches) == 3
+    patient(one)
     producer.answer(0)  # the oldest is answered: it can be forgotten
     await asyncio.sleep(0)
     task, producer = await started(one, chunks[3], 4)

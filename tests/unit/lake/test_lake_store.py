@@ -4,6 +4,7 @@ import asyncio
 import os
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.fakes.directory import directory
 from tests.fakes.readings import readings, scores
 
 from greenlang_iot.encode.arrow import ArrowEncoder
-from greenlang_iot.model.errors import InputError, SinkError
+from greenlang_iot.model.errors import GatewayError, InputError, SinkError
 from greenlang_iot.model.outcomes import Transition
 from greenlang_iot.settings.model import LakeSettings
 from greenlang_iot.sinks import lake_files
@@ -87,11 +88,18 @@ async def test_duplicates_are_one_row_and_collisions_too(tmp_path: Path) -> None
     assert rows(tmp_path, "SELECT count(*) FROM readings WHERE seq = 5") == [(1,)]
 
 
-async def test_time_stamps_keep_their_nanoseconds(tmp_path: Path) -> None:
-    await send(tmp_path / "shard-0", [body(0, 1, ts=1_700_000_000_123_456_789)])
-    assert rows(tmp_path, "SELECT ts, time::VARCHAR FROM readings") == [
-        (1_700_000_000_123_456_789, "2023-11-14 22:13:20.123456789")
+async def test_time_stamps_keep_their_nanoseconds_and_time_is_one_to_ask_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `TIMESTAMP_NS` cannot be compared with `now()`."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    old, new = 1_700_000_000_123_456_789, time.time_ns() - 60 * 10**9
+    await send(tmp_path / "shard-0", [body(0, 1, ts=old), body(1, 1, ts=new)])
+    assert rows(tmp_path, f"SELECT time::VARCHAR FROM readings WHERE ts = {old}") == [
+        ("2023-11-14 22:13:20.123456",)
     ]
+    hour = "SELECT ts FROM readings WHERE time > now() - INTERVAL '1 hour' AND time < now()"
+    assert rows(tmp_path, hour) == [(new,)]
 
 
 async def test_a_segment_compacted_twice_makes_the_same_file(tmp_path: Path) -> None:
@@ -312,6 +320,33 @@ def test_what_a_query_may_not_do(tmp_path: Path, sql: str, words: str) -> None:
         LakeReader(tmp_path).query(sql.format(folder=tmp_path))
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == ["secret.txt"]
+
+
+async def test_a_query_that_needs_too_much_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, temporary = tmp_path / "lake", tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    await send(lake / "shard-0", [body(0)])
+
+    def sorting(numbers: int) -> str:
+        ordered = (
+            f"SELECT range AS n FROM range({numbers}) ORDER BY hash(range) LIMIT {numbers - 1}"
+        )
+        return f"SELECT count(n) AS n FROM ({ordered})"
+
+    small = 12 << 20
+    room = "^the query needs more than 12 MiB of memory"
+    with pytest.raises(GatewayError, match=rf"{room}; [^\n]*$"):
+        LakeReader(lake, memory=small, spill=0, threads=1).query(sorting(400_000))
+    with pytest.raises(GatewayError, match=rf"{room} and 1 MiB in a temporary folder; [^\n]*$"):
+        LakeReader(lake, memory=small, spill=1 << 20, threads=1).query(sorting(3_000_000))
+    spilled = LakeReader(lake, memory=small, threads=1).query(sorting(400_000))
+    assert spilled["n"].to_pylist() == [399_999]
+    with pytest.raises(GatewayError, match=r"^the query has more than 12 MiB of rows; "):
+        LakeReader(lake, memory=small).query("SELECT * FROM range(2_000_000)")
+    assert list(temporary.iterdir()) == []
 
 
 async def test_a_lake_that_cannot_be_opened_is_down(tmp_path: Path) -> None:

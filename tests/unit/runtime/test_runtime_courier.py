@@ -424,6 +424,35 @@ async def test_alerts_that_come_in_a_row_go_out_together(
     await desk.close()
 
 
+async def test_what_a_burst_took_is_given_back_when_it_is_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[str] = []
+    given_back: list[int] = []
+    monkeypatch.setattr(courier_module, "MANY", 3)
+    monkeypatch.setattr(courier_module, "give_back", lambda: given_back.append(len(got)))
+    away = [True]
+
+    async def deliver(items: list[dict[str, Any]]) -> None:
+        if away[0]:
+            raise SinkError("away", reason="away", down=True)
+        got.extend(item["alert_id"] for item in items)
+
+    desk = Desk(tmp_path, deliver, monkeypatch)
+    await desk.put(1, 2, 3)
+    await desk.until(lambda: desk.counters.get(cell("alerts_failed", target="kafka")) > 1)
+    assert given_back == []
+    away[0] = False
+    await desk.until(lambda: given_back != [])
+    await desk.put(4, 5)
+    await desk.until(lambda: len(got) == 5)
+    assert given_back == [3]
+    await desk.put(6)
+    await desk.until(lambda: len(given_back) == 2)
+    assert given_back == [3, 6]
+    await desk.close()
+
+
 async def test_a_slow_target_gets_fewer_at_once_until_they_arrive_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

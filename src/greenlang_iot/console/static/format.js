@@ -8,6 +8,7 @@ const four = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
 const six = new Intl.NumberFormat("en", { maximumSignificantDigits: 6 });
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const day = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short", hour: "2-digit", minute: "2-digit" });
+const year = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit" });
 
 export const NOTHING = "–";
 
@@ -61,11 +62,12 @@ export function duration(s) {
 
 export const ago = (s) => (s == null ? NOTHING : s < 1 ? "now" : `${duration(s)} ago`);
 
-// seconds since 1970; with the day where it is not of the last day
+// seconds since 1970; with the day where it is not of the last day, and the year where it is months away
 export function time(s) {
   if (s == null) return NOTHING;
   const date = new Date(s * 1000);
-  return Math.abs(now() - s) < 43200 ? clock.format(date) : day.format(date);
+  const away = Math.abs(now() - s);
+  return (away < 43200 ? clock : away < 15778800 ? day : year).format(date);
 }
 
 // on a time axis whose marks are `step` seconds apart

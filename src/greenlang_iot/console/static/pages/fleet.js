@@ -14,7 +14,7 @@ export function FleetPage() {
   const total = (part) => sites.reduce((sum, site) => sum + site[part], 0);
   return html`
     <div class="head"><h1 tabindex="-1">Fleet</h1>
-      <span class="muted">${fleet ? `${plural(sites.length, "site")}, ${plural(total("devices"), "device")}, ${count(total("silent"))} silent` : ""}</span></div>
+      <span class="muted">${fleet ? `${plural(sites.length, "site")}, ${plural(total("devices"), "device")}, ${count(total("silent"))} silent, ${count(total("never"))} never heard` : ""}</span></div>
     <section class="card" aria-label="Sites">
       ${error ? html`<${Failed} error=${error} again=${again} />`
         : !fleet ? html`<${Empty} title="Asking the shards…" />`
