@@ -240,7 +240,7 @@ class Series:
                 told = daily = self.habit.has(ts, score)
             self.quiet = 12 if daily else self.quiet
         if told:
-            score = 0.5 * limits.threshold
+            score = limits.threshold * (1.0 - 0.3 * limits.threshold / score)
         elif not violated and seen >= 50:
             if calm and not missed:
                 self.usual.learn(usual, seen)
