@@ -99,7 +99,12 @@ from greenlang_iot.detect.kernels_lanes import (
     Z,
     weight,
 )  # fmt: skip
-from greenlang_iot.detect.kernels_news import QUIET_AFTER_HABIT, is_told, told_score
+from greenlang_iot.detect.kernels_news import (
+    QUIET_AFTER_HABIT,
+    is_farther,
+    is_told,
+    told_score,
+)
 from greenlang_iot.detect.kernels_swing import unlike
 from greenlang_iot.detect.kernels_tail import beyond, pace
 from greenlang_iot.detect.limits import COUNTER, FOLLOWED, RESOLUTION
@@ -113,6 +118,7 @@ from greenlang_iot.model.flags import (
     DETECTOR_SPIKE,
     DETECTOR_STUCK,
     DETECTOR_SWING,
+    FARTHER,
     HABIT,
     LEARNING,
     SUSPECT,
@@ -365,7 +371,9 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
         tail = float(peek(t, TAIL + k))
         rate = SPIKE_RATE if calm else SPIKE_RATE * DOUBT
         row["spike_tail"] = tail + rate * (log(z / TAIL_FROM) - tail)
+    farther = False
     if z > OUTSIDE:
+        farther = told and not daily and is_farther(row, peek(s, DEVIATION + k))
         stay_outside(row, peek(s, DEVIATION + k))
     else:
         row["outside"] = 0
@@ -374,4 +382,5 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
     if suspect:
         verdict = SUSPECT | TOLD if told else SUSPECT
         verdict |= HABIT if daily else 0
+        verdict |= FARTHER if farther else 0
     return min(best, MAX_SCORE), detector, verdict

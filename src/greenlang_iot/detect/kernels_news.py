@@ -25,6 +25,18 @@ def told_score(score: float, threshold: float) -> float:
     return threshold * (1.0 - TOLD_BELOW * threshold / score)
 
 
+FARTHER_BY = 3.0
+"""Times as far from its level as the outlier before that what is told must be to open an alert all the same."""
+
+
+@leaf
+def is_farther(row: Row, deviation: float) -> bool:
+    """Is this much farther off than the readings outside before it, which may have begun the quiet time? Asked before the row
+    knows of it; of a run of readings outside only the first one is."""
+    first: bool = row["outside"] == 0
+    return first and abs(deviation) >= FARTHER_BY * abs(float(row["other_level"]))
+
+
 @leaf
 def is_told(row: Row, suspect: bool, detector: int, score: float, threshold: float) -> bool:
     """Is this anomaly no news? Every suspect reading prolongs the quiet time of its series."""
