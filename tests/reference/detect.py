@@ -240,7 +240,7 @@ class Series:
                 told = daily = self.habit.has(ts, score)
             self.quiet = 12 if daily else self.quiet
         if told:
-            score = 0.5 * limits.threshold
+            score = limits.threshold * (1.0 - 0.3 * limits.threshold / score)
         elif not violated and seen >= 50:
             if calm and not missed:
                 self.usual.learn(usual, seen)
@@ -252,13 +252,17 @@ class Series:
             tail = self.spike_tail
             rate = (1.0 if calm else 0.2) / 64
             self.spike_tail = f32(tail + rate * (log(z / 2.0) - tail))
+        farther = False
         if z > 4.0:
+            farther = told and not daily and self.outside == 0
+            farther = farther and abs(deviation) >= 3.0 * abs(self.other_level)
             self.stay_outside(deviation)
         else:
             self.outside = 0
             self.learn(y, deviation, sigma)
         verdict = (f.SUSPECT if suspect else 0) | (f.TOLD if told else 0)
         verdict |= f.HABIT if daily else 0
+        verdict |= f.FARTHER if farther else 0
         return Judgement(
             0, f32(min(score, 30.0)), detector, verdict, f32(expected), f32(band * unit)
         )

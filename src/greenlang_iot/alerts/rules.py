@@ -8,7 +8,7 @@ what the value does), stuck, range, silence.
 An alert resolves after `resolve_after` normal readings in a row (`resolve_spike_after` while it
 rests on single readings; silence: at the first reading), and does not open again within `cooldown`.
 An open spike that lasts becomes a shift: one more transition, the same alert. What was told lately opens none, but for
-a shift that does not come every day: the spike before it must not hide what stays.
+a shift that does not come every day, and what is much farther off than what was before: a spike must not hide what stays, nor a larger one.
 
 What is of the time of an alert of its series and kind that is over belongs to that alert: it begins none.
 A shard that drains a session of an earlier layout hears devices that another shard looks after. It tells what it
@@ -48,6 +48,7 @@ from greenlang_iot.model.flags import (
     DETECTOR_RANGE,
     DETECTOR_SILENCE,
     DETECTOR_STUCK,
+    FARTHER,
     HABIT,
     NOT_LEARNT,
     RETAINED,
@@ -375,7 +376,9 @@ class Alerter:
 
 def _is_news(verdict: int, detector: str) -> bool:
     """Whether a suspect value opens an alert where none is."""
-    return not verdict & TOLD or (detector == "shift" and not verdict & HABIT)
+    if not verdict & TOLD or verdict & FARTHER:
+        return True
+    return detector == "shift" and not verdict & HABIT
 
 
 def _kind(document: Document) -> int:

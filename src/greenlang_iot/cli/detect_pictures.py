@@ -131,7 +131,7 @@ def _draw_scores(axis: Any, name: str, replay: "Replay") -> None:
     suspect = (replay.verdict & SUSPECT) != 0
     told = suspect & ((replay.verdict & TOLD) != 0)
     if told.any():
-        label = "told already (half the threshold)"
+        label = "told already (below the threshold)"
         axis.plot(when[told], replay.score[told], ".", ms=2, color=MUTED, label=label)
     for number, word in enumerate(DETECTOR_NAMES):
         mine = suspect & ~told & (replay.detector == number)

@@ -7,7 +7,7 @@ import numpy as np
 
 from greenlang_iot.detect.kernels_arrival import recognise
 from greenlang_iot.detect.kernels_context import HOUR_NS, lines_of, places_of
-from greenlang_iot.detect.kernels_judge import JUDGED, TOLD_SHARE, judge, meet
+from greenlang_iot.detect.kernels_judge import JUDGED, judge, meet
 from greenlang_iot.detect.kernels_lanes import (
     BAND,
     BASE,
@@ -20,7 +20,7 @@ from greenlang_iot.detect.kernels_lanes import (
     Z,
     weigh_lanes,
 )  # fmt: skip
-from greenlang_iot.detect.kernels_news import was_quiet
+from greenlang_iot.detect.kernels_news import told_score, was_quiet
 from greenlang_iot.detect.kernels_siblings import apart_score
 from greenlang_iot.detect.state import HOT_LINES, NO_TS, ROW_LINES, Rows
 from greenlang_iot.model.batches import F32, F64, I32, I64, U8, U16
@@ -144,7 +144,7 @@ def score_batch(
                 apart = apart_score(siblings, first, limit["metrics"], at, time, signed)
                 if v & SUSPECT == 0 and apart >= limit["threshold"]:
                     told = was_quiet(row)
-                    s = TOLD_SHARE * limit["threshold"] if told else apart
+                    s = told_score(apart, 1.0 * limit["threshold"]) if told else apart
                     d = DETECTOR_RIVER
                     v |= SUSPECT | TOLD if told else SUSPECT
             poke(score, j, s)

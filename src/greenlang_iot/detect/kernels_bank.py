@@ -13,6 +13,7 @@ from greenlang_iot.model.flags import (
     SECOND_STAGE,
     SHED,
     SUSPECT,
+    TOLD,
 )
 from greenlang_iot.model.jit import kernel, leaf
 
@@ -167,13 +168,13 @@ def adjust(
     detector: U8,
     verdict: U8,
 ) -> None:
-    """Move the scores of `rows` that rest on statistics; a violated limit stays certain.
+    """Move the scores of `rows` that rest on statistics; a violated limit stays certain, and what is told stays below the threshold.
 
     limits: LIMIT records, of which kind[series] is a series'.
     """
     for i in range(len(rows)):
         row = rows[i]
-        if detector[row] != DETECTOR_SPIKE and detector[row] != DETECTOR_SHIFT:
+        if verdict[row] & TOLD or detector[row] not in (DETECTOR_SPIKE, DETECTOR_SHIFT):
             continue
         threshold = float(limits[kind[series[row]]]["threshold"])
         first = float(score[row])

@@ -16,8 +16,8 @@ Spike and shift together, and context, stand against the tail of their own raw s
 what this series does all the time is no anomaly. A spike or shift to what the hour lets expect counts less, and so do those of
 a new series. Where both are unusual, the higher score gains a share of the lower.
 
-An anomaly is news once: after a reading over the threshold the next ones are TOLD, with half the
-threshold as their score, until the series stayed below the threshold for a while. What comes at the same time
+An anomaly is news once: after a reading over the threshold the next ones are TOLD, with a score just below
+the threshold, until the series stayed below it for a while. What comes at the same time
 of the day as on other days before, and no stronger, is no news either (kernels_habit). A violated limit is always news.
 """
 
@@ -99,7 +99,12 @@ from greenlang_iot.detect.kernels_lanes import (
     Z,
     weight,
 )  # fmt: skip
-from greenlang_iot.detect.kernels_news import QUIET_AFTER_HABIT, is_told
+from greenlang_iot.detect.kernels_news import (
+    QUIET_AFTER_HABIT,
+    is_farther,
+    is_told,
+    told_score,
+)
 from greenlang_iot.detect.kernels_swing import unlike
 from greenlang_iot.detect.kernels_tail import beyond, pace
 from greenlang_iot.detect.limits import COUNTER, FOLLOWED, RESOLUTION
@@ -113,6 +118,7 @@ from greenlang_iot.model.flags import (
     DETECTOR_SPIKE,
     DETECTOR_STUCK,
     DETECTOR_SWING,
+    FARTHER,
     HABIT,
     LEARNING,
     SUSPECT,
@@ -129,7 +135,6 @@ MAX_SCORE = 30.0
 CERTAIN = 12.0
 """Score of a violated limit."""
 SPIKE_RATE = 1 / 64
-TOLD_SHARE = 0.5
 AGREED = 0.5
 """Share of the lower score that the higher one gains, of what it has above AGREED_FROM."""
 AGREED_FROM = 2.0
@@ -343,7 +348,7 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
     if violated != DETECTOR_NONE:
         suspect, told, best, detector = True, False, max(best, CERTAIN), violated
     if told:
-        best = TOLD_SHARE * threshold
+        best = told_score(best, threshold)
     if not told and violated == DETECTOR_NONE and seen >= TAIL_KNOWN:
         rate = pace(seen)
         if calm:
@@ -366,7 +371,9 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
         tail = float(peek(t, TAIL + k))
         rate = SPIKE_RATE if calm else SPIKE_RATE * DOUBT
         row["spike_tail"] = tail + rate * (log(z / TAIL_FROM) - tail)
+    farther = False
     if z > OUTSIDE:
+        farther = told and not daily and is_farther(row, peek(s, DEVIATION + k))
         stay_outside(row, peek(s, DEVIATION + k))
     else:
         row["outside"] = 0
@@ -375,4 +382,5 @@ def judge(row: Row, limit: Row, ts: int, s: F64, t: F32, k: int) -> tuple[float,
     if suspect:
         verdict = SUSPECT | TOLD if told else SUSPECT
         verdict |= HABIT if daily else 0
+        verdict |= FARTHER if farther else 0
     return min(best, MAX_SCORE), detector, verdict

@@ -3,7 +3,7 @@
 from typing import Any
 
 from greenlang_iot.model.flags import DETECTOR_STUCK
-from greenlang_iot.model.jit import leaf
+from greenlang_iot.model.jit import fused, leaf
 
 Row = Any
 """One record of Rows: a view, so what is assigned to its fields stays."""
@@ -13,6 +13,28 @@ QUIET_LEAST = 25.0
 QUIET_MOST = 140.0
 QUIET_AFTER_HABIT = 12
 """And what is told because it comes every day: a nightly job must not hide what comes hours later."""
+
+TOLD_BELOW = 0.3
+"""Share of the threshold that the score of what is told stays below it at most: the stranger it is, the less."""
+
+
+@fused
+def told_score(score: float, threshold: float) -> float:
+    """The score of what is told, from what it would be as news: below the threshold, so that it opens nothing, but above
+    nearly all that is normal, and in the order of how strange it is. A ranking of readings by score finds the whole anomaly."""
+    return threshold * (1.0 - TOLD_BELOW * threshold / score)
+
+
+FARTHER_BY = 3.0
+"""Times as far from its level as the outlier before that what is told must be to open an alert all the same."""
+
+
+@leaf
+def is_farther(row: Row, deviation: float) -> bool:
+    """Is this much farther off than the readings outside before it, which may have begun the quiet time? Asked before the row
+    knows of it; of a run of readings outside only the first one is."""
+    first: bool = row["outside"] == 0
+    return first and abs(deviation) >= FARTHER_BY * abs(float(row["other_level"]))
 
 
 @leaf

@@ -43,6 +43,8 @@ TOLD = 16
 """Suspect, and so was this series a short while ago: it extends an anomaly and is not a new one."""
 HABIT = 32
 """Told as well, because it comes at this time of every day."""
+FARTHER = 64
+"""Told as well, but much farther off than what was far off before it: it opens an alert."""
 
 # ScoreBatch.detector (uint8): which detector decided the score
 DETECTOR_NONE = 0

@@ -205,6 +205,28 @@ def test_a_shift_opens_an_alert_though_a_spike_was_told_lately_unless_it_comes_e
     assert states(shifted(1, told)) == [("shift", "open")]
 
 
+def test_what_is_much_farther_off_than_before_opens_an_alert_though_it_was_told_lately() -> None:
+    a, told = alerter(), f.SUSPECT | f.TOLD
+    for verdict, expect in [(told, []), (told | f.FARTHER, [("spike", "open")])]:
+        batch = readings([4], [T0 + verdict * MINUTE], [5.0])
+        assert states(a.evaluate(batch, scores([4.0], [SPIKE], [verdict]))) == expect
+
+
+@pytest.mark.parametrize("gap", [10, 60])
+@pytest.mark.parametrize(("second", "news"), [(9.0, False), (40.0, True)])
+def test_a_larger_spike_soon_after_a_small_one_is_told(gap: int, second: float, news: bool) -> None:
+    known, n = 1_500, 1_600
+    value = np.random.default_rng(gap).normal(20.0, 1.0, n)
+    value[known] += 9.0
+    value[known + gap] += second
+    settings = DetectSettings(second_stage=SecondStageSettings(enabled=False))
+    d = directory(1, names=["boiler-1"], interval_s=60.0)
+    detector, a = Detector(d, settings), Alerter(d, AlertSettings())
+    batch = readings([0] * n, [T0 + i * MINUTE for i in range(n)], value.tolist())
+    opened = [minute(t) for t in a.evaluate(batch, detector.score(batch)) if t.state == "open"]
+    assert opened == ([known, known + gap] if news else [known])
+
+
 @pytest.mark.parametrize("gap", [5, 20, 60])
 def test_a_level_that_leaves_for_good_soon_after_a_spike_is_told(gap: int) -> None:
     """The spike's alert is over by then, and the series is not quiet yet."""

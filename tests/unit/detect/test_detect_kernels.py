@@ -142,6 +142,19 @@ def test_twin_agrees_over_days_in_which_the_context_strays() -> None:
     assert (got.verdict & f.TOLD).any()
 
 
+def test_what_is_told_is_ranked_between_news_and_what_is_normal() -> None:
+    x = 20 + np.random.default_rng(5).normal(size=600)
+    news, nearer, farther = 500, 510, 520
+    x[[news, nearer, farther]] += [30, 15, 300]
+    ts = (np.arange(len(x)) + 1) * MINUTE
+    scores = Detector(one_series("default"), SETTINGS).score(readings([0] * len(x), ts, x))
+    told = scores.verdict[[news, nearer, farther]] & f.TOLD != 0
+    assert told.tolist() == [False, True, True]
+    normal = np.delete(scores.score, [news, nearer, farther])
+    order = [normal.max(), *scores.score[[nearer, farther]], SETTINGS.threshold, scores.score[news]]
+    assert order == sorted(set(order))
+
+
 def test_twin_agrees_where_a_series_leaves_its_range() -> None:
     """Three levels of four hours or so at a reading every five minutes; a fourth one above, one below, and a slow way out."""
     rng = np.random.default_rng(5)

@@ -13,7 +13,7 @@ from tests.fakes.readings import MINUTE, readings
 from tests.reference import bank
 
 from greenlang_iot.detect.ensemble import Detector
-from greenlang_iot.detect.kernels_bank import UNIT, choose
+from greenlang_iot.detect.kernels_bank import UNIT, adjust, choose
 from greenlang_iot.detect.river_bank import OPINION, REMEMBERED
 from greenlang_iot.model import flags as f
 from greenlang_iot.model.batches import ReadingBatch
@@ -257,3 +257,16 @@ def test_models_of_another_choice_of_detectors_learn_again() -> None:
     (model,) = restored._bank._models.values()
     assert (model.learnt, len(model.detectors)) == (REMEMBERED, 2)
     assert model.variance.tolist() == [0.0, 0.0]
+
+
+def test_an_opinion_makes_no_news_of_what_is_told() -> None:
+    limits = np.zeros(1, [("threshold", np.float32)])
+    limits["threshold"] = 5.0
+    score = np.array([4.9, 4.9, 5.1], np.float32)
+    detector = np.full(3, f.DETECTOR_SPIKE, np.uint8)
+    verdict = np.array([f.SUSPECT | f.TOLD, 0, f.SUSPECT], np.uint8)
+    series, kind = np.zeros(3, np.int32), np.zeros(1, np.int32)
+    adjust(np.arange(3), np.array([0.5, 0.5, -0.5]), series, kind, limits, score, detector, verdict)
+    assert score.tolist() == pytest.approx([4.9, 5.4, 4.6])
+    assert verdict.tolist() == [f.SUSPECT | f.TOLD, f.SUSPECT, 0]
+    assert detector.tolist() == [f.DETECTOR_SPIKE, f.DETECTOR_RIVER, f.DETECTOR_SPIKE]
