@@ -363,7 +363,7 @@ async def test_a_broker_that_closes_without_an_answer_is_not_called_a_second_cli
             await peer.expect(SUBSCRIBE)
         peer.close()
         await broker.peer()  # it comes again, and has said why
-        says = "CONNECT; it may want TLS" if not answer else "SUBSCRIBE; often its ACL"
+        says = "CONNECT; it may want TLS" if not answer else "SUBSCRIBE; if that repeats, its ACL"
         assert f"instead of answering {says}" in str(connection_of(handler).problem)
 
 
