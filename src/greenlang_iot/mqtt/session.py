@@ -99,6 +99,7 @@ class Session:
         self._packets = np.zeros(65_536, np.uint8)  # by packet id, of this connection
         self._asked: dict[int, list[str]] = {}  # filters by packet id of unanswered (UN)SUBSCRIBEs
         self._refused = 0  # filters of this connection
+        self._had_session = False  # at the broker, since the last connection
         self._largest: int | None = None  # packet that the broker accepts
         self._out = bytearray()
         self._keep_alive = float(broker.keep_alive)
@@ -337,6 +338,12 @@ class Session:
         if not self._retire:
             self._check_features(packet)
         self.session_present = packet.session_present
+        if self._had_session and not packet.session_present:
+            self.problems.append(
+                "the broker has forgotten the session: what it had for it, and what was published meanwhile, "
+                "it will not send; let it keep sessions over its restarts (Mosquitto: persistence)"
+            )
+        self._had_session = self._broker.session_expiry > 0
         self._asked_at = self._heard
         self.connection = self._next_number()
         self.state = State.SUBSCRIBING

@@ -66,7 +66,6 @@ class Connection:
         )
         self._failure: MqttError | None = None
         self._files_were_good = False
-        self._was_ready = False
         self._link: Link | None = None
         self._paused = False
         self._closing = asyncio.Event()
@@ -169,13 +168,6 @@ class Connection:
             self._failure = None
             session = self._session
             self._log.info("connected", number=self.number, session_present=session.session_present)
-            if self._was_ready and not session.session_present and self._broker.session_expiry:
-                self._log.warning(
-                    "the broker has forgotten the session: what it had for it, and what was published "
-                    "meanwhile, it will not send",
-                    advice="let the broker keep sessions over its restarts (Mosquitto: persistence)",
-                )
-            self._was_ready = True
             for problem in session.problems:
                 self._log.warning("connected_with_limits", problem=problem)
         if self._retire and await self._drained(link):

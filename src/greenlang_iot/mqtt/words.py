@@ -156,7 +156,7 @@ def lost_connection(
         why = f"the broker {cut} the connection instead of answering CONNECT; it may {may}"
     elif before:
         why = (
-            f"the broker {cut} the connection instead of answering {before}; often its ACL forbids a "
+            f"the broker {cut} the connection instead of answering {before}; if that repeats, its ACL may forbid a "
             "topic filter"
         )
     else:  # also in MQTT 5, where a broker has to say so, some do not

@@ -181,6 +181,15 @@ def test_what_was_sent_again_before_its_puback_came_there_is_not_acknowledged_ag
     assert taken(s) == [(1, b"a")]
 
 
+@pytest.mark.parametrize(("kept", "expiry"), [(True, 60), (False, 60), (False, 0)])
+def test_a_session_that_the_broker_forgot_is_a_problem(kept: bool, expiry: int) -> None:
+    s = active(session(session_expiry=expiry))
+    assert s.problems == [], "nobody knows whether there was one"
+    active(s, connack=mqtt5.ConnAckPacket(session_present=kept).write())
+    forgotten = [text for text in s.problems if "forgotten the session" in text]
+    assert len(forgotten) == len(s.problems) == (1 if expiry and not kept else 0)
+
+
 def test_version_311() -> None:
     s = session(["a/#"], protocol="3.1.1")
     s.connect(0.0)
@@ -290,7 +299,7 @@ def test_one_refused_subscription_is_a_problem_and_all_are_an_error() -> None:
         "broker's ACL"
     ]
     s.connect(0.0)
-    feed(s, CONNACK)
+    feed(s, mqtt5.ConnAckPacket(session_present=True).write())
     assert s.problems == []
     with pytest.raises(MqttError, match="refused to subscribe") as error:
         feed(s, suback(135, 128))
