@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import aiomqtt
 import pytest
 import yaml
 from tests.services import mosquitto_server
@@ -15,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from greenlang_iot.cli.main import app
 from greenlang_iot.model.batches import Reject
-from greenlang_iot.mqtt.client import client_options
+from greenlang_iot.mqtt.client import Client, client_options
 from greenlang_iot.settings.load import load
 from greenlang_iot.settings.model import DeadLetterSettings
 from greenlang_iot.sinks.deadletter import DeadLetterWriter
@@ -107,7 +106,7 @@ async def test_replay_needs_a_login_that_may_publish_and_somebody_who_listens(
     options = client_options(load(config).settings.mqtt.brokers[0])
     assert options["username"] == "gateway"
     assert USERS["gateway"] == options["password"]
-    async with aiomqtt.Client(**options) as gateway:
+    async with Client(**options) as gateway:
         await gateway.subscribe(TOPIC, qos=1)
         done = await replay(*login)
         assert (done["replayed"], len(done["refused"])) == (1, 1)
