@@ -310,6 +310,8 @@ class Alerter:
             alert.type = self._type(series)
             self._keep(series, kind, alert)
         elif seen.ts_ns <= alert.last_ns:
+            if kind == RANGE and seen.ts_ns < alert.opened_ns:
+                self._earlier(series, alert.opened_ns, seen, result)
             return  # a retry, or late: it tells nothing new
         alert.last_ns = seen.ts_ns
         alert.suspects += 1
@@ -328,6 +330,23 @@ class Alerter:
         elif seen.detector == "shift" != alert.detector:
             alert.detector = "shift"
             result.append(change(alert, alert.state, seen, at))
+
+    def _earlier(self, series: int, until_ns: int, seen: Seen, result: list[Transition]) -> None:
+        """Out of range before the alert that is open began, and heard after that: an alert of its own, over where
+        that one begins. One for all that is as late."""
+        aside = not self._is_mine(series)
+        scope = scope_of(self._directory, series)
+        earlier = begin(seen.detector, scope, seen, aside=aside)
+        earlier.number = self._ends.number(earlier.alert_id)
+        told = earlier.number or self._ends.covers((series, RANGE), seen.ts_ns, aside=aside)
+        if told or self.settings.pending_for:
+            return
+        earlier.type = self._type(series)
+        summary = words.earlier(scope[3], scope[2])
+        over = Seen(until_ns, None, None, None, 0.0, seen.detector, seen.severity, summary)
+        result.append(change(earlier, "open", seen, seen.ts_ns))
+        result.append(change(earlier, "resolved", over, until_ns))
+        self._ends.note((series, RANGE), earlier, until_ns, self.settings.max_active)
 
     def _normal(
         self, series: int, kind: int, ts_ns: int, value: float, result: list[Transition]

@@ -115,6 +115,10 @@ def unwatched(metric: str, device: str) -> str:
     return f"{metric} of {device} is no longer watched"
 
 
+def earlier(metric: str, device: str) -> str:
+    return f"{metric} of {device} was heard late, when a newer alert of it was open already"
+
+
 def aside(metric: str, device: str) -> str:
     """The end of an alert that was told beside the shard that looks after the device."""
     return f"{f'{metric} of ' if metric else ''}{device} was heard late, after the layout of shards changed"

@@ -486,6 +486,29 @@ def test_what_was_bad_before_the_last_alert_is_told_though_it_comes_after_it() -
     assert a.evaluate_rejects([reject(4), reject(10), reject(5)]) == []  # each belongs to one
 
 
+def test_what_was_bad_before_the_alert_that_is_open_is_told_once_and_ends_where_that_begins() -> (
+    None
+):
+    """A broker that begins with the newest of what waited."""
+    a = alerter(cooldown=0)
+    (newer,) = a.evaluate_rejects([reject(10)])
+    told = a.evaluate_rejects([reject(4), reject(5), reject(9), reject(10)])
+    assert [(t.state, minute(t)) for t in told] == [("open", 4), ("resolved", 10)]
+    assert {t.alert_id for t in told} == {told[0].alert_id} != {newer.alert_id}
+    assert told[0].summary == "temperature of boiler-3 read 999 °C; valid is -50 to 150"
+    assert (
+        told[1].summary
+        == "temperature of boiler-3 was heard late, when a newer alert of it was open already"
+    )
+    assert a.evaluate_rejects([reject(4), reject(7)]) == []  # both belong to it
+    assert [minute(t) for t in a.evaluate_rejects([reject(2)])] == [2, 10]
+    after = alerter(cooldown=0)
+    after.restore([newer.as_dict()], [Ended(told[1].as_dict(), was_open=True)])
+    assert after.evaluate_rejects([reject(4), reject(7)]) == []
+    assert states(feed(a, [0] * 10, start=11)) == [("range", "resolved")]
+    assert alerter(pending_for=60).evaluate_rejects([reject(10), reject(4)])[1:] == []
+
+
 def test_what_another_shard_looks_after_concerns_only_what_is_told_aside() -> None:
     """A reload may give the device to this shard."""
     (opened,) = feed(alerter(), [SPIKE], start=5)
