@@ -296,18 +296,9 @@ class Alerter:
         at = seen.ts_ns if at_ns is None else at_ns
         alert = self._alerts.get((series, kind))
         if alert is None:
-            aside = not self._is_mine(series)
-            if self._ends.covers((series, kind), at, aside=aside):
+            alert = self._begun(series, kind, seen, at)
+            if alert is None:
                 return
-            if len(self._alerts) >= self.settings.max_active:
-                self.suppressed += 1
-                return
-            scope = scope_of(self._directory, series)
-            alert = begin(seen.detector, scope, seen, aside=aside)
-            alert.number = self._ends.number(alert.alert_id)
-            if alert.number and kind != SILENCE:
-                return  # the reading that opened an alert which is over comes again
-            alert.type = self._type(series)
             self._keep(series, kind, alert)
         elif seen.ts_ns <= alert.last_ns:
             if kind == RANGE and seen.ts_ns < alert.opened_ns:
@@ -331,22 +322,32 @@ class Alerter:
             alert.detector = "shift"
             result.append(change(alert, alert.state, seen, at))
 
+    def _begun(self, series: int, kind: int, seen: Seen, at_ns: int) -> Episode | None:
+        """A new alert, not told of yet; None where the reading belongs to one that is over, or too many are open."""
+        aside = not self._is_mine(series)
+        if self._ends.covers((series, kind), at_ns, aside=aside):
+            return None
+        if len(self._alerts) >= self.settings.max_active:
+            self.suppressed += 1
+            return None
+        alert = begin(seen.detector, scope_of(self._directory, series), seen, aside=aside)
+        alert.number = self._ends.number(alert.alert_id)
+        if alert.number and kind != SILENCE:
+            return None  # the reading that opened an alert which is over comes again
+        alert.type = self._type(series)
+        return alert
+
     def _earlier(self, series: int, until_ns: int, seen: Seen, result: list[Transition]) -> None:
         """Out of range before the alert that is open began, and heard after that: an alert of its own, over where
-        that one begins. One for all that is as late."""
-        aside = not self._is_mine(series)
-        scope = scope_of(self._directory, series)
-        earlier = begin(seen.detector, scope, seen, aside=aside)
-        earlier.number = self._ends.number(earlier.alert_id)
-        told = earlier.number or self._ends.covers((series, RANGE), seen.ts_ns, aside=aside)
-        if told or self.settings.pending_for:
+        that one begins. One for all that is as late; none where an alert needs time to open (`pending_for`)."""
+        alert = None if self.settings.pending_for else self._begun(series, RANGE, seen, seen.ts_ns)
+        if alert is None:
             return
-        earlier.type = self._type(series)
-        summary = words.earlier(scope[3], scope[2])
+        summary = words.earlier(alert.scope[3], alert.scope[2])
         over = Seen(until_ns, None, None, None, 0.0, seen.detector, seen.severity, summary)
-        result.append(change(earlier, "open", seen, seen.ts_ns))
-        result.append(change(earlier, "resolved", over, until_ns))
-        self._ends.note((series, RANGE), earlier, until_ns, self.settings.max_active)
+        result.append(change(alert, "open", seen, seen.ts_ns))
+        result.append(change(alert, "resolved", over, until_ns))
+        self._ends.note((series, RANGE), alert, until_ns, self.settings.max_active)
 
     def _normal(
         self, series: int, kind: int, ts_ns: int, value: float, result: list[Transition]
