@@ -93,12 +93,15 @@ async def _setup(
 
 async def _gateway_token(influx: "InfluxSetup2", path: Path, dry_run: bool) -> list[str]:
     """The difference, if the file holds no token that InfluxDB takes. Raises InputError, SinkError."""
+    from greenlang_iot.settings.secrets import write_private
+
     try:
         kept = _read(path)
         if kept and await influx.takes(kept):
             return []
         if not dry_run:
-            _write(path, await influx.gateway_token())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_private(path, f"{await influx.gateway_token()}\n".encode())
     except OSError as error:
         raise InputError(f"the token cannot be kept in {path}: {error.strerror}") from error
     return [f"influxdb: token in {path}: {'refused' if kept else 'missing'} → may write"]
@@ -106,11 +109,3 @@ async def _gateway_token(influx: "InfluxSetup2", path: Path, dry_run: bool) -> l
 
 def _read(path: Path) -> str:
     return path.read_text().strip() if path.exists() else ""
-
-
-def _write(path: Path, token: str) -> None:
-    """For its owner alone, from its first byte on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(token + "\n")

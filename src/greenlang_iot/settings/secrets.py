@@ -1,6 +1,9 @@
-"""The secrets that a settings tree holds, so that logs can blank them."""
+"""The secrets that a settings tree holds, so that logs can blank them; files that hold one."""
 
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from pydantic import BaseModel, SecretStr
 
@@ -15,3 +18,11 @@ def secrets(section: object) -> Iterator[str]:
     elif isinstance(section, list | tuple):
         for item in section:
             yield from secrets(item)
+
+
+def write_private(path: Path, body: bytes) -> None:
+    """Replace `path` at once, readable by its owner only (0600) from the first byte. OSError."""
+    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(fd, "wb") as file:
+        file.write(body)
+    os.replace(temporary, path)

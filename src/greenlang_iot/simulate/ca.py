@@ -6,9 +6,7 @@ are valid for a day at least. Keys are readable by their owner only. Not for any
 
 import datetime as dt
 import ipaddress
-import os
 import ssl
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from greenlang_iot.settings.secrets import write_private
 
 _VALID = dt.timedelta(days=90)
 _RENEW_BEFORE = dt.timedelta(days=1)
@@ -42,8 +42,8 @@ class Authority:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not _usable(self.ca_file, self._key_file):
             key = ec.generate_private_key(ec.SECP256R1())
-            _write(self._key_file, _pem(key))
-            _write(self.ca_file, _self_signed(key).public_bytes(serialization.Encoding.PEM))
+            write_private(self._key_file, _pem(key))
+            write_private(self.ca_file, _self_signed(key).public_bytes(serialization.Encoding.PEM))
         self._cert = x509.load_pem_x509_certificate(self.ca_file.read_bytes())
         loaded = serialization.load_pem_private_key(self._key_file.read_bytes(), password=None)
         assert isinstance(loaded, ec.EllipticCurvePrivateKey)
@@ -89,8 +89,8 @@ class Authority:
         if hosts:
             builder = builder.add_extension(names, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
-        _write(identity.key_file, _pem(key))
-        _write(identity.cert_file, certificate.public_bytes(serialization.Encoding.PEM))
+        write_private(identity.key_file, _pem(key))
+        write_private(identity.cert_file, certificate.public_bytes(serialization.Encoding.PEM))
         return identity
 
     def _issued(self, cert_file: Path, names: x509.SubjectAlternativeName) -> bool:
@@ -194,11 +194,3 @@ def _usable(cert_file: Path, key_file: Path) -> bool:
         and key.public_key() == certificate.public_key()
         and certificate.not_valid_after_utc > dt.datetime.now(dt.UTC) + _RENEW_BEFORE
     )
-
-
-def _write(path: Path, body: bytes) -> None:
-    """Replace `path` at once, readable by its owner only (0600) from the first byte."""
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(fd, "wb") as file:
-        file.write(body)
-    os.replace(temporary, path)
